@@ -21,7 +21,7 @@ def list_files(folder: Path) -> tuple[FileEntry, ...]:
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     return tuple(
         FileEntry(path=path.relative_to(folder).as_posix(), sha256=sha256_file(path), size_bytes=path.stat().st_size,
-                  deployed=path.name != GOLDEN)
+                  deployed=path.name != GOLDEN and path.relative_to(folder).parts[0] != "resolutions")
         for path in paths)
 
 

@@ -1,4 +1,4 @@
-"""Calibration errors that do without 15 fixed bins of the top label: smooth, swept, largest gap, class by class.
+"""Calibration beyond the mean gap in 15 bins: smooth, swept, largest gap, class by class, and the Brier score's parts.
 
 Arrays in, numbers out, as fractions. The binned errors of the top label are in `edgebench.metrics`.
 """
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from edgebench.metrics import (
     BINS,
+    Bins,
     BoolArray,
     Logits,
     refuse_unfit,
@@ -40,6 +41,19 @@ class ClasswiseErrors(NamedTuple):
     """Over all probabilities."""
     likely: float
     """Over the probabilities above the threshold; NaN where there are none."""
+
+
+class BrierParts(NamedTuple):
+    """What the Brier score of the top label is made of: reliability - resolution + uncertainty + within bins."""
+
+    reliability: float
+    """Mean squared gap between a bin's mean confidence and its accuracy: 0 is calibrated."""
+    resolution: float
+    """Mean squared distance of a bin's accuracy from the overall one: how well confidence sorts right from wrong."""
+    uncertainty: float
+    """Variance of being right: what a model has that always states its accuracy."""
+    within_bins: float
+    """What bins hide: variance of confidence within them, less twice its covariance with being right."""
 
 
 def smece(confidence: FloatArray, correct: BoolArray) -> float:
@@ -147,9 +161,34 @@ def mce(confidence: FloatArray, correct: BoolArray, bins: int = BINS, at_least: 
     Raises:
         ValueError: As for `edgebench.metrics.reliability_bins`.
     """
-    found = reliability_bins(confidence, correct, bins)
-    counted = found.n >= at_least
-    return float(np.abs(found.confidence - found.accuracy)[counted].max()) if counted.any() else math.nan
+    return largest_gap(reliability_bins(confidence, correct, bins), at_least)
+
+
+def largest_gap(bins: Bins, at_least: int = MIN_IMAGES_PER_BIN) -> float:
+    """Return the largest gap between mean confidence and accuracy of any bin of `at_least` images; NaN without one."""
+    counted = bins.n >= at_least
+    return float(np.abs(bins.confidence - bins.accuracy)[counted].max()) if counted.any() else math.nan
+
+
+def brier_parts(bins: Bins, brier: float) -> BrierParts:
+    """Return the decomposition of the top label's Brier score by confidence bins.
+
+    Args:
+        bins: Those of `edgebench.metrics.reliability_bins`.
+        brier: Mean over the same images of (confidence - correct)^2: the score of "is the top label right?", not of
+            all classes.
+
+    Source:
+        Murphy 1973, Journal of Applied Meteorology 12:595, with each bin's mean confidence as its forecast; rest within
+        bins as in Stephenson, Coelho & Jolliffe 2008, Weather and Forecasting 23:752.
+    """
+    filled = bins.n > 0
+    share, confidence, accuracy = bins.n[filled] / bins.n.sum(), bins.confidence[filled], bins.accuracy[filled]
+    overall = float(np.dot(share, accuracy))
+    reliability = float(np.dot(share, (confidence - accuracy) ** 2))
+    resolution = float(np.dot(share, (accuracy - overall) ** 2))
+    uncertainty = overall * (1.0 - overall)
+    return BrierParts(reliability, resolution, uncertainty, brier - (reliability - resolution + uncertainty))
 
 
 def classwise(logits: Logits, targets: npt.NDArray[np.integer[Any]], bins: int = BINS,

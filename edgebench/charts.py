@@ -1,29 +1,38 @@
-"""What the report draws: runs in, Plotly figures as plain dicts out, each with its words for people and screen readers.
+"""Speed, size and the headline numbers drawn: runs in, Plotly figures as plain dicts out, each with its words.
 
-Milliseconds, percent and megabytes appear here and in `report` only. Names come from users: `_text` escapes them.
+Milliseconds, percent and megabytes appear in `report` and what it draws with only.
 """
 
 from __future__ import annotations
 
-import html
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from edgebench import stats
-from edgebench.record import Evaluation, LatencyTrace, Run, Score
+from edgebench.drawing import (
+    NEUTRAL,
+    Chart,
+    FloatArray,
+    Json,
+    Panel,
+    Variant,
+    arms_of,
+    ends_of,
+    escaped,
+    headline_score,
+    plot_axis,
+    plot_layout,
+    rounded,
+    shortened,
+    tick_step,
+    trace_of,
+)
+from edgebench.record import LatencyTrace
+from edgebench.wording import decimals, fixed
 
-FloatArray = npt.NDArray[np.float64]
-Json = dict[str, Any]
-
-# Okabe & Ito 2008, Color Universal Design; without black and yellow, which vanish on one page or the other; and a grey.
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c8c8c")
-DASHES = ("solid", "dash", "dot")
-NEUTRAL = "#8a929b"
 DRAWN_POINTS = 1800
 """Of a timeline; beyond that each slice of the trace keeps its first, smallest and largest timing."""
 _TRADEOFF_PX = (1080.0, 350.0)
@@ -31,121 +40,20 @@ _TRADEOFF_PX = (1080.0, 350.0)
 _UNTIMED = "No run here has single-stream timings."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Variant:
-    """A run among its siblings, as the report shows it."""
-
-    run: Run
-    label: str
-    """Distinct within the report."""
-    index: int
-    """Place in the report; decides the colour."""
-    reference: Variant | None = None
-    """The run that its paired scores and its speed-up are against, where it is in the report."""
-
-    @property
-    def colour(self) -> str:
-        """Colour in every chart."""
-        return PALETTE[self.index % len(PALETTE)]
-
-    @property
-    def dash(self) -> str:
-        """Line style, which tells variants of one colour apart."""
-        return DASHES[self.index // len(PALETTE) % len(DASHES)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Panel:
-    """One plot."""
-
-    title: str
-    alt: str
-    """What the plot shows, in words."""
-    figure: Json
-    """``data`` and ``layout`` for Plotly."""
-    note: str = ""
-    """A few numbers beside the title."""
-    variant: Variant | None = None
-    """The only variant in it, where there is just one."""
-    legend: tuple[Variant, ...] = ()
-    """Variants that colour alone tells apart."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chart:
-    """Panels under one heading."""
-
-    key: str
-    title: str
-    caption: str = ""
-    """How to read it."""
-    panels: tuple[Panel, ...] = ()
-    absent: str = ""
-    """Why there are no panels."""
-
-
-def fixed(value: float, decimals: int, *, sign: bool = False) -> str:
-    """Return `value` with that many decimals, thousands separated, a true minus sign, and no minus before a zero."""
-    text = f"{value:{'+' if sign else ''},.{decimals}f}"
-    if not any(digit in text for digit in "123456789"):
-        text = text.lstrip("+-")
-    return text.replace("-", "−")
-
-
-def decimals(values: Iterable[float], digits: int = 3) -> int:
-    """Return how many decimals show `digits` significant digits of the value closest to 0 (at most 6)."""
-    smallest = min((abs(value) for value in values if value), default=1.0)
-    return min(6, max(0, digits - 1 - math.floor(math.log10(smallest))))
-
-
-def span(low: float | None, high: float | None, places: int, *, sign: bool = False) -> str:
-    """Return an interval in words: ``1.2–3.4``, ``−1.1 to +0.5``, ``≤ 3.4``; empty without both ends."""
-    if low is not None and high is not None:
-        joint = " to " if low < 0 or sign else "–"
-        return f"{fixed(low, places, sign=sign)}{joint}{fixed(high, places, sign=sign)}"
-    if high is not None:
-        return f"≤ {fixed(high, places, sign=sign)}"
-    return "" if low is None else f"≥ {fixed(low, places, sign=sign)}"
-
-
-def trace_of(run: Run, scenario: str) -> LatencyTrace | None:
-    """Return the run's first trace of that scenario."""
-    return next((trace for trace in run.traces if trace.scenario == scenario), None)
-
-
 def charts(variants: Sequence[Variant]) -> tuple[Chart, ...]:
-    """Return every chart of the report, in reading order; those without data say why."""
+    """Return the charts of speed, size and the headline numbers, in reading order; those without data say why."""
     timed = [(variant, trace) for variant in variants if (trace := trace_of(variant.run, "single-stream"))]
-    return (_distribution(timed), _timeline(timed), _tradeoff(variants), _reliability(variants), _flips(variants),
-            _resources(variants))
-
-
-def _text(words: str) -> str:
-    return html.escape(words, quote=False)
-
-
-def _rounded(values: FloatArray) -> list[float]:
-    # Six digits are below what any pixel shows and a third of the bytes.
-    return [float(f"{value:.6g}") for value in values]
-
-
-def _layout(height: float, **more: object) -> Json:
-    return {"height": round(height), "margin": {"l": 8, "r": 8, "t": 8, "b": 44}, "showlegend": False,
-            "hovermode": "closest", **more}
-
-
-def _axis(title: str, **more: object) -> Json:
-    return {"title": {"text": title, "standoff": 8}, "automargin": True, "fixedrange": True, **more}
+    return (_distribution(timed), _timeline(timed), _tradeoff(variants), _flips(variants), _resources(variants))
 
 
 def _latency_axis(title: str, low: float, high: float, *, log_beyond: float = 25.0, room: float = 1.04) -> Json:
     """Return an axis from 0 to `high`, or a logarithmic one where `high` is beyond that many times `low`."""
     if low <= 0 or high <= log_beyond * low:
-        return _axis(title, range=[0, high * room])
+        return plot_axis(title, range=[0, high * room])
     # Plotly's own ticks at 2 and 5 leave out the power of ten.
     ticks = [float(f"{factor}e{power}") for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
              for factor in (1, 2, 5)]
-    return _axis(title, type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks],
+    return plot_axis(title, type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks],
                  range=[math.log10(low / room) - 0.02, math.log10(high * room) + 0.02])
 
 
@@ -166,15 +74,15 @@ def _rows(title: str, heads: Sequence[tuple[Variant, str]], data: list[Json], ax
     long = any(len(variant.label) > 28 for variant, _ in heads)
     notes: list[Json] = []
     for row, (variant, numbers) in enumerate(heads):
-        label = variant.label if len(variant.label) <= 42 else f"{variant.label[:26]}…{variant.label[-15:]}"
-        words = [(0, "left", f"{_text(label)}<br>{_text(numbers)}")] if long else [
-            (0, "left", _text(label)), (1, "right", _text(numbers))]
+        label = shortened(variant.label)
+        words = [(0, "left", f"{escaped(label)}<br>{escaped(numbers)}")] if long else [
+            (0, "left", escaped(label)), (1, "right", escaped(numbers))]
         notes += [{"x": x, "xref": "paper", "xanchor": side, "align": side, "y": len(heads) - 1 - row + lift,
                    "yref": "y", "yanchor": "bottom", "showarrow": False, "name": "head", "text": text}
                   for x, side, text in words]
     return Panel(
         title=title, note=note, alt=f"{title}: {'; '.join(f'{variant.label}: {words}' for variant, words in heads)}.",
-        figure={"data": data, "layout": _layout(
+        figure={"data": data, "layout": plot_layout(
             (88 if long else 54) * len(heads) + 64, xaxis=axis, annotations=notes, barmode=barmode,
             yaxis={"visible": False, "fixedrange": True, "range": [-below, len(heads)]})})
 
@@ -208,10 +116,10 @@ def _histograms(series: Sequence[tuple[Variant, FloatArray]]) -> Panel:
         y = np.concatenate(([base], np.repeat(height, 2), [base]))
         p50, p99 = _percentiles(values)
         words = f"p50 {fixed(p50, places)} · p99 {fixed(p99, places)} ms"
-        data.append({"type": "scatter", "mode": "lines", "x": _rounded(x), "y": _rounded(y), "fill": "toself",
+        data.append({"type": "scatter", "mode": "lines", "x": rounded(x), "y": rounded(y), "fill": "toself",
                      "line": {"color": variant.colour, "width": 1}, "fillcolor": f"{variant.colour}88",
-                     "hoveron": "fills", "hoverinfo": "text", "text": _text(f"{variant.label}: {words}")})
-        data.append({"type": "scatter", "mode": "markers", "x": _rounded(np.array([p50, p99])), "y": [base, base],
+                     "hoveron": "fills", "hoverinfo": "text", "text": escaped(f"{variant.label}: {words}")})
+        data.append({"type": "scatter", "mode": "markers", "x": rounded(np.array([p50, p99])), "y": [base, base],
                      "hoverinfo": "skip", "cliponaxis": False,
                      "marker": {"symbol": ["triangle-up", "triangle-up-open"], "color": variant.colour, "size": 9}})
         heads.append((variant, words))
@@ -231,8 +139,8 @@ def _percentile_curves(series: Sequence[tuple[Variant, FloatArray]]) -> Panel:
         ordered = np.sort(values)[ranks]
         extremes += [float(ordered[0]), float(ordered[-1])]
         most = max(most, n)
-        data.append({"type": "scatter", "mode": "lines", "x": _rounded(-np.log10(1 - share)), "y": _rounded(ordered),
-                     "meta": variant.index, "name": _text(variant.label), "customdata": _rounded(share * 100),
+        data.append({"type": "scatter", "mode": "lines", "x": rounded(-np.log10(1 - share)), "y": rounded(ordered),
+                     "meta": variant.index, "name": escaped(variant.label), "customdata": rounded(share * 100),
                      "line": {"color": variant.colour, "width": 2, "dash": variant.dash},
                      "hovertemplate": "%{customdata:.4~g} %: %{y:.4~g} ms"})
     ticks = [q for q in (0.5, 0.9, 0.99, 0.999, 0.9999) if q < 1 - 0.5 / most]
@@ -241,9 +149,9 @@ def _percentile_curves(series: Sequence[tuple[Variant, FloatArray]]) -> Panel:
         alt="Latency by percentile, one line per variant, up to the slowest timing: "
             + "; ".join(f"{variant.label} {fixed(float(values.max()), decimals([float(values.max())]))} ms"
                         for variant, values in series) + ".",
-        figure={"data": data, "layout": _layout(
-            max(320, 54 * len(series) + 24),
-            xaxis=_axis("share of inferences at or below", tickvals=_rounded(-np.log10(1 - np.array(ticks))),
+        figure={"data": data, "layout": plot_layout(
+            min(560, max(320, 54 * len(series) + 24)),
+            xaxis=plot_axis("share of inferences at or below", tickvals=rounded(-np.log10(1 - np.array(ticks))),
                         ticktext=[f"{q * 100:.6g} %" for q in ticks], tickangle=0,
                         range=[0, math.log10(2 * most) + 0.05]),
             yaxis=_latency_axis("latency (ms)", min(extremes), max(extremes), log_beyond=6))})
@@ -281,7 +189,7 @@ def _timeline_panel(variant: Variant, trace: LatencyTrace, limit: int) -> Panel:
     bottom, top = float(values.min()), max(stats.quantile(values, 0.995), p50 * 1.1)
     room = max(top - bottom, p50 * 0.02)
     # Rounded as the points are: Plotly hides a point that lies above the axis by the last digit.
-    bottom, top = _rounded(np.array([max(0.0, bottom - 0.15 * room), top + 0.25 * room]))
+    bottom, top = rounded(np.array([max(0.0, bottom - 0.15 * room), top + 0.25 * room]))
     data = []
     for part, colour, start, count in ((warm, NEUTRAL, -warm.sum(), limit // 4),
                                        (values, variant.colour, 0.0, limit)):
@@ -290,13 +198,13 @@ def _timeline_panel(variant: Variant, trace: LatencyTrace, limit: int) -> Panel:
         kept = _thinned(part, count)
         seconds = (start + np.cumsum(part) - part)[kept] / 1e3
         for place, symbol, px in ((part[kept] <= top, "circle", 3), (part[kept] > top, "triangle-up", 7)):
-            data.append({"type": "scatter", "mode": "markers", "cliponaxis": False, "x": _rounded(seconds[place]),
-                         "y": _rounded(part[kept][place].clip(max=top)), "customdata": _rounded(part[kept][place]),
+            data.append({"type": "scatter", "mode": "markers", "cliponaxis": False, "x": rounded(seconds[place]),
+                         "y": rounded(part[kept][place].clip(max=top)), "customdata": rounded(part[kept][place]),
                          "hovertemplate": "%{x:.2f} s: %{customdata:.4~g} ms<extra></extra>",
                          "marker": {"color": colour, "size": px, "opacity": 0.65, "symbol": symbol,
                                     "line": {"width": 0}}})
     counts, edges = np.histogram(values[values <= top], bins=48, range=(bottom, top))
-    data.append({"type": "bar", "orientation": "h", "xaxis": "x2", "y": _rounded((edges[1:] + edges[:-1]) / 2),
+    data.append({"type": "bar", "orientation": "h", "xaxis": "x2", "y": rounded((edges[1:] + edges[:-1]) / 2),
                  "x": counts.tolist(), "width": float(edges[1] - edges[0]),
                  "marker": {"color": variant.colour, "opacity": 0.7, "line": {"width": 0}},
                  "hovertemplate": "%{y:.4~g} ms: %{x} timings<extra></extra>"})
@@ -308,19 +216,20 @@ def _timeline_panel(variant: Variant, trace: LatencyTrace, limit: int) -> Panel:
         title=variant.label, note=note, variant=variant,
         alt=f"Latency of {variant.label} over time: {note}, {len(warm)} for warm-up before; median "
             f"{fixed(p50, places)} ms, 99th percentile {fixed(p99, places)} ms, slowest {slowest} ms.",
-        figure={"data": data, "layout": _layout(
-            210, xaxis=_axis("time (s)", domain=[0, 0.86], zeroline=True), yaxis=_axis("ms", range=[bottom, top]),
+        figure={"data": data, "layout": plot_layout(
+            210, xaxis=plot_axis("time (s)", domain=[0, 0.86], zeroline=True),
+            yaxis=plot_axis("ms", range=[bottom, top]),
             xaxis2={"visible": False, "fixedrange": True, "domain": [0.88, 1]}, bargap=0)})
 
 
 def _tradeoff(variants: Sequence[Variant]) -> Chart:
     title = "Accuracy, latency and size"
     found = [(variant, p50, top1) for variant in variants
-             if (p50 := variant.run.score("latency_p50")) and p50.value is not None
-             and (top1 := variant.run.score("accuracy_top1")) and top1.value is not None]
+             if (p50 := headline_score(variant.run, "latency_p50")) and p50.value is not None
+             and (top1 := headline_score(variant.run, "accuracy_top1")) and top1.value is not None]
     if not found:
         return Chart(key="tradeoff", title=title, absent="No variant here has both a latency and an accuracy.")
-    xs, ys = [_ends(p50, 1e3) for _, p50, _ in found], [_ends(top1, 100) for *_, top1 in found]
+    xs, ys = [ends_of(p50, 1e3) for _, p50, _ in found], [ends_of(top1, 100) for *_, top1 in found]
     sizes = [variant.run.artifact.size_bytes / 1e6 for variant, *_ in found]
     words = [f"{fixed(size, decimals([size]))} MB" for size in sizes]
     radii = [max(5.0, 23 * math.sqrt(size / (max(sizes) or 1.0))) for size in sizes]
@@ -332,17 +241,18 @@ def _tradeoff(variants: Sequence[Variant]) -> Chart:
     low, high = low - room, high + room
     data: list[Json] = [{
         "type": "scatter", "mode": "markers", "x": [x[0]], "y": [y[0]], "meta": variant.index,
-        "error_x": _arms(x, variant.colour), "error_y": _arms(y, variant.colour),
+        "error_x": arms_of(x, variant.colour), "error_y": arms_of(y, variant.colour),
         "marker": {"size": 2 * radius, "line": {"color": variant.colour, "width": 2},
                    "color": variant.colour + ("88" if variant.dash == "solid" else "18"), "opacity": 1},
-        "hovertemplate": f"{_text(variant.label)}<br>p50 %{{x:.4~g}} ms<br>top-1 %{{y:.2f}} %<br>{size}<extra></extra>"}
+        "hovertemplate":
+            f"{escaped(variant.label)}<br>p50 %{{x:.4~g}} ms<br>top-1 %{{y:.2f}} %<br>{size}<extra></extra>"}
         for (variant, *_), x, y, radius, size in zip(found, xs, ys, radii, words, strict=True)]
     across, up = _TRADEOFF_PX[0] / ((right - left) or 1.0), _TRADEOFF_PX[1] / (high - low)
     shifts = _labels_apart(
         [((x - left) * across, (y[0] - low) * up, radius) for x, y, radius in zip(places, ys, radii, strict=True)],
         [((y[1] - low) * up, (y[2] - low) * up) for y in ys],
         [7.3 * max(len(variant.label), len(size)) for (variant, *_), size in zip(found, words, strict=True)])
-    notes = [{"x": x, "y": y[0], "text": f"{_text(variant.label)}<br>{size}", "showarrow": False, "xshift": shift[0],
+    notes = [{"x": x, "y": y[0], "text": f"{escaped(variant.label)}<br>{size}", "showarrow": False, "xshift": shift[0],
               "yshift": shift[1], "name": f"wide {variant.index}",
               **dict.fromkeys(("xanchor", "align"), "left" if shift[0] > 0 else "right")}
              for (variant, *_), x, y, size, shift in zip(found, places, ys, words, shifts, strict=True) if shift]
@@ -355,22 +265,9 @@ def _tradeoff(variants: Sequence[Variant]) -> Chart:
         panels=(Panel(
             title="Top-1 accuracy against median latency", alt=f"Median latency, top-1 accuracy, size. {spoken}.",
             legend=tuple(variant for variant, *_ in found),
-            figure={"data": data, "layout": _layout(
-                _TRADEOFF_PX[1] + 70, annotations=notes, yaxis=_axis("top-1 accuracy (%)", range=[low, high]),
+            figure={"data": data, "layout": plot_layout(
+                _TRADEOFF_PX[1] + 70, annotations=notes, yaxis=plot_axis("top-1 accuracy (%)", range=[low, high]),
                 xaxis=axis)}),))
-
-
-def _ends(score: Score, factor: float) -> tuple[float, float, float]:
-    """Return value, low and high, scaled; an absent end is the value."""
-    value = score.value or 0.0
-    low, high = (value if end is None else end for end in (score.low, score.high))
-    return value * factor, low * factor, high * factor
-
-
-def _arms(ends: tuple[float, float, float], colour: str, *, mirrored: bool = False, thickness: float = 1.2) -> Json:
-    under, over = max(0.0, ends[0] - ends[1]), max(0.0, ends[2] - ends[0])
-    return {"type": "data", "symmetric": False, "array": [under if mirrored else over], "width": 3, "color": colour,
-            "arrayminus": [over if mirrored else under], "thickness": thickness}
 
 
 def _labels_apart(discs: Sequence[tuple[float, float, float]], bars: Sequence[tuple[float, float]],
@@ -403,59 +300,10 @@ def _labels_apart(discs: Sequence[tuple[float, float, float]], bars: Sequence[tu
     return shifts
 
 
-def reliability_of(run: Run) -> Evaluation | None:
-    """Return the run's first evaluation with reliability bins."""
-    return next((evaluation for evaluation in run.evaluations if evaluation.reliability), None)
-
-
-def _reliability(variants: Sequence[Variant]) -> Chart:
-    found = [(variant, evaluation) for variant in variants if (evaluation := reliability_of(variant.run))]
-    return Chart(
-        key="reliability", title="Reliability of the confidences",
-        caption="Top: accuracy of the images in each confidence bin, with its 95 % Wilson interval; on the diagonal "
-                "the model is right as often as it claims, below it is over-confident. Bottom: where the confidences "
-                "lie." if found else "",
-        panels=tuple(_reliability_panel(variant, evaluation) for variant, evaluation in found),
-        absent="" if found else "No run here has a calibration evaluation.")
-
-
-def _reliability_panel(variant: Variant, evaluation: Evaluation) -> Panel:
-    full = [(100 * bin_.confidence, 100 * bin_.accuracy, bin_.n, stats.wilson(round(bin_.accuracy * bin_.n), bin_.n))
-            for bin_ in evaluation.reliability if bin_.n and bin_.confidence is not None and bin_.accuracy is not None]
-    total = sum(n for _, _, n, _ in full)
-    points = {
-        "type": "scatter", "mode": "lines+markers", "x": [claimed for claimed, *_ in full],
-        "y": [right for _, right, *_ in full], "customdata": [n for _, _, n, _ in full],
-        "line": {"color": variant.colour, "width": 1.5}, "marker": {"size": 6, "color": variant.colour},
-        "error_y": {"type": "data", "symmetric": False, "width": 0, "thickness": 1.5, "color": f"{variant.colour}99",
-                    "array": [max(0.0, 100 * ends[1] - right) for _, right, _, ends in full],
-                    "arrayminus": [max(0.0, right - 100 * ends[0]) for _, right, _, ends in full]},
-        "hovertemplate": "claimed %{x:.1f} %, right %{y:.1f} %<br>%{customdata} images<extra></extra>"}
-    bars = {"type": "bar", "yaxis": "y2", "x": [50 * (bin_.low + bin_.high) for bin_ in evaluation.reliability],
-            "y": [100 * bin_.n / max(total, 1) for bin_ in evaluation.reliability],
-            "width": [100 * (bin_.high - bin_.low) * 0.92 for bin_ in evaluation.reliability],
-            "marker": {"color": variant.colour, "opacity": 0.6, "line": {"width": 0}},
-            "hovertemplate": "%{y:.1f} % of the images<extra></extra>"}
-    error = next((score for score in evaluation.scores if score.name == "ece15_ew" and score.value is not None), None)
-    ends = _ends(error, 100) if error else (0.0, 0.0, 0.0)
-    note = (f"ECE {fixed(ends[0], 1)} %" + (f" ({span(*ends[1:], 1)})" if ends[1] < ends[2] else "")) if error else ""
-    spoken = ", ".join(f"{fixed(claimed, 0)} % claimed {fixed(right, 0)} % right ({n} images)"
-                       for claimed, right, n, _ in full)
-    return Panel(
-        title=variant.label, note=note, variant=variant,
-        alt=f"Reliability of {variant.label} on {evaluation.dataset.name}{', ' + note if note else ''}: {spoken}.",
-        figure={"data": [points, bars], "layout": _layout(
-            300, xaxis=_axis("confidence (%)", range=[0, 101], dtick=20, anchor="y2"),
-            yaxis=_axis("right (%)", range=[0, 103], dtick=20, domain=[0.32, 1]),
-            yaxis2=_axis("images (%)", domain=[0, 0.22], rangemode="tozero", nticks=3),
-            shapes=[{"type": "line", "x0": 0, "y0": 0, "x1": 100, "y1": 100, "layer": "below",
-                     "line": {"color": NEUTRAL, "width": 1, "dash": "dot"}}])})
-
-
 def _flips(variants: Sequence[Variant]) -> Chart:
     found = [(variant, worse, better) for variant in variants
-             if (worse := variant.run.score("negative_flips")) and (better := variant.run.score("positive_flips"))
-             and worse.value is not None and better.value is not None]
+             if (worse := headline_score(variant.run, "negative_flips")) and worse.value is not None
+             and (better := headline_score(variant.run, "positive_flips")) and better.value is not None]
     title = "Flips: answers that changed against the reference"
     if not found:
         return Chart(key="flips", title=title,
@@ -465,28 +313,23 @@ def _flips(variants: Sequence[Variant]) -> Chart:
     for row, (variant, worse, better) in enumerate(found):
         for score, side, opacity, words in ((worse, -1, 0.95, "right before, wrong now"),
                                             (better, 1, 0.4, "wrong before, right now")):
-            ends = _ends(score, 100)
+            ends = ends_of(score, 100)
             data.append({
                 "type": "bar", "orientation": "h", "x": [side * ends[0]], "y": [len(found) - 0.76 - row], "width": 0.38,
                 "marker": {"color": variant.colour, "opacity": opacity, "line": {"color": variant.colour, "width": 1}},
-                "error_x": _arms(ends, NEUTRAL, mirrored=side < 0),
-                "hovertemplate": f"{_text(variant.label)}<br>{fixed(ends[0], 2)} % {words}<extra></extra>"})
+                "error_x": arms_of(ends, NEUTRAL, mirrored=side < 0),
+                "hovertemplate": f"{escaped(variant.label)}<br>{fixed(ends[0], 2)} % {words}<extra></extra>"})
         lost, won = (round((score.value or 0.0) * score.n) for score in (worse, better))
         heads.append((variant, f"{fixed(lost, 0)} worse · {fixed(won, 0)} better"))
-    reach = 1.08 * max(max(_ends(score, 100)) for _, *pair in found for score in pair) or 1.0
-    step = _tick_step(reach)
+    reach = 1.08 * max(max(ends_of(score, 100)) for _, *pair in found for score in pair) or 1.0
+    step = tick_step(reach)
     ticks = [step * k for k in range(-math.floor(reach / step), math.floor(reach / step) + 1)]
-    axis = _axis("share of images (%)", range=[-reach, reach], zeroline=True, tickvals=ticks,
+    axis = plot_axis("share of images (%)", range=[-reach, reach], zeroline=True, tickvals=ticks,
                  ticktext=[fixed(abs(tick), decimals([step], 1)) for tick in ticks])
     return Chart(
         key="flips", title=title, panels=(_rows("Newly wrong, newly right", heads, data, axis, barmode="overlay"),),
         caption="Images whose correctness changed: newly wrong to the left, newly right to the right, in percent of "
                 "all images with 95 % Wilson intervals. Equal accuracy can hide many of both.")
-
-
-def _tick_step(reach: float) -> float:
-    power = 10.0 ** math.floor(math.log10(reach / 3))
-    return next(factor * power for factor in (1, 2, 5, 10) if reach / (factor * power) <= 3.5)
 
 
 def _resources(variants: Sequence[Variant]) -> Chart:
@@ -512,7 +355,7 @@ def _bars(title: str, note: str, unit: str, rows: Sequence[tuple[Variant, tuple[
     for row, (variant, parts) in enumerate(rows):
         data += [{"type": "bar", "orientation": "h", "x": [float(f"{value:.6g}")], "y": [len(rows) - 0.76 - row],
                   "width": 0.38, "marker": {"color": variant.colour, "opacity": opacity, "line": {"width": 0}},
-                  "hovertemplate": f"{_text(variant.label)}: %{{x:.4~g}} {unit}<extra></extra>"}
+                  "hovertemplate": f"{escaped(variant.label)}: %{{x:.4~g}} {unit}<extra></extra>"}
                  for value, opacity in zip(parts, (0.95, 0.6, 0.3), strict=False)]
     return _rows(title, [(variant, f"{fixed(sum(parts), places)} {unit}") for variant, parts in rows], data,
-                 _axis(unit, rangemode="tozero", nticks=5), note=note)
+                 plot_axis(unit, rangemode="tozero", nticks=5), note=note)

@@ -66,6 +66,22 @@ class _Words(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
         return words
 
 
+class _Sizes(_Words):
+    """Comma-separated pixel sizes, or the sweep's own."""
+
+    name = "sizes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from edgebench import transforms
+
+        words = super().convert(value, param, ctx)
+        wrong = next((word for word in words if word != "default" and not str(word).isdecimal()), None)
+        if wrong is not None:
+            self.fail(f"expected sizes in pixels, such as 112,160, got {wrong!r}", param, ctx)
+        sizes = transforms.levels("resolution", "native") if words == ("default",) else words
+        return tuple(int(size) for size in sizes)
+
+
 def _flat(values: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
     return tuple(word for words in values for word in words)
 
@@ -93,6 +109,8 @@ _MODEL_OPTIONS = (
                  help="Class map: one class per line in output order, 'id' or 'id<TAB>name'."),
     click.option("--templates", type=click.Path(path_type=Path), metavar="FILE",
                  help="open_clip: prompt templates, one per line with {} for the class name."),
+    click.option("--resolutions", type=_Sizes(), default=(), metavar="PX,…|default", help="Also build graphs for these "
+                 "input sizes, so that invariance to resolution can be measured."),
     click.option("--preprocess", type=click.Path(path_type=Path), metavar="FILE",
                  help="TOML of the preprocessing, for .onnx and .pt2 files (docs/preprocessing.md)."),
 )
@@ -106,7 +124,14 @@ _RUN_OPTIONS = (
     click.option("--threads", type=int, help="CPU threads; the usable CPUs by default."),
     click.option("--batch", type=int, default=16, show_default=True, help="Images per inference in the offline "
                  "scenario and in evaluation."),
-    click.option("--preset", default="native", show_default=True, help="Preprocessing preset."),
+    click.option("--ood", multiple=True, metavar="DIR", help="Images that the model was not made for: how well does its "
+                 "confidence tell them apart?"),
+    click.option("--sweep-images", type=int, metavar="N", help="Images per generated corruption and level of invariance; "
+                 "5 of each class and at least 200 by default, 0 for all."),
+    click.option("--store", default="logits", show_default=True, metavar="logits|compact",
+                 help="What is kept per image; compact takes a hundredth of the space and leaves out some scores."),
+    click.option("--preset", default="native", show_default=True, metavar="native|paper",
+                 help="Preprocessing and protocols: what the weights were tuned for, or what the paper did."),
     click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
                  help="Output folder; runs/<model>-<time> by default."),
     click.option("--resume", is_flag=True, help="Go on with an interrupted job in --out."),
@@ -262,7 +287,7 @@ def export(model: str, recipes_: Any, out: Path, **options: Any) -> None:
                 preprocess=catalog.read_toml(options["preprocess"], Preprocess) if options["preprocess"] else None,
                 progress=display.count)
             for recipe, built in export_all(source, wanted, out, calibration=calibration, images=None,
-                                            force=options["force"], progress=display.count):
+                                            resolutions=options["resolutions"], force=options["force"], progress=display.count):
                 if isinstance(built, Path):
                     display.note(f"{recipe.id}: {built}")
                 else:
@@ -359,12 +384,16 @@ def data() -> None:
 @click.argument("root")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(root: str, as_json: bool) -> None:
-    """Say how ROOT is understood: images, classes, class map."""
-    from edgebench.datasets import describe, open_sets
+    """Say what ROOT holds and lacks: sets, counts against those published, digests of class maps."""
+    from edgebench.named_sets import check as look
+    from edgebench.record import to_builtins
 
-    found = [describe(images) for images in open_sets(root)]
-    rows = found if as_json else [{"what": key, "found": value} for one in found for key, value in one.items()]
-    _listing(rows, ("what", "found"), as_json=as_json)
+    found = look(root)
+    rows = [{**to_builtins(one), "published": one.published if as_json or one.published is None else f"{one.published:,}",
+             "digest": one.digest if as_json else one.digest[:12]} for one in found]
+    _listing(rows, ("name", "state", "images", "published", "classes", "digest", "note"), as_json=as_json)
+    if any(one.state == "unusable" for one in found):
+        sys.exit(ExitCode.UNMEASURABLE)
 
 
 @cli.command()

@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,9 +19,12 @@ from edgebench.record import ClassMap, DatasetIdentity
 SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"})
 DEMO = "demo:inspection"
 IMAGENET_VAL, CUE_CONFLICT = "imagenet-val", "cue-conflict"
-# Folder names of a data root that hold a set this version knows, with the name under which it is reported.
-KNOWN_ROOTS = {"imagenet/val": IMAGENET_VAL, "cue-conflict": CUE_CONFLICT}
-# The same sets anywhere else are known by the names of all their files.
+IMAGENET_V2, IMAGENET_A, IMAGENET_R = "imagenet-v2", "imagenet-a", "imagenet-r"
+IMAGENET_SKETCH, IMAGENET_C, IMAGENET_HARD = "imagenet-sketch", "imagenet-c", "imagenet-hard"
+# Sets that only the property that knows their protocol may score. Names with a slash are parts of larger sets:
+# ``pug/<Subset>``, ``vtab/<task>/<split>``, ``ood/<name>``.
+SPECIAL = frozenset({CUE_CONFLICT, IMAGENET_V2, IMAGENET_A, IMAGENET_R, IMAGENET_SKETCH, IMAGENET_C, IMAGENET_HARD})
+# Two sets are known by the names of all their files, wherever they lie.
 _FILE_NAMES = {IMAGENET_VAL: re.compile(r"n\d{8}/ILSVRC2012_val_\d{8}\.JPEG"),
                CUE_CONFLICT: re.compile(r"([a-z]+)/\1\d+-[a-z]+\d+\.png")}
 
@@ -33,6 +36,10 @@ class Item:
     id: str
     path: Path
     folder: str
+    labels: tuple[int, ...] | None = None
+    """All class indices that count as right, where the set itself says them; None: the class map says it."""
+    row: int | None = None
+    """Which image of the array `path` this is; None: `path` is an image file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +51,10 @@ class ImageSet:
     items: tuple[Item, ...]
     understood: str
     """How the location was understood, for the user."""
+    imagenet: bool = False
+    """`Item.labels` are ranks among ImageNet's 1,000 classes: only a model of these classes can be scored."""
+    conditions: Mapping[str, Path] = field(default_factory=dict)
+    """Folders of the conditions under which the images lie on disk; elsewhere conditions are made from the images."""
 
     @property
     def folders(self) -> tuple[str, ...]:
@@ -74,34 +85,35 @@ def open_images(location: str) -> ImageSet:
     if not root.is_dir():
         raise UsageError(f"{location} is not a folder" if root.exists() else f"no such folder: {location}",
                          "pass a folder of the form ROOT/<class>/<image>")
-    return _labelled(root, root.resolve().name, "labelled image folder")
+    return labelled_folder(root, root.resolve().name, "labelled image folder")
 
 
-def open_sets(location: str) -> tuple[ImageSet, ...]:
-    """Return every image set at `location`: those that a data root holds, or the one that it is itself.
+def images_below(root: Path) -> tuple[Path, ...]:
+    """Return every image file below `root`, sorted; hidden files and folders and ``__pycache__`` are passed over.
 
     Raises:
-        UsageError: No such folder.
-        InvalidInput: A set without class folders with images.
+        InvalidInput: A folder cannot be read.
     """
-    root = Path(location)
-    known = [(root / below, name, f"data root with {below}") for below, name in KNOWN_ROOTS.items()
-             if (root / below).is_dir()]
-    return tuple(_labelled(*one) for one in known) or (open_images(location),)
-
-
-def _labelled(root: Path, name: str, understood: str) -> ImageSet:
-    items = []
     try:
-        folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__")))
-        for folder in folders:
-            items += [Item(id=path.relative_to(root).as_posix(), path=path, folder=folder.name)
-                      for path in sorted(folder.rglob("*"))
-                      if path.suffix.lower() in SUFFIXES and path.is_file()
-                      and not path.name.startswith(".")
-                      and not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts[:-1])]
+        return tuple(path for path in sorted(root.rglob("*"))
+                     if path.suffix.lower() in SUFFIXES and path.is_file()
+                     and not any(part.startswith((".", "__")) for part in path.relative_to(root).parts))
     except OSError as error:
         raise InvalidInput(f"cannot read {error.filename or root}: {error.strerror}") from error
+
+
+def labelled_folder(root: Path, name: str, understood: str) -> ImageSet:
+    """Return the images of ``root/<class>/**`` under `name`, or under the known set's whose file names they have.
+
+    Raises:
+        InvalidInput: No class folders with images.
+    """
+    try:
+        folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__")))
+    except OSError as error:
+        raise InvalidInput(f"cannot read {error.filename or root}: {error.strerror}") from error
+    items = [Item(id=path.relative_to(root).as_posix(), path=path, folder=folder.name)
+             for folder in folders for path in images_below(folder)]
     if not items:
         loose = sum(1 for entry in root.iterdir() if entry.suffix.lower() in SUFFIXES)
         raise InvalidInput(
@@ -125,7 +137,7 @@ def demo_images(part: str) -> ImageSet:
         MissingDependency: The package is not installed.
     """
     root = Path(require("conformal_clip_data", "demo").textile_simulated_root())
-    everything = _labelled(root, "inspection", "").items
+    everything = labelled_folder(root, "inspection", "").items
     chosen = {"test": everything[1::2], "fit": everything[0::2], "calibration": everything[0::8]}[part]
     classes = len({item.folder for item in chosen})
     return ImageSet(name=f"inspection-{part}", source=DEMO, items=chosen,
@@ -146,6 +158,8 @@ def targets(images: ImageSet, classes: ClassMap | None, outputs: int) -> tuple[t
     """
     folders = images.folders
     assumed = classes is None
+    if images.items[0].labels is not None:
+        return _own_labels(images, classes, outputs)
     if images.name == CUE_CONFLICT:
         # Shape categories are groups of ImageNet classes: the property reads them from the file names.
         return tuple(folders.index(item.folder) for item in images.items), classes or ClassMap(
@@ -192,6 +206,51 @@ def targets(images: ImageSet, classes: ClassMap | None, outputs: int) -> tuple[t
     return tuple(table[item.folder] for item in images.items), classes, assumed
 
 
+def accepted(images: ImageSet, classes: ClassMap, chosen: Sequence[int]) -> tuple[tuple[int, ...], ...] | None:
+    """Return all class indices that are right for the images `chosen`, where any of the set's has several; else None."""
+    if all(len(item.labels or ()) < 2 for item in images.items):
+        return None
+    place = _places(images, classes)
+    return tuple(tuple(place[label] for label in images.items[k].labels or ()) for k in chosen)
+
+
+def _own_labels(images: ImageSet, classes: ClassMap | None, outputs: int) -> tuple[tuple[int, ...], ClassMap, bool]:
+    wnids = imagenet_wnids()
+    assumed = images.imagenet and classes is None
+    if images.imagenet and (outputs != len(wnids) or (classes is not None and set(classes.ids) != set(wnids))):
+        raise InvalidInput(f"{images.name} needs a model with ImageNet's 1,000 classes; this one has {outputs} outputs",
+                           "leave the set away for this model")
+    if classes is None:
+        ids = wnids if images.imagenet else tuple(map(str, range(outputs)))
+        classes = ClassMap(ids=ids, names=ids)
+    place = _places(images, classes)
+    return tuple(place[(item.labels or (0,))[0]] for item in images.items), classes, assumed
+
+
+def _places(images: ImageSet, classes: ClassMap) -> Mapping[int, int]:
+    """Return the model's output for each label of the set."""
+    if not images.imagenet:
+        return {label: label for item in images.items for label in item.labels or (0,)}
+    index = {name: k for k, name in enumerate(classes.ids)}
+    return {rank: index[wnid] for rank, wnid in enumerate(imagenet_wnids())}
+
+
+def stratified(items: Sequence[Item], per_class: int) -> tuple[int, ...]:
+    """Return indices of a fixed choice of the items: at most `per_class` of each folder.
+
+    Which ones is decided by a hash of their ids: the same under every condition, on every machine, and for the images
+    that stay when others are added.
+    """
+    folders: dict[str, list[int]] = {}
+    for k, item in enumerate(items):
+        folders.setdefault(item.folder, []).append(k)
+    chosen: list[int] = []
+    for members in folders.values():
+        members.sort(key=lambda k: hashlib.sha256(items[k].id.encode(errors="surrogateescape")).digest())
+        chosen += members[:per_class]
+    return tuple(sorted(chosen))
+
+
 def _is_index(folder: str, outputs: int) -> bool:
     return folder.isdecimal() and int(folder) < outputs
 
@@ -202,7 +261,8 @@ def _plain(name: str) -> str:
 
 def identity(images: ImageSet, kept: Sequence[int], hashes: Sequence[str], wanted: Sequence[int]) -> DatasetIdentity:
     """Return the identity of the images `kept` (indices), from their file hashes and targets."""
-    lines = "".join(f"{images.items[k].id} {hashes[k]} {wanted[k]}\n" for k in kept)
+    lines = "".join(f"{images.items[k].id} {hashes[k]} {' '.join(map(str, images.items[k].labels or [wanted[k]]))}\n"
+                    for k in kept)
     return DatasetIdentity(name=images.name, source=images.source, images=len(kept),
                            classes=len({wanted[k] for k in kept}),
                            digest=hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest())

@@ -43,7 +43,7 @@ def inspection(progress: Progress) -> Source:
     _load_backbone(backbone, weights)
 
     class Inspection(torch.nn.Module):  # type: ignore[name-defined,misc]  # torch is imported at run time only
-        """Pooled stages, standardised, into three logits (N, 3)."""
+        """Pooled stages, standardised, into three logits (N, 3); the pooled stages are the features."""
 
         def __init__(self, head: dict[str, Any] | None) -> None:
             super().__init__()
@@ -60,13 +60,15 @@ def inspection(progress: Progress) -> Source:
             return torch.cat(pooled, dim=1)
 
         def forward(self, image: Any) -> Any:
-            standardised = (self.features(image) - self.centre) / self.scale
-            return torch.nn.functional.linear(standardised, self.weight, self.bias)
+            features = self.features(image)
+            standardised = (features - self.centre) / self.scale
+            return torch.nn.functional.linear(standardised, self.weight, self.bias), features
 
     head = _fitted_head(Inspection(None), digest, progress)
+    program = Inspection(head).eval()
     return Source(
-        identity=ModelIdentity(id=DEMO, weights="pretrained", weights_sha256=digest), program=Inspection(head).eval(),
-        size_px=PREPROCESS.size_px, preprocess=PREPROCESS, classes=CLASSES, calibration=demo_images("calibration"),
+        identity=ModelIdentity(id=DEMO, weights="pretrained", weights_sha256=digest), program=program, features=True,
+        at_size=lambda size_px: program, size_px=PREPROCESS.size_px, preprocess=PREPROCESS, classes=CLASSES, calibration=demo_images("calibration"),
         evaluation=DEMO)
 
 

@@ -2,86 +2,159 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
-from edgebench import properties
+from edgebench import metrics, properties
 from edgebench.artifacts import pad
 from edgebench.backends import Session
-from edgebench.errors import InvalidInput
+from edgebench.errors import InvalidInput, writing
 from edgebench.imagecache import load_cache, normalize
 from edgebench.properties import Pass, Predictions, load_predictions
-from edgebench.record import Caveat, DatasetIdentity, Evaluation, Run, write_bytes
+from edgebench.record import Caveat, DatasetIdentity, Evaluation, PassRecord, Run
+
+FEATURES = "features"
+"""Name of an artifact's second output: what its head reads."""
 
 
-def run_pass(session: Session, cache: Path, rows: Sequence[int], batch: int, progress: Callable[[int, int], None],
-             ) -> np.ndarray:
-    """Return the logits (N, K) float32 of the cached images at `rows`, in batches of exactly `batch`.
+def run_pass(session: Session, cache: Path, rows: Sequence[int], batch: int, progress: Callable[[int, int], None], *,
+             features: bool = False) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Yield logits (n, K) and, where asked for, features (n, D), float32, of the cached images at `rows`.
+
+    In batches of exactly `batch`, the last one filled up for the runtime and cut for the caller.
 
     Raises:
         InvalidInput: The outputs are not logits (N, K), or hold NaN or infinity.
     """
     images = load_cache(cache)
-    pixels, parts = images.pixels(), []
+    pixels = images.pixels()
     name, output = session.inputs[0].name, session.outputs[0].name
     for start in range(0, len(rows), batch):
         chunk = np.asarray(rows[start:start + batch])
         feeds = {name: pad(normalize(pixels[chunk], images.preprocess), batch)}
-        logits = np.array(session.infer(feeds)[output][: len(chunk)], np.float32)
+        outputs = session.infer(feeds)
+        logits = np.array(outputs[output][: len(chunk)], np.float32)
         if logits.ndim != 2 or not np.isfinite(logits).all():
             raise InvalidInput(
                 f"expected finite logits (N, classes) from output {output!r}, got "
                 + ("NaN or infinity" if logits.ndim == 2 else f"shape {logits.shape}"),
                 "the artifact overflows in this precision" if logits.ndim == 2 else "is the first output a classifier?")
-        parts.append(logits)
+        yield logits, np.array(outputs[FEATURES][: len(chunk)], np.float32) if features else None
         progress(start + len(chunk), len(rows))
-    return np.concatenate(parts)
 
 
-def save_predictions(path: Path, *, logits: np.ndarray, targets: Sequence[int], ids: Sequence[str],
-                     dataset: DatasetIdentity, artifact_digest: str) -> None:
-    """Write the predictions of one pass, atomically."""
-    buffer = io.BytesIO()
-    np.savez(buffer, logits=logits, targets=np.asarray(targets, np.int64), ids=np.asarray(ids, np.str_),
-             dataset=np.asarray(dataset.digest), artifact=np.asarray(artifact_digest))
-    write_bytes(path, buffer.getvalue())
+def save_predictions(path: Path, parts: Iterable[tuple[np.ndarray, np.ndarray | None]], *, targets: Sequence[int],
+                     ids: Sequence[str], dataset: DatasetIdentity, artifact_digest: str,
+                     labels: Sequence[Sequence[int]] | None = None, compact: bool = False) -> None:
+    """Write the predictions of one pass, atomically and part by part: no more than one part is held in memory.
+
+    Args:
+        path: The npz file.
+        parts: Logits (n, K) and features (n, D) or None, in order; they sum up to the number of `targets`.
+        targets: Class index per image.
+        ids: Name per image.
+        dataset: What the images are.
+        artifact_digest: What answered.
+        labels: All accepted class indices per image, for sets that accept several.
+        compact: Keep `edgebench.metrics.Outcomes` instead of logits: a hundredth of the space, and no score that needs
+            whole probability vectors.
+    """
+    small: dict[str, np.ndarray] = {
+        "targets": np.asarray(targets, np.int64), "ids": np.asarray(ids, np.str_),
+        "dataset": np.asarray(dataset.digest), "artifact": np.asarray(artifact_digest)}
+    if labels is not None:
+        padded = np.full((len(labels), max(map(len, labels))), -1, np.int64)
+        for row, accepted in enumerate(labels):
+            padded[row, : len(accepted)] = accepted
+        small["labels"] = padded
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as scratch:
+            target = Path(scratch) / path.name
+            with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+                _write_parts(archive, parts, small, Path(scratch), compact=compact)
+                for name, array in small.items():
+                    with archive.open(f"{name}.npy", "w") as member:
+                        np.lib.format.write_array(member, array, allow_pickle=False)
+            target.replace(path)
 
 
-def has_predictions(path: Path, dataset: DatasetIdentity, artifact_digest: str) -> bool:
-    """Return whether `path` already holds these predictions of this artifact."""
+def _write_parts(archive: zipfile.ZipFile, parts: Iterable[tuple[np.ndarray, np.ndarray | None]],
+                 small: dict[str, np.ndarray], scratch: Path, *, compact: bool) -> None:
+    n, done, width = len(small["targets"]), 0, 0
+    kept: list[metrics.Outcomes] = []
+    with ExitStack() as stack:
+        logits_file: IO[bytes] | None = None
+        features_file = stack.enter_context((scratch / "features").open("w+b"))
+        for logits, features in parts:
+            if compact:
+                kept.append(metrics.outcomes(logits, small["targets"][done:done + len(logits)]))
+            else:
+                if logits_file is None:
+                    logits_file = stack.enter_context(archive.open("logits.npy", "w", force_zip64=True))
+                    _write_header(logits_file, (n, logits.shape[1]))
+                logits_file.write(np.ascontiguousarray(logits, np.float32).tobytes())
+            if features is not None:
+                width = features.shape[1]
+                features_file.write(np.ascontiguousarray(features, np.float32).tobytes())
+            done += len(logits)
+        if done != n:
+            raise ValueError(f"expected predictions for {n} images, got {done}")
+        features_file.seek(0)
+        if logits_file is not None:
+            logits_file.close()
+        if width:
+            with archive.open("features.npy", "w", force_zip64=True) as member:
+                _write_header(member, (n, width))
+                shutil.copyfileobj(features_file, member)
+    if compact:
+        whole = metrics.joined(kept)
+        for one in fields(metrics.Outcomes):
+            small[f"outcomes_{one.name}"] = np.asarray(getattr(whole, one.name))
+
+
+def _write_header(file: IO[bytes], shape: tuple[int, int]) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+
+
+def has_predictions(path: Path, dataset: DatasetIdentity, artifact_digest: str, *, features: bool = False,
+                    compact: bool = False) -> bool:
+    """Return whether `path` already holds these predictions of this artifact, in the form asked for."""
     try:
-        load_predictions(path, dataset, artifact_digest)
+        found = load_predictions(path, dataset, artifact_digest)
     except InvalidInput:
         return False
-    return True
+    return (found.features is not None or not features) and (compact or not found.compact)
 
 
-def load_passes(folder: Path, identities: Mapping[Pass, DatasetIdentity], artifact_digest: str,
-                ) -> dict[Pass, Predictions]:
-    """Read the predictions of all passes of one artifact in a variant's folder."""
-    return {key: load_predictions(folder / "predictions" / key.file, identity, artifact_digest)
-            for key, identity in identities.items()}
+def load_passes(folder: Path, passes: Iterable[PassRecord], artifact_digest: str) -> dict[Pass, Predictions]:
+    """Read the predictions of all passes of one artifact in a variant's folder; arrays stay on disk until used."""
+    found = {}
+    for one in passes:
+        key = Pass(one.dataset.name, one.condition, one.preset)
+        found[key] = load_predictions(folder / key.file, one.dataset, artifact_digest)
+    return found
 
 
 def score(chosen: Sequence[str], predictions: Mapping[Pass, Predictions], reference: Mapping[Pass, Predictions] | None,
-          ) -> tuple[Evaluation, ...]:
+          preset: str = "native") -> tuple[Evaluation, ...]:
     """Return the evaluations of the chosen properties, from stored predictions alone."""
     datasets = sorted({key.dataset for key in predictions})
     result: list[Evaluation] = []
     for name in chosen:
         one = properties.get(name)
-        needed = {key: predictions[key] for key in one.passes(datasets) if key in predictions}
-        result.extend(one.score(needed, reference))
+        needed = {key: predictions[key] for key in one.passes(datasets, preset) if key in predictions}
+        if needed:
+            result.extend(one.score(needed, reference))
     return tuple(result)
-
-
-def passes_of(run: Run) -> dict[Pass, DatasetIdentity]:
-    """Return the passes behind a finished run's evaluations."""
-    return {Pass(one.dataset.name, one.condition, one.preset): one.dataset for one in run.evaluations}
 
 
 def rescore(run: Run, folder: Path, reference: tuple[Run, Path] | None) -> tuple[Evaluation, ...]:
@@ -93,9 +166,10 @@ def rescore(run: Run, folder: Path, reference: tuple[Run, Path] | None) -> tuple
         reference: The reference's run and folder, where the run names one and it is at hand.
     """
     def stored(one: Run, where: Path) -> dict[Pass, Predictions]:
-        return load_passes(where, passes_of(one), one.artifact.digest)
+        return load_passes(where, one.passes, one.artifact.digest)
 
-    return score(run.settings.properties, stored(run, folder), stored(*reference) if reference else None)
+    return score(run.settings.properties, stored(run, folder), stored(*reference) if reference else None,
+                 run.settings.preset)
 
 
 def rescore_all(found: Sequence[tuple[Run, Path]]) -> tuple[Run, ...]:
@@ -120,11 +194,13 @@ def caveats(evaluations: Sequence[Evaluation], predictions: Mapping[Pass, Predic
     """Return what in the scores themselves speaks against them."""
     found = []
     for one in evaluations:
+        if one.property not in ("accuracy", "calibration"):
+            continue
         scores = {entry.name: entry for entry in one.scores}
         top1, ece, null = (scores.get(name) for name in ("accuracy_top1", "ece15_ew", "ece15_ew_null"))
         if top1 and top1.low is not None:
             of = predictions[Pass(one.dataset.name, one.condition, one.preset)]
-            chance = max(float(np.bincount(of.targets).max()) / len(of.targets), 1 / of.logits.shape[1])
+            chance = float(np.bincount(of.targets).max()) / len(of.targets)
             if top1.low <= chance:
                 found.append(Caveat(
                     code="near-chance", hint="check the class map, the preprocessing and the weights",

@@ -7,8 +7,8 @@ import importlib.metadata
 import io
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,9 @@ from edgebench.artifacts import (
 from edgebench.backends import Batches, Feeds
 from edgebench.datasets import ImageSet
 from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput, UsageError, require, writing
+from edgebench.evaluate import FEATURES
 from edgebench.imagecache import ImageCache, cached, normalize
+from edgebench.properties import CLEAN
 from edgebench.record import (
     ARTIFACT_SCHEMA,
     Artifact,
@@ -39,6 +41,7 @@ from edgebench.record import (
     Parity,
     Quantization,
     Recipe,
+    ResolutionEntry,
     TensorSpec,
     load_artifact,
     write_bytes,
@@ -51,6 +54,8 @@ MIN_CALIBRATION_IMAGES = 100
 # FP32 artifacts must agree with the reference within this share of its largest logit.
 PARITY_TOLERANCE = 1e-3
 INPUT, OUTPUT = "image", "logits"
+RESOLUTIONS = "resolutions"
+"""Folder within an artifact for the graphs of other input sizes."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def samples(images: ImageSet | None, source: Source, seed: int = 0) -> Samples:
 
 
 def export_all(source: Source, recipes: Sequence[Recipe], root: Path, *, calibration: ImageSet | None,
-               images: ImageSet | None, force: bool = False, progress: Progress = lambda what, done, total: None,
+               images: ImageSet | None, resolutions: Sequence[int] = (), force: bool = False, progress: Progress = lambda what, done, total: None,
                ) -> Iterator[tuple[Recipe, Path | EdgebenchError]]:
     """Export `source` by each recipe into ``root/<model>--<recipe>``; yields the folder or why there is none.
 
@@ -91,6 +96,7 @@ def export_all(source: Source, recipes: Sequence[Recipe], root: Path, *, calibra
         root: Folder of the artifact folders.
         calibration: Quantization-calibration images for INT8 recipes; the source's own where None.
         images: Images for the parity check where there are no calibration images.
+        resolutions: Other input sizes (px) to build the model for, for the resolution sweep; INT8 ranges are chosen anew.
         force: Replace another artifact in the way.
         progress: Told about the steps.
     """
@@ -99,13 +105,15 @@ def export_all(source: Source, recipes: Sequence[Recipe], root: Path, *, calibra
         root.mkdir(parents=True, exist_ok=True)
     with writing(root), tempfile.TemporaryDirectory(dir=root, prefix=".part-", ignore_cleanup_errors=True) as scratch:
         bases: dict[int, tuple[Path, np.ndarray]] = {}
+        bases_at: dict[tuple[int, int], Path] = {}
         checked = samples(calibration or images, source)
+        sizes = _other_sizes(source, resolutions)
         for done, recipe in enumerate(recipes):
             folder = root / variant_folder(source.identity.id, recipe)
             progress(f"exporting {recipe.id}", done, len(recipes))
             try:
                 drawn = _draw(calibration, recipe.quantization, source) if recipe.quantization else None
-                if _is_same(folder, source, recipe, drawn[0] if drawn else None):
+                if _is_same(folder, source, recipe, drawn[0] if drawn else None, sizes):
                     yield recipe, folder
                     continue
                 _make_room(folder, force=force, remove=False)
@@ -114,7 +122,8 @@ def export_all(source: Source, recipes: Sequence[Recipe], root: Path, *, calibra
                     bases[recipe.opset] = base, _reference(source, base, checked.inputs)
                 part = Path(scratch) / recipe.id
                 part.mkdir()
-                _export_one(source, recipe, *bases[recipe.opset], checked, drawn, part)
+                sized = {size: _base_at(source, recipe.opset, size, Path(scratch), bases_at) for size in sizes}
+                _export_one(source, recipe, *bases[recipe.opset], checked, drawn, part, sized, calibration)
                 _make_room(folder, force=force)
                 part.rename(folder)
                 yield recipe, folder
@@ -147,7 +156,50 @@ def _make_room(folder: Path, *, force: bool, remove: bool = True) -> None:
         shutil.rmtree(folder)
 
 
-def _is_same(folder: Path, source: Source, recipe: Recipe, calibration: CalibrationSet | None) -> bool:
+def _other_sizes(source: Source, resolutions: Sequence[int]) -> tuple[int, ...]:
+    """Return the sizes to build for beside the model's own.
+
+    Raises:
+        UsageError: A size that is none, or a source that has only one.
+    """
+    own = source.size_px or ()
+    sizes = tuple(sorted({size for size in resolutions if (size, size) != own}))
+    wrong = next((size for size in sizes if not 8 <= size <= 4096), None)
+    if wrong is not None:
+        raise UsageError(f"--resolutions: expected sizes from 8 to 4096 pixels, got {wrong}")
+    if sizes and source.at_size is None:
+        raise UsageError(f"{source.identity.id} has one size of input: --resolutions needs a timm, open_clip or demo model",
+                         "or an ONNX file whose height and width may vary")
+    return sizes
+
+
+def _base_at(source: Source, opset: int, size: int, folder: Path, made: dict[tuple[int, int], Path]) -> Path:
+    """Return the FP32 graph for inputs of `size` × `size`, checked against the model itself."""
+    if (opset, size) not in made:
+        assert source.at_size is not None
+        try:
+            program = source.at_size(size)
+        except (ValueError, RuntimeError, AssertionError, TypeError) as error:
+            raise InvalidInput(f"{source.identity.id} cannot take inputs of {size}×{size}: "
+                               f"{' '.join(str(error).split())[:200]}", "leave that size out of --resolutions") from error
+        place = folder / f"at-{size}"
+        place.mkdir(exist_ok=True)
+        sized = replace(source, program=program, size_px=(size, size), preprocess=None)
+        base = to_onnx(sized, opset, place)
+        noise = samples(None, sized)
+        plain = Recipe(id="reference", title="", purpose="", checked_on="", backend="onnxruntime", precision="fp32")
+        session = backends.get("onnxruntime").open_session(base, plain, batch=len(noise.inputs), threads=1)
+        difference = np.abs(session.infer({session.inputs[0].name: noise.inputs})[session.outputs[0].name]
+                            - _reference(sized, base, noise.inputs))
+        if difference.max() > PARITY_TOLERANCE * max(1.0, float(np.abs(_reference(sized, base, noise.inputs)).max())):
+            raise CannotMeasure(f"{source.identity.id} at {size} px: the exported model is not the model: outputs differ "
+                                f"by up to {difference.max():.3g}", "leave that size out of --resolutions")
+        made[opset, size] = base
+    return made[opset, size]
+
+
+def _is_same(folder: Path, source: Source, recipe: Recipe, calibration: CalibrationSet | None, sizes: Sequence[int],
+             ) -> bool:
     if not is_artifact(folder):
         return False
     try:
@@ -155,29 +207,30 @@ def _is_same(folder: Path, source: Source, recipe: Recipe, calibration: Calibrat
     except InvalidInput:
         return False
     return (there.model, there.recipe, there.preprocess, there.classes, there.calibration) == (
-        source.identity, recipe, source.preprocess, source.classes, calibration) and there.tools == _tools(recipe)
+        source.identity, recipe, source.preprocess, source.classes, calibration) and there.tools == _tools(recipe) \
+        and set(sizes) <= {one.size_px for one in there.resolutions}
 
 
 def _export_one(source: Source, recipe: Recipe, base: Path, reference: np.ndarray, checked: Samples,
-                drawn: tuple[CalibrationSet, np.ndarray] | None, folder: Path) -> None:
+                drawn: tuple[CalibrationSet, np.ndarray] | None, folder: Path, sized: Mapping[int, Path],
+                calibration: ImageSet | None) -> None:
     backend = backends.get(recipe.backend)
-    batches = _batches(base, drawn[1], source) if drawn else None
-    try:
-        with quiet():
-            entry = backend.build(base, recipe, batches, folder)
-    except EdgebenchError:
-        raise
-    except Exception as error:  # quantizers and converters raise anything; one recipe must not stop others
-        raise InvalidInput(f"{recipe.id} cannot be built from {source.identity.id}: {type(error).__name__}: "
-                           f"{' '.join(str(error).split())[:300]}",
-                           "an old opset or an operator that the tool does not know? try another recipe") from error
+    entry = _build(source, recipe, base, _batches(base, drawn[1], source) if drawn else None, folder)
+    resolutions = []
+    for size, other in sized.items():
+        place = folder / RESOLUTIONS / str(size)
+        place.mkdir(parents=True)
+        pixels = _draw(calibration, recipe.quantization, source, f"resolution:{size}")[1] if recipe.quantization else None
+        batches = _batches(other, pixels, source) if pixels is not None else None
+        made = _build(source, recipe, other, batches, place)
+        resolutions.append(ResolutionEntry(size_px=size, entry=(place / made).relative_to(folder).as_posix()))
     session = backend.open_session(folder / entry, recipe, batch=1, threads=1)
     manifest = Artifact(
         schema=ARTIFACT_SCHEMA, model=source.identity, recipe=recipe, entry=entry, files=(),
         inputs=_with_batch(session.inputs, base), outputs=_with_batch(session.outputs, base),
         preprocess=source.preprocess, classes=source.classes, calibration=drawn[0] if drawn else None, parity=None,
         golden=GOLDEN, tools=_tools(recipe), created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        caveats=(*source.caveats, *_calibration_caveats(drawn[0] if drawn else None)))
+        resolutions=tuple(resolutions), caveats=(*source.caveats, *_calibration_caveats(drawn[0] if drawn else None)))
     outputs_count = manifest.outputs[0].shape[-1]
     if source.classes is not None and isinstance(outputs_count, int) and len(source.classes.ids) != outputs_count:
         raise InvalidInput(f"the class map has {len(source.classes.ids)} classes, the model {outputs_count} outputs",
@@ -201,6 +254,19 @@ def _export_one(source: Source, recipe: Recipe, base: Path, reference: np.ndarra
     write_bytes(folder / GOLDEN, golden.getvalue())
     write_manifest(folder, Artifact(**{**{name: getattr(manifest, name) for name in Artifact.__slots__},
                                        "files": list_files(folder), "parity": parity}))
+
+
+def _build(source: Source, recipe: Recipe, base: Path, batches: Batches | None, folder: Path) -> str:
+    """Return the file in `folder` that the recipe's runtime opens."""
+    try:
+        with quiet():
+            return backends.get(recipe.backend).build(base, recipe, batches, folder)
+    except EdgebenchError:
+        raise
+    except Exception as error:  # quantizers and converters raise anything; one recipe must not stop others
+        raise InvalidInput(f"{recipe.id} cannot be built from {source.identity.id}: {type(error).__name__}: "
+                           f"{' '.join(str(error).split())[:300]}",
+                           "an old opset or an operator that the tool does not know? try another recipe") from error
 
 
 def _tools(recipe: Recipe) -> dict[str, str]:
@@ -235,7 +301,7 @@ def to_onnx(source: Source, opset: int, folder: Path) -> Path:
     exported = isinstance(source.program, torch.export.ExportedProgram)
     if not exported:
         with torch.inference_mode():
-            output = source.program(example)
+            output = _logits_of(source, source.program(example))
         if not torch.is_tensor(output) or output.ndim != 2:
             raise InvalidInput(f"{source.identity.id} has no logits: expected one output (N, classes), got "
                                f"{tuple(output.shape) if torch.is_tensor(output) else type(output).__name__}")
@@ -246,7 +312,7 @@ def to_onnx(source: Source, opset: int, folder: Path) -> Path:
                                             output_names=[OUTPUT], dynamo=True, verbose=False)
             else:
                 program = torch.onnx.export(
-                    source.program, (example,), opset_version=opset, input_names=[INPUT], output_names=[OUTPUT],
+                    source.program, (example,), opset_version=opset, input_names=[INPUT], output_names=[OUTPUT, *[FEATURES] * source.features],
                     dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},), dynamo=True, verbose=False)
             program.save(str(target))
     except torch.onnx.errors.OnnxExporterError as error:
@@ -254,6 +320,10 @@ def to_onnx(source: Source, opset: int, folder: Path) -> Path:
                            "export it to ONNX yourself and pass the .onnx file") from error
     _checked_onnx(target)
     return target
+
+
+def _logits_of(source: Source, output: Any) -> Any:
+    return output[0] if source.features else output
 
 
 def _checked_onnx(path: Path) -> Any:
@@ -333,12 +403,13 @@ def _reference(source: Source, base: Path, inputs: np.ndarray) -> np.ndarray:
     graph_batch = _dims(_checked_onnx(base).graph.input[0])[0]
     size = graph_batch if isinstance(graph_batch, int) else 8
     with torch.inference_mode():
-        rows = [module(torch.from_numpy(pad(inputs[start:start + size], size)))[: len(inputs) - start].numpy()
+        rows = [_logits_of(source, module(torch.from_numpy(pad(inputs[start:start + size], size))))[
+                    : len(inputs) - start].numpy()
                 for start in range(0, len(inputs), size)]
     return np.concatenate(rows)
 
 
-def _draw(calibration: ImageSet | None, quantization: Quantization, source: Source,
+def _draw(calibration: ImageSet | None, quantization: Quantization, source: Source, condition: str = CLEAN,
           ) -> tuple[CalibrationSet, np.ndarray]:
     """Return the identity and pixels (N, H, W, 3) of the quantization-calibration images.
 
@@ -353,7 +424,7 @@ def _draw(calibration: ImageSet | None, quantization: Quantization, source: Sour
                            "pass --calibration-data DIR with a few hundred images like those seen in use")
     order = np.random.default_rng(quantization.seed).permutation(len(calibration.items))[: quantization.images]
     chosen = [calibration.items[k] for k in sorted(order)]
-    cache: ImageCache = cached(chosen, source.preprocess)
+    cache: ImageCache = cached(chosen, source.preprocess, condition=condition)
     pixels = np.array(cache.pixels())
     if pixels.std() == 0:
         raise InvalidInput(f"all quantization-calibration images of {calibration.source} are one colour",

@@ -12,12 +12,13 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL import __version__ as pillow_version
 from platformdirs import user_cache_path
 
@@ -27,6 +28,10 @@ from edgebench.record import Preprocess, decode, read_json, to_builtins, write_j
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
+T = TypeVar("T")
+R = TypeVar("R")
+# Raised when the same file and preprocessing give other pixels: 2 reads 16-bit images.
+VERSION = 2
 # Above this share of undecodable images the data set itself is in doubt.
 MAX_UNREADABLE = 0.01
 MAX_PIXELS = 89_478_485
@@ -41,13 +46,32 @@ def cache_root() -> Path:
     return Path(chosen) if chosen else user_cache_path("edgebench")
 
 
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return the image in 8-bit RGB by fixed rules.
+
+    Gray is repeated, CMYK and palettes are converted, an alpha channel is dropped, 16-bit gray keeps its upper 8 bits.
+    An EXIF orientation is not applied: training pipelines do not apply it either (callers count such images).
+
+    Raises:
+        ValueError: Floating-point pixels, or integers beyond 16 bits: their range is nobody's convention.
+    """
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no agreed range: save it with 8 or 16 bits")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65_535:
+            raise ValueError("integers beyond 16 bits have no agreed range: save it with 8 or 16 bits")
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
+
+
 def transform(image: Image.Image, preprocess: Preprocess) -> Pixels:
     """Return the image as the model sees it before normalisation, (height, width, 3) uint8.
 
     Raises:
         ValueError: The image is smaller than the model's input and `preprocess` does not resize.
     """
-    picture = image.convert("RGB")
+    picture = to_rgb(image)
     if preprocess.border_px:
         cut = preprocess.border_px
         picture = picture.crop((cut, cut, picture.width - cut, picture.height - cut))
@@ -89,9 +113,12 @@ def normalize(pixels: Pixels, preprocess: Preprocess) -> Floats:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Index:
     preprocess: Preprocess
+    condition: str
+    size_px: tuple[int, int]
     kept: tuple[int, ...]
     hashes: tuple[str, ...]
     unreadable: tuple[tuple[str, str], ...]
+    rotated: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,16 +127,22 @@ class ImageCache:
 
     folder: Path
     preprocess: Preprocess
+    condition: str
+    """``clean``, or how the images were changed."""
+    size_px: tuple[int, int]
+    """Height and width of the images here."""
     kept: tuple[int, ...]
     """Indices of the items that could be decoded."""
     hashes: tuple[str, ...]
     """SHA-256 of every item's file, by item index; empty where it could not be read."""
     unreadable: tuple[tuple[str, str], ...]
     """(item id, reason)."""
+    rotated: int
+    """Images whose EXIF data ask to be turned, which is not done."""
 
     def pixels(self) -> Pixels:
         """Return all kept images (N, H, W, 3) uint8, mapped from disk."""
-        shape = (len(self.kept), *self.preprocess.size_px, 3)
+        shape = (len(self.kept), *self.size_px, 3)
         return np.memmap(self.folder / "images.u8", np.uint8, "r", shape=shape)
 
 
@@ -121,26 +154,92 @@ def load_cache(folder: Path) -> ImageCache:
     """
     file = folder / "index.json"
     index = decode(_Index, read_json(file), str(file))
-    size = len(index.kept) * index.preprocess.size_px[0] * index.preprocess.size_px[1] * 3
+    size = len(index.kept) * index.size_px[0] * index.size_px[1] * 3
     pixels = folder / "images.u8"
     if not pixels.is_file() or pixels.stat().st_size != size:
         raise InvalidInput(f"{pixels} is not whole: expected {size} bytes")
-    return ImageCache(folder=folder, preprocess=index.preprocess, kept=index.kept, hashes=index.hashes,
-                      unreadable=index.unreadable)
+    return ImageCache(folder=folder, preprocess=index.preprocess, condition=index.condition, size_px=index.size_px,
+                      kept=index.kept, hashes=index.hashes, unreadable=index.unreadable, rotated=index.rotated)
 
 
 def cached(items: Sequence[Item], preprocess: Preprocess,
-           progress: Callable[[int, int], None] = lambda done, total: None) -> ImageCache:
+           progress: Callable[[int, int], None] = lambda done, total: None, condition: str = "clean") -> ImageCache:
     """Return the cache of `items` under `preprocess`, decoding what is not there yet.
 
     An image that cannot be read, is cut short or is larger than about 89 megapixels is left out and named.
+
+    Args:
+        items: The images.
+        preprocess: How the model wants them.
+        progress: Told (done, total).
+        condition: ``clean``, or a geometric sweep's level (`edgebench.transforms`).
 
     Raises:
         InvalidInput: More than one image in a hundred cannot be decoded, or the disk cannot hold the cache.
     """
     if not items:
         raise InvalidInput("there are no images to decode")
-    folder = cache_root() / "images" / _key(items, preprocess)
+    size, view = _view(preprocess, condition)
+
+    def fill(folder: Path) -> _Index:
+        found = _decode_all(items, view, folder, progress)
+        if len(found.unreadable) > max(1, MAX_UNREADABLE * len(items)) or not found.kept:
+            name, reason = found.unreadable[0]
+            raise InvalidInput(f"{len(found.unreadable)} of {len(items)} images cannot be decoded, the first: {name}: "
+                               f"{reason}", "repair or remove them; up to 1 % would have been left out and named")
+        return _Index(preprocess=preprocess, condition=condition, size_px=size, kept=found.kept, hashes=found.hashes,
+                      unreadable=found.unreadable, rotated=found.rotated)
+
+    return _once(_key(items, preprocess, condition), len(items) * size[0] * size[1] * 3, fill)
+
+
+def corrupted(base: ImageCache, rows: Sequence[int], ids: Sequence[str], condition: str,
+              progress: Callable[[int, int], None] = lambda done, total: None) -> ImageCache:
+    """Return the images at `rows` of a clean cache, corrupted as `condition` says; made once and kept.
+
+    Each is corrupted as the model sees it, before normalisation, seeded by its id in `ids`.
+
+    Raises:
+        InvalidInput: The disk cannot hold the cache.
+    """
+    from edgebench import corruptions
+
+    parsed = corruptions.parse(condition)
+    if parsed is None:
+        raise ValueError(f"expected <corruption>:<severity>, got {condition!r}")
+    kind, severity = parsed
+    state = hashlib.sha256(json.dumps([corruptions.VERSION, base.folder.name, condition, list(rows)]).encode())
+    state.update("\n".join(ids).encode(errors="surrogateescape"))
+
+    def fill(folder: Path) -> _Index:
+        pixels = base.pixels()
+
+        def one(place: int) -> Pixels:
+            return corruptions.corrupt(np.asarray(pixels[rows[place]]), kind, severity, ids[place])
+
+        with (folder / "images.u8").open("wb") as file, ThreadPoolExecutor() as pool:
+            for done, changed in enumerate(_bounded_map(pool, one, range(len(rows))), 1):
+                file.write(changed.tobytes())
+                progress(done, len(rows))
+        return _Index(preprocess=base.preprocess, condition=condition, size_px=base.size_px,
+                      kept=tuple(range(len(rows))), hashes=tuple(base.hashes[base.kept[row]] for row in rows),
+                      unreadable=(), rotated=0)
+
+    return _once(state.hexdigest()[:32], len(rows) * base.size_px[0] * base.size_px[1] * 3, fill)
+
+
+def _view(preprocess: Preprocess, condition: str) -> tuple[tuple[int, int], Callable[[Image.Image], Pixels]]:
+    """Return the size of the images under a condition and the function that makes them."""
+    if condition == "clean":
+        return preprocess.size_px, lambda image: transform(image, preprocess)
+    from edgebench import transforms
+
+    return transforms.output_size(preprocess, condition), lambda image: transforms.render(image, preprocess, condition)
+
+
+def _once(key: str, needed: int, fill: Callable[[Path], _Index]) -> ImageCache:
+    """Return the cache called `key`, filled by `fill` where it is not there; whole or not at all."""
+    folder = cache_root() / "images" / key
     with writing(folder, CACHE_HINT):
         folder.parent.mkdir(parents=True, exist_ok=True)
         if folder.exists():
@@ -149,19 +248,12 @@ def cached(items: Sequence[Item], preprocess: Preprocess,
             except InvalidInput:
                 # A damaged cache is no loss: it is made again.
                 shutil.rmtree(folder)
-    needed = len(items) * preprocess.size_px[0] * preprocess.size_px[1] * 3
     free = shutil.disk_usage(folder.parent).free
     if needed > free:
         raise InvalidInput(f"{folder.parent} has {free / 1e9:.1f} GB free, the decoded images need {needed / 1e9:.1f}",
                            CACHE_HINT)
     with writing(folder, CACHE_HINT), tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as scratch:
-        index = _decode_all(items, preprocess, Path(scratch), progress)
-        broken = index["unreadable"]
-        if len(broken) > max(1, MAX_UNREADABLE * len(items)) or not index["kept"]:
-            name, reason = broken[0]
-            raise InvalidInput(f"{len(broken)} of {len(items)} images cannot be decoded, the first: {name}: {reason}",
-                               "repair or remove them; up to 1 % would have been left out and named")
-        write_json(Path(scratch) / "index.json", index, CACHE_HINT)
+        write_json(Path(scratch) / "index.json", fill(Path(scratch)), CACHE_HINT)
         Path(scratch).chmod(0o755)
         try:
             Path(scratch).rename(folder)
@@ -172,43 +264,53 @@ def cached(items: Sequence[Item], preprocess: Preprocess,
     return load_cache(folder)
 
 
-def _key(items: Sequence[Item], preprocess: Preprocess) -> str:
-    state = hashlib.sha256(json.dumps([pillow_version, to_builtins(preprocess)]).encode())
+def _key(items: Sequence[Item], preprocess: Preprocess, condition: str) -> str:
+    state = hashlib.sha256(json.dumps([VERSION, pillow_version, to_builtins(preprocess), condition]).encode())
     for item in items:
         try:
             stat = item.path.stat()
         except OSError as error:
             raise InvalidInput(f"cannot read {item.path}: {error.strerror}") from error
-        line = f"{item.id} {item.path.resolve()} {stat.st_size} {stat.st_mtime_ns}\n"
+        line = f"{item.id} {item.path.resolve()} {stat.st_size} {stat.st_mtime_ns} {item.row}\n"
         state.update(line.encode(errors="surrogateescape"))
     return state.hexdigest()[:32]
 
 
-def _decode_all(items: Sequence[Item], preprocess: Preprocess, folder: Path, progress: Callable[[int, int], None],
-                ) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Decoded:
+    kept: tuple[int, ...]
+    hashes: tuple[str, ...]
+    unreadable: tuple[tuple[str, str], ...]
+    rotated: int
+
+
+def _decode_all(items: Sequence[Item], view: Callable[[Image.Image], Pixels], folder: Path,
+                progress: Callable[[int, int], None]) -> _Decoded:
     kept: list[int] = []
     hashes: list[str] = []
     unreadable: list[tuple[str, str]] = []
+    rotated = 0
 
-    def one(item: Item) -> tuple[str, Pixels | str]:
-        return _decode(item.path, preprocess)
+    def one(item: Item) -> tuple[str, Pixels | str, bool]:
+        return _decode(item, view)
 
     with (folder / "images.u8").open("wb") as file, warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         # Pillow warns about odd metadata and large images; the pixels and our own limit decide here.
         warnings.simplefilter("ignore")
-        for k, (digest, result) in enumerate(_bounded_map(pool, one, items)):
+        for k, (digest, result, turned) in enumerate(_bounded_map(pool, one, items)):
             hashes.append(digest)
+            rotated += turned
             if isinstance(result, str):
                 unreadable.append((items[k].id, result))
             else:
                 kept.append(k)
                 file.write(result.tobytes())
             progress(k + 1, len(items))
-    return {"preprocess": to_builtins(preprocess), "kept": kept, "hashes": hashes, "unreadable": unreadable}
+    return _Decoded(kept=tuple(kept), hashes=tuple(hashes), unreadable=tuple(unreadable), rotated=rotated)
 
 
-def _bounded_map(pool: ThreadPoolExecutor, function: Callable[[Item], tuple[str, Pixels | str]],
-                 items: Sequence[Item], ahead: int = 64) -> Iterator[tuple[str, Pixels | str]]:
+def _bounded_map(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Sequence[T], ahead: int = 64,
+                 ) -> Iterator[R]:
     # Executor.map would queue every decoded image of a large set in memory while the disk lags behind.
     pending = [pool.submit(function, item) for item in items[:ahead]]
     for k in range(len(items)):
@@ -218,18 +320,28 @@ def _bounded_map(pool: ThreadPoolExecutor, function: Callable[[Item], tuple[str,
         yield result
 
 
-def _decode(path: Path, preprocess: Preprocess) -> tuple[str, Pixels | str]:
+def _decode(item: Item, view: Callable[[Image.Image], Pixels]) -> tuple[str, Pixels | str, bool]:
+    """Return the file's hash, the pixels or why there are none, and whether EXIF data ask to turn them."""
+    if item.row is not None:
+        row = _array_of(item.path)[item.row]
+        return hashlib.sha256(np.ascontiguousarray(row).tobytes()).hexdigest(), view(Image.fromarray(row)), False
     try:
-        content = path.read_bytes()
+        content = item.path.read_bytes()
     except OSError as error:
-        return "", error.strerror or str(error)
+        return "", error.strerror or str(error), False
     digest = hashlib.sha256(content).hexdigest()
     try:
         with Image.open(io.BytesIO(content)) as image:
             if image.width * image.height > MAX_PIXELS:
-                return digest, f"{image.width}×{image.height} pixels, more than the limit of {MAX_PIXELS:,}"
-            return digest, transform(image, preprocess)
+                return digest, f"{image.width}×{image.height} pixels, more than the limit of {MAX_PIXELS:,}", False
+            return digest, view(image), image.getexif().get(ExifTags.Base.Orientation, 1) != 1
     except UnidentifiedImageError:
-        return digest, "not an image" if content else "empty file"
+        return digest, "not an image" if content else "empty file", False
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return digest, str(error) or type(error).__name__
+        return digest, str(error) or type(error).__name__, False
+
+
+@lru_cache(maxsize=1)
+def _array_of(path: Path) -> Pixels:
+    with np.load(path, allow_pickle=False) as arrays:
+        return np.asarray(arrays["images"], np.uint8)

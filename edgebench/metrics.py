@@ -1,4 +1,4 @@
-"""From logits to numbers: accuracy, calibration error, proper scores and paired differences. Arrays in, numbers out.
+"""From logits to numbers: calibration errors, proper scores and paired differences. Arrays in, numbers out.
 
 `outcomes` reads the logits once and keeps a few numbers per image; every metric is then a fast function of 1-D arrays,
 so that it can be called a thousand times inside `edgebench.stats.bootstrap`. The equal-mass estimators sort by
@@ -11,7 +11,7 @@ All results are fractions or nats, never percent.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -29,13 +29,19 @@ BINS = 15
 MIN_IMAGES_DEBIASED = 2 * BINS
 """A debiased estimate needs two images in every bin to know the bin's noise."""
 TOP = 5
+MOST_DISTINCT = 2**16
+"""Where `distinct_values` stops counting: no output of 16 bits has more."""
 _ROWS = 1024
 # A float64 copy of 50,000 x 1,000 logits is 400 MB, too much beside a runtime on a 4 GB board: work in row blocks.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Outcomes:
-    """What one pass over labelled images says about each of them; all arrays have shape (N,)."""
+    """What one pass over labelled images says about each of them; arrays have shape (N,) where nothing else is said.
+
+    Less than 100 bytes per image, so that it can be kept where logits are too large to. The target's logit is
+    `energy` - `nll`.
+    """
 
     predicted: IntArray
     """Class with the largest logit; the lowest index wins a tie."""
@@ -49,10 +55,27 @@ class Outcomes:
     """Negative log-likelihood of the target, in nats."""
     brier: FloatArray
     """Squared distance between probabilities and one-hot target, summed over classes: 0 to 2."""
+    energy: FloatArray
+    """Logarithm of the summed exponentials of all logits, which the softmax forgets."""
+    max_logit: FloatArray
+    """The largest logit."""
+    entropy: FloatArray
+    """Of the probabilities, in nats: 0 to ln K."""
+    runner_up: FloatArray
+    """Second largest probability; 0 with one class."""
+    top5: npt.NDArray[np.int32]
+    """Classes of the largest logits, largest first, the lowest index first on ties (N, min(5, K))."""
+    classes: int
+    """How many the logits were of (K)."""
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.correct)
+
+    @property
+    def margin(self) -> FloatArray:
+        """Largest less second largest probability (N,): small where a little noise changes the answer."""
+        return self.confidence - self.runner_up
 
     @property
     def certain(self) -> int:
@@ -61,7 +84,10 @@ class Outcomes:
 
     def take(self, indices: IntArray) -> Outcomes:
         """Return the outcomes of the images at `indices` (M,), in that order and as often as they are named."""
-        return Outcomes(**{field.name: getattr(self, field.name)[indices] for field in fields(self)})
+        return Outcomes(classes=self.classes, **{name: getattr(self, name)[indices] for name in _PER_IMAGE})
+
+
+_PER_IMAGE = tuple(field.name for field in fields(Outcomes) if field.name != "classes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -74,6 +100,19 @@ class Bins:
     """Mean top-label confidence in the bin; NaN where the bin is empty."""
     accuracy: FloatArray
     """Share of correct images in the bin; NaN where the bin is empty."""
+
+
+class Divergences(NamedTuple):
+    """How far a variant's outputs are from the reference's on the same images; all arrays have shape (N,)."""
+
+    kl: FloatArray
+    """KL(reference || variant) of the class probabilities, in nats."""
+    js: FloatArray
+    """Jensen-Shannon divergence of the class probabilities, in nats: 0 to ln 2, the same both ways."""
+    logit_mean: FloatArray
+    """Mean absolute difference of the logits, over classes."""
+    logit_max: FloatArray
+    """Largest absolute difference of a logit."""
 
 
 class _Sums(NamedTuple):
@@ -113,41 +152,59 @@ def outcomes(logits: Logits, targets: npt.NDArray[np.integer[Any]]) -> Outcomes:
         InvalidInput: A logit is NaN or infinite.
     """
     refuse_unlabelled(logits, targets)
-    parts = [_outcomes(logits[rows], targets[rows].astype(np.int64)) for rows in row_blocks(len(logits))]
-    return Outcomes(**{field.name: np.concatenate([getattr(part, field.name) for part in parts])
-                       for field in fields(Outcomes)})
+    return joined([_outcomes(logits[rows], targets[rows].astype(np.int64)) for rows in row_blocks(len(logits))])
+
+
+def joined(parts: Sequence[Outcomes]) -> Outcomes:
+    """Return the outcomes of all parts, one after the other.
+
+    Raises:
+        ValueError: No parts, or parts with different numbers of classes.
+    """
+    classes = {part.classes for part in parts}
+    if len(classes) != 1:
+        raise ValueError(f"expected parts of the same number of classes, got {sorted(classes)}")
+    return Outcomes(classes=classes.pop(), **{name: np.concatenate([getattr(part, name) for part in parts])
+                                              for name in _PER_IMAGE})
 
 
 def _outcomes(logits: Logits, targets: IntArray) -> Outcomes:
     rows = np.arange(len(logits))
-    shifted = minus_largest(logits)
-    powers = np.exp(shifted)
-    total = powers.sum(axis=1)
-    of_target = shifted[rows, targets][:, None]
-    earlier = np.arange(logits.shape[1]) < targets[:, None]
-    rank = np.count_nonzero((shifted > of_target) | ((shifted == of_target) & earlier), axis=1)
+    shifted, top = minus_largest(logits), _largest(logits, TOP)
+    residual = np.exp(shifted)
+    total = residual.sum(axis=1)
+    residual /= total[:, None]
+    runner_up = residual[rows, top[:, 1]] if logits.shape[1] > 1 else np.zeros(len(rows))
+    # Both terms are 0 or more, and a probability of 0 adds nothing; -sum(p ln p) would take its logarithm.
+    entropy = np.log(total) - np.einsum("nk,nk->n", residual, shifted)
     # Subtract the one-hot target before squaring: sum(p^2) - 2 p_y + 1 cancels and can come out below zero.
-    residual = powers / total[:, None]
     residual[rows, targets] -= 1.0
+    largest = logits[rows, top[:, 0]].astype(np.float64)
     return Outcomes(
-        predicted=shifted.argmax(axis=1).astype(np.int64),
+        predicted=top[:, 0].astype(np.int64),
         confidence=1.0 / total,
-        correct=rank == 0,
-        in_top5=rank < TOP,
-        nll=np.log(total) - of_target[:, 0],
+        correct=top[:, 0] == targets,
+        in_top5=(top == targets[:, None]).any(axis=1),
+        nll=np.log(total) - shifted[rows, targets],
         brier=np.einsum("nk,nk->n", residual, residual),
+        energy=largest + np.log(total),
+        max_logit=largest,
+        entropy=entropy,
+        runner_up=runner_up,
+        top5=top,
+        classes=logits.shape[1],
     )
 
 
-def accuracy(correct: BoolArray) -> float:
-    """Return the share of true entries (N,): top-1 accuracy of `Outcomes.correct`, top-5 of `Outcomes.in_top5`.
-
-    Raises:
-        ValueError: No images.
-    """
-    if correct.size == 0:
-        raise ValueError("expected at least one image, got 0")
-    return float(np.count_nonzero(correct) / correct.size)
+def _largest(logits: Logits, count: int) -> npt.NDArray[np.int32]:
+    """Return the classes of the min(count, K) largest logits (N, min(count, K)), the lowest index first on ties."""
+    rows, left = np.arange(len(logits)), np.array(logits)
+    top = np.empty((len(logits), min(count, logits.shape[1])), np.int32)
+    # So few rounds are faster than any sort, and argmax keeps the rule for ties.
+    for place in range(top.shape[1]):
+        top[:, place] = left.argmax(axis=1)
+        left[rows, top[:, place]] = -np.inf
+    return top
 
 
 def reliability_bins(confidence: FloatArray, correct: BoolArray, bins: int = BINS) -> Bins:
@@ -188,7 +245,14 @@ def ece_equal_width(confidence: FloatArray, correct: BoolArray, bins: int = BINS
     Source:
         Guo et al. 2017 (arXiv:1706.04599), equation 3, with the bin edges of the Beyond-ImageNet-Accuracy code.
     """
-    return _gap(_equal_width(confidence, correct, bins))
+    return binned_error(reliability_bins(confidence, correct, bins))
+
+
+def binned_error(bins: Bins) -> float:
+    """Return the mean gap between confidence and accuracy of bins, weighted by their images; empty bins add 0."""
+    filled = bins.n > 0
+    gap = np.abs(bins.confidence[filled] - bins.accuracy[filled])
+    return float(np.dot(bins.n[filled], gap) / bins.n.sum())
 
 
 def ece_equal_mass(confidence: FloatArray, correct: BoolArray, bins: int = BINS) -> float:
@@ -335,18 +399,8 @@ def flips(correct_reference: BoolArray, correct: BoolArray) -> tuple[int, int]:
     return int(np.count_nonzero(correct_reference & ~correct)), int(np.count_nonzero(~correct_reference & correct))
 
 
-def disagreement(predicted_reference: IntArray, predicted: IntArray) -> float:
-    """Return the share of images (N,) on which two variants predict different classes, right or wrong.
-
-    Raises:
-        ValueError: No images, or shapes that differ.
-    """
-    _refuse_unpaired(predicted_reference, predicted)
-    return float(np.count_nonzero(predicted_reference != predicted) / predicted.size)
-
-
-def kl_divergence(logits_reference: Logits, logits: Logits) -> FloatArray:
-    """Return KL(reference || variant) of the class probabilities per image (N,), in nats; its mean is the usual score.
+def divergences(logits_reference: Logits, logits: Logits) -> Divergences:
+    """Return how far a variant's outputs are from the reference's, image by image.
 
     Args:
         logits_reference: Of the reference (N, K).
@@ -359,14 +413,36 @@ def kl_divergence(logits_reference: Logits, logits: Logits) -> FloatArray:
     _refuse_unpaired(logits_reference, logits)
     _refuse_non_finite(logits_reference)
     _refuse_non_finite(logits)
-    return np.concatenate([_kl_divergence(logits_reference[rows], logits[rows]) for rows in row_blocks(len(logits))])
+    parts = [_divergences(logits_reference[rows], logits[rows]) for rows in row_blocks(len(logits))]
+    return Divergences(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _kl_divergence(logits_reference: Logits, logits: Logits) -> FloatArray:
-    reference = log_softmax(logits_reference)
-    divergence: FloatArray = np.einsum("nk,nk->n", np.exp(reference), reference - log_softmax(logits))
+def _divergences(logits_reference: Logits, logits: Logits) -> Divergences:
+    reference, variant = log_softmax(logits_reference), log_softmax(logits)
+    ratio = variant - reference
+    of_reference, of_variant = np.exp(reference, out=reference), np.exp(variant, out=variant)
+    kl: FloatArray = -np.einsum("nk,nk->n", of_reference, ratio)
+    # With the mixture m and r = log(q/p), log(p/m) is ln 2 - ln(1 + e^r), and log(q/m) the same of -r. Neither takes a
+    # logarithm of m, which may be 0, and equal probabilities give 0 up to one rounding.
+    both = math.log(2.0) - np.log1p(np.exp(-np.abs(ratio)))
+    js: FloatArray = (np.einsum("nk,nk->n", of_reference, both - np.maximum(ratio, 0.0))
+                      + np.einsum("nk,nk->n", of_variant, both + np.minimum(ratio, 0.0))) / 2.0
+    change = np.abs(logits.astype(np.float64) - logits_reference)
     # Rounding takes nearly equal logits to -1e-17 and the like.
-    return divergence.clip(min=0.0)
+    return Divergences(kl.clip(min=0.0), js.clip(0.0, math.log(2.0)), change.mean(axis=1), change.max(axis=1))
+
+
+def distinct_values(logits: Logits, most: int = MOST_DISTINCT) -> int:
+    """Return how many different values there are among all logits (N, K); `most` where there are as many or more.
+
+    An output tensor of 8 bits has at most 256, one of 16 bits 65,536.
+    """
+    seen = np.empty(0, logits.dtype)
+    for rows in row_blocks(len(logits)):
+        seen = np.union1d(seen, logits[rows])
+        if seen.size >= most:
+            return most
+    return int(seen.size)
 
 
 def minus_largest(logits: Logits) -> FloatArray:

@@ -10,15 +10,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from edgebench import __version__, artifacts, backends, catalog, environment, evaluate, latency, properties, report
-from edgebench.datasets import DEMO, ImageSet, identity, open_images, open_sets, targets
-from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput, UsageError, writing
-from edgebench.imagecache import cached
+from edgebench.datasets import ImageSet, open_images
+from edgebench.errors import CannotMeasure, EdgebenchError, UsageError, unknown, writing
+from edgebench.named_sets import open_sets
+from edgebench.planning import Planner, Wanted
 from edgebench.record import (
     RUN_SCHEMA,
     Artifact,
     Caveat,
     ColdStart,
     Device,
+    PassRecord,
     Preprocess,
     Recipe,
     Reference,
@@ -63,6 +65,15 @@ class Request:
     preprocess: Path | None = None
     """TOML file of a `Preprocess`."""
     preset: str = "native"
+    """``native``: what the weights were tuned for; ``paper``: the published protocols, literally."""
+    ood: tuple[str, ...] = ()
+    """Folders of images that the model was not made for."""
+    sweep_images: int | None = None
+    """Images per generated corruption and level of invariance; None: 5 of each class and at least 200; 0: all."""
+    store: str = "logits"
+    """``logits``, or ``compact``: a few numbers per image."""
+    resolutions: tuple[int, ...] = ()
+    """Other input sizes to export graphs for, so that invariance to resolution can be measured."""
     threads: int | None = None
     """None: the usable CPUs."""
     batch: int = 16
@@ -120,11 +131,14 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
     chosen, missing = properties.usable(request.properties, request.data)
     if request.budget is not None:
         latency.budget(request.budget)
-    if request.preset != "native":
-        raise UsageError(f"unknown preset {request.preset!r}", "known: native")
-    for name, number in (("--threads", request.threads), ("--batch", request.batch)):
-        if number is not None and number < 1:
-            raise UsageError(f"{name}: expected 1 or more, got {number}")
+    if request.preset not in properties.PRESETS:
+        raise unknown("preset", request.preset, properties.PRESETS)
+    if request.store not in ("logits", "compact"):
+        raise unknown("store", request.store, ("logits", "compact"))
+    for name, number, least in (("--threads", request.threads, 1), ("--batch", request.batch, 1),
+                                ("--sweep-images", request.sweep_images, 0)):
+        if number is not None and number < least:
+            raise UsageError(f"{name}: expected {least} or more, got {number}")
     _check_writable(request.out)
     images = [one for location in request.data for one in open_sets(location)]
     for one in images:
@@ -132,7 +146,7 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
     result = Result(out=request.out)
     variants = list(_variants(request, device, images, result, progress, note))
     _refuse_foreign_results(request, variants)
-    passes = _Passes(request, chosen, missing, variants, progress, note)
+    planner = _planner(request, chosen, variants, progress, note)
     if request.force:
         _set_aside(request.out, variants)
     for number, variant in enumerate(variants, 1):
@@ -140,7 +154,7 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
             progress(prefix + what, share)
 
         try:
-            result.runs.append(_run_variant(request, device, chosen, variant, passes,
+            result.runs.append(_run_variant(request, device, chosen, variant, (planner, missing),
                                             _finished(request.out, result.runs), told))
         except EdgebenchError as error:
             result.failures.append(Failure(what=variant.name, error=error))
@@ -232,7 +246,7 @@ def _exported(request: Request, model: str, device: Device, images: Sequence[Ima
                             "; ".join(f"{skip.what}: {skip.reason}" for skip in result.skips))
     for recipe, built in export.export_all(
             source, kept, request.out / "artifacts", calibration=calibration, images=images[0] if images else None,
-            force=True, progress=lambda what, done, total: progress(what, done / total)):
+            resolutions=request.resolutions, force=True, progress=lambda what, done, total: progress(what, done / total)):
         if isinstance(built, Path):
             yield built, artifacts.verify(built)
         else:
@@ -250,104 +264,28 @@ def _reason_against(recipe: Recipe, *, has_calibration: bool) -> str | None:
     return None
 
 
-class _Passes:
-    """The passes of each variant, with images decoded once per preprocessing."""
+def _planner(request: Request, chosen: tuple[str, ...], variants: Sequence[_Variant], progress: Progress,
+             note: Callable[[str], None]) -> Planner:
+    """Return the planner, after it has planned every variant: unfit data should stop the work before hours of timing.
 
-    def __init__(self, request: Request, chosen: Sequence[str], missing: Sequence[Skip], variants: Sequence[_Variant],
-                 progress: Progress, note: Callable[[str], None]) -> None:
-        self._made: dict[str, tuple[tuple[PassJob, ...], tuple[Caveat, ...]]] = {}
-        self._request, self._progress, self._note = request, progress, note
-        self._chosen, self._missing = chosen, missing
-        self._excluded = {digest for variant in variants if variant.artifact.calibration
-                          for digest in variant.artifact.calibration.image_sha256}
-        # Data that a model's classes do not fit should stop the work before hours of timing, not after.
-        for variant in variants:
-            self.of(variant)
-            reason = self.reason_against(variant.artifact)
-            if reason and chosen and (request.budget is None or list(request.properties) != ["all"]):
-                raise CannotMeasure(f"{variant.name} cannot be evaluated: {reason}")
-
-    @property
-    def skips(self) -> tuple[Skip, ...]:
-        """What was chosen and has no data, or misses a package."""
-        made = {job.dataset.name for jobs, _ in self._made.values() for job in jobs}
-        return (*self._missing, *(Skip(what=name, reason=f"needs {properties.get(name).NEEDS}")
-                                  for name in self._chosen if not properties.get(name).passes(sorted(made))))
-
-    def reason_against(self, artifact: Artifact) -> str | None:
-        """Return why this artifact's quality is not evaluated, or None."""
-        if not self._chosen:
-            return "not asked for"
-        if artifact.model.weights == "random":
-            return "random weights have latency but no accuracy"
-        if not self._locations(artifact):
-            return "no labelled images were given: pass --data ROOT"
-        return None
-
-    def _locations(self, artifact: Artifact) -> tuple[str, ...]:
-        return self._request.data or ((DEMO,) if artifact.model.id == DEMO else ())
-
-    def of(self, variant: _Variant) -> tuple[tuple[PassJob, ...], tuple[Caveat, ...]]:
-        """Return the passes of a variant, and what is doubtful about the data."""
-        artifact = variant.artifact
-        reason = self.reason_against(artifact)
-        if reason is not None:
-            if artifact.model.weights == "random" and self._chosen and list(self._request.properties) != ["all"]:
-                raise UsageError(f"--weights random cannot be evaluated: {reason}", "use --properties none")
-            return (), ()
-        if artifact.preprocess is None:
-            raise InvalidInput(f"the preprocessing of {artifact.model.id} is unknown, so images cannot be fed to it",
-                               "pass --preprocess FILE (docs/preprocessing.md), or --properties none for latency alone")
-        outputs = artifact.outputs[0].shape[-1]
-        if not isinstance(outputs, int):
-            raise InvalidInput(f"{variant.folder}: the number of classes is not fixed in the model")
-        key = repr((artifact.preprocess, artifact.classes, outputs))
-        if key not in self._made:
-            everything = [one for location in self._locations(artifact) for one in open_sets(location)]
-            sets = {one.name: one for one in everything}
-            if len(sets) < len(everything):
-                twice = next(one.name for one in everything if sets[one.name] is not one)
-                raise UsageError(f"two data sets are called {twice!r}", "rename one of the folders")
-            jobs, doubts = [], list[Caveat]()
-            for needed in properties.united_passes(self._chosen, sorted(sets)):
-                job, found = self._prepare(sets[needed.dataset], artifact, outputs)
-                jobs.append(job)
-                doubts += found
-            self._made[key] = tuple(jobs), tuple(doubts)
-        return self._made[key]
-
-    def _prepare(self, images: ImageSet, artifact: Artifact, outputs: int) -> tuple[PassJob, list[Caveat]]:
-        assert artifact.preprocess is not None
-        wanted, used, assumed = targets(images, artifact.classes, outputs)
-        cache = cached(images.items, artifact.preprocess,
-                       lambda done, total: self._progress(f"decoding {images.name}", done / total))
-        doubts = []
-        if assumed:
-            doubts.append(Caveat(code="assumed-classes", hint="pass --classes FILE to be certain",
-                                 message=f"{images.name}: the model has no class map; its outputs were taken to be "
-                                         f"{', '.join(used.ids[:3])}{', …' * (len(used.ids) > 3)} in this order"))
-        if cache.unreadable:
-            name, reason = cache.unreadable[0]
-            doubts.append(Caveat(
-                code="unreadable-images", hint="repair or remove them; every variant left out the same images",
-                message=f"{images.name}: {len(cache.unreadable)} of {len(images.items)} images left out, "
-                        f"the first: {name}: {reason}"))
-        rows = [row for row, k in enumerate(cache.kept) if cache.hashes[k] not in self._excluded]
-        removed = len(cache.kept) - len(rows)
-        if removed:
-            doubts.append(Caveat(
-                code="calibration-images-left-out", hint="give separate images with --calibration-data",
-                message=f"{images.name}: {removed} images chose the INT8 ranges and were left out of the evaluation"))
-        if not rows:
-            raise InvalidInput(f"every image of {images.source} was used for quantization calibration",
-                               "give separate images with --calibration-data")
-        kept = [cache.kept[row] for row in rows]
-        for doubt in doubts:
-            self._note(doubt.message)
-        return PassJob(
-            dataset=identity(images, kept, cache.hashes, wanted), condition="clean", preset=artifact.preprocess.preset,
-            cache=str(cache.folder), rows=tuple(rows), ids=tuple(images.items[k].id for k in kept),
-            targets=tuple(wanted[k] for k in kept)), doubts
+    Raises:
+        UsageError: Quality was asked for by name where there can be none.
+        InvalidInput: Data that the model's classes do not fit.
+    """
+    excluded = frozenset(digest for variant in variants if variant.artifact.calibration
+                         for digest in variant.artifact.calibration.image_sha256)
+    planner = Planner(
+        Wanted(properties=chosen, data=request.data, ood=request.ood, preset=request.preset,
+               sweep_images=request.sweep_images, compact=request.store == "compact"), excluded, progress, note)
+    by_name = bool(chosen) and list(request.properties) != ["all"]
+    for variant in variants:
+        reason = planner.reason_against(variant.artifact)
+        if reason and by_name and variant.artifact.model.weights == "random":
+            raise UsageError(f"--weights random cannot be evaluated: {reason}", "use --properties none")
+        planner.of(variant.artifact)
+        if reason and chosen and (request.budget is None or by_name):
+            raise CannotMeasure(f"{variant.name} cannot be evaluated: {reason}")
+    return planner
 
 
 def _refuse_foreign_results(request: Request, variants: Sequence[_Variant]) -> None:
@@ -371,20 +309,22 @@ def _set_aside(out: Path, variants: Sequence[_Variant]) -> None:
                 stale.unlink(missing_ok=True)
 
 
-def _run_variant(request: Request, device: Device, chosen: tuple[str, ...], variant: _Variant, passes: _Passes,
-                 earlier: Sequence[Run], progress: Progress) -> Run:
+def _run_variant(request: Request, device: Device, chosen: tuple[str, ...], variant: _Variant,
+                 planned: tuple[Planner, Sequence[Skip]], earlier: Sequence[Run], progress: Progress) -> Run:
     out, artifact = request.out / variant.name, variant.artifact
-    jobs, doubts = passes.of(variant)
+    planner, missing = planned
+    plan = planner.of(artifact)
+    jobs, records = plan.passes, tuple(_record(job) for job in plan.passes)
     settings = Settings(
         budget=request.budget or "none", threads=request.threads or environment.usable_cpus(),
         batch=artifacts.fixed_batch(artifact) or request.batch, preset=request.preset, properties=chosen,
-        data=", ".join(job.dataset.source for job in jobs) or None)
+        data=", ".join(dict.fromkeys(job.dataset.source for job in jobs)) or None,
+        sweep_images=request.sweep_images, store="compact" if request.store == "compact" else "logits")
     file = out / "run.json"
     if file.exists():
         kept = load(file)
-        evaluated = {one.dataset.digest for one in kept.evaluations}
-        if (replace(kept.settings, data=None), kept.artifact.digest, evaluated) == (
-                replace(settings, data=None), artifact.digest, {job.dataset.digest for job in jobs}):
+        if (replace(kept.settings, data=None), kept.artifact.digest, set(map(_known, kept.passes))) == (
+                replace(settings, data=None), artifact.digest, set(map(_known, records))):
             # A reference that was measured since is worth scoring against: timings and predictions are kept.
             if kept.reference is not None or _reference(artifact, earlier) is None:
                 progress("kept from before", 1.0)
@@ -398,19 +338,23 @@ def _run_variant(request: Request, device: Device, chosen: tuple[str, ...], vari
     progress("scoring", 0.0)
     found = load_measurement(out)
     reference = _reference(artifact, earlier)
-    mine = evaluate.load_passes(out, {job.key: job.dataset for job in jobs}, artifact.digest)
-    others = evaluate.load_passes(request.out / reference.variant, evaluate.passes_of(reference),
-                                  reference.artifact.digest) if reference else None
-    evaluations = evaluate.score(chosen, mine, others)
+    mine = evaluate.load_passes(out, records, artifact.digest)
+    # A reference that saw other images of a set has nothing to say about these.
+    seen = set(map(_known, records))
+    others = evaluate.load_passes(
+        request.out / reference.variant, [one for one in reference.passes if _known(one) in seen],
+        reference.artifact.digest) if reference else None
+    evaluations = evaluate.score(chosen, mine, others, request.preset)
     run = Run(
         schema=RUN_SCHEMA, variant=variant.name, created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         edgebench=__version__, artifact=artifact, device=device, environment=found.environment, settings=settings,
         precision=found.precision, golden_max_abs_difference=found.golden_max_abs_difference,
         cold_start=found.cold_start, peak_host_memory_bytes=found.peak_host_memory_bytes, traces=found.traces,
-        performance=_performance(found, artifact), evaluations=evaluations,
+        performance=_performance(found, artifact), evaluations=evaluations, passes=records,
         reference=_named(reference),
-        caveats=(*artifact.caveats, *_timing_caveats(found, artifact), *doubts, *evaluate.caveats(evaluations, mine)),
-        skips=_skips(request, artifact, passes, found, reference))
+        caveats=(*artifact.caveats, *_timing_caveats(found, artifact), *plan.caveats, *evaluate.caveats(evaluations, mine)),
+        skips=(*_skips(request, artifact, planner, found), *(missing if jobs else ()), *plan.skips,
+               *_uncompared(artifact, jobs, reference)))
     dump(run, file)
     (out / OLD).unlink(missing_ok=True)
     return run
@@ -466,15 +410,32 @@ def _timing_caveats(found: Measurement, artifact: Artifact) -> tuple[Caveat, ...
     return tuple(doubts)
 
 
-def _skips(request: Request, artifact: Artifact, passes: _Passes, found: Measurement, reference: Run | None,
-           ) -> tuple[Skip, ...]:
-    reason = passes.reason_against(artifact)
-    skips = list(passes.skips) if reason is None else [Skip(what="quality", reason=reason)]
-    if reason is None and reference is None and artifact.recipe.precision != "fp32":
-        skips.append(Skip(what="comparison with the reference",
-                          reason="no FP32 sibling of this model was profiled with it"))
+def _skips(request: Request, artifact: Artifact, planner: Planner, found: Measurement) -> tuple[Skip, ...]:
+    reason = planner.reason_against(artifact)
+    skips = [] if reason is None else [Skip(what="quality", reason=reason)]
     if request.budget is None:
         skips.append(Skip(what="latency", reason="not asked for"))
     if found.golden_max_abs_difference is None:
         skips.append(Skip(what="golden outputs", reason="the artifact carries none"))
     return tuple(skips)
+
+
+def _uncompared(artifact: Artifact, jobs: Sequence[PassJob], reference: Run | None) -> tuple[Skip, ...]:
+    """Say on which data there is no comparison with the reference."""
+    if not jobs or artifact.recipe.precision == "fp32":
+        return ()
+    if reference is None:
+        return (Skip(what="comparison with the reference",
+                     reason="no FP32 sibling of this model was profiled with it"),)
+    seen = set(map(_known, reference.passes))
+    unpaired = sorted({job.dataset.name for job in jobs if _known(_record(job)) not in seen})
+    return (Skip(what="comparison with the reference",
+                 reason=f"{reference.variant} saw other images of {', '.join(unpaired)}, or none"),) if unpaired else ()
+
+
+def _record(job: PassJob) -> PassRecord:
+    return PassRecord(dataset=job.dataset, condition=job.condition, preset=job.preset)
+
+
+def _known(one: PassRecord) -> tuple[str, str, str, str]:
+    return one.dataset.name, one.dataset.digest, one.condition, one.preset

@@ -207,6 +207,16 @@ class Caveat:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResolutionEntry:
+    """The model at another input size, built by the same recipe."""
+
+    size_px: int
+    """Height and width of its input."""
+    entry: str
+    """The file that the runtime opens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
     """The manifest of a deployable folder: what it holds, how it was made, how to feed and read it."""
 
@@ -229,6 +239,8 @@ class Artifact:
     """Versions of what built it."""
     created_at: str
     """UTC, ISO 8601."""
+    resolutions: tuple[ResolutionEntry, ...] = ()
+    """The same model for inputs of other sizes, for the resolution sweep alone; they do not ship."""
     caveats: tuple[Caveat, ...] = ()
     """Doubts that export had."""
     sealed: str = ""
@@ -240,7 +252,7 @@ class Artifact:
         files = sorted((entry.path, entry.sha256) for entry in self.files)
         parts = [files, *(to_builtins(part) for part in (
             self.model, self.recipe, self.entry, self.inputs, self.outputs, self.preprocess, self.classes,
-            self.calibration))]
+            self.calibration, self.resolutions))]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -389,15 +401,25 @@ class DatasetIdentity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PassRecord:
+    """One sweep over a data set whose predictions are stored beside the run file."""
+
+    dataset: DatasetIdentity
+    condition: str
+    """``clean``, or how the images were changed, such as ``gaussian_noise:3`` or ``scale:0.7``."""
+    preset: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """One property on one pass (dataset, condition, preset)."""
+    """One property on one data set, under one condition or a family of them."""
 
     property: str
     dataset: DatasetIdentity
     condition: str
     preset: str
-    predictions: str
-    """npz beside the run file with ``logits``, ``targets`` and ``ids``."""
+    predictions: tuple[str, ...]
+    """npz files behind it, from the folder of the run file, each with ``logits``, ``targets`` and ``ids``."""
     scores: tuple[Score, ...]
     reliability: tuple[ReliabilityBin, ...] = ()
     reference_scores: tuple[Score, ...] = ()
@@ -431,6 +453,10 @@ class Settings:
     preset: str
     properties: tuple[str, ...]
     data: str | None
+    sweep_images: int | None = None
+    """Images per generated corruption and level of invariance; None: 5 of each class and at least 200; 0: all."""
+    store: Literal["logits", "compact"] = "logits"
+    """Whether whole logits were stored, or a few numbers per image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -457,6 +483,8 @@ class Run:
     performance: tuple[Score, ...]
     """Derived from `traces`, `cold_start`, memory and artifact size."""
     evaluations: tuple[Evaluation, ...]
+    passes: tuple[PassRecord, ...]
+    """What was run and stored; every evaluation can be computed afresh from it."""
     reference: Reference | None
     caveats: tuple[Caveat, ...]
     skips: tuple[Skip, ...]

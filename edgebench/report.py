@@ -1,6 +1,6 @@
 """Runs told to people: a table, Markdown, one self-contained HTML page, and the headline numbers for machines.
 
-The only place, with `charts`, where fractions become percent, seconds milliseconds and bytes megabytes.
+The only place, with the modules that draw, where fractions become percent, seconds milliseconds and bytes megabytes.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ from typing import Any, TypeVar
 import jinja2
 
 from edgebench import catalog, record
-from edgebench.charts import Variant, charts, decimals, fixed, span, trace_of
+from edgebench.charts import charts
+from edgebench.drawing import Variant, headline_score, trace_of
 from edgebench.errors import InvalidInput
-from edgebench.record import Caveat, Run, Score
+from edgebench.property_charts import property_charts
+from edgebench.record import Caveat, Run
+from edgebench.score_tables import PLAIN, Cell, cell, distinct, interval, methods, score_groups
+from edgebench.wording import BACKENDS, BOUNDARIES, decimals, fixed, listed, title
 
 SUMMARY_SCHEMA = "edgebench.summary/1"
 # History: 1 (0.1.0) first published form.
@@ -29,46 +33,15 @@ CHANGES = ("accuracy_top1_change", "negative_flips", "positive_flips", "mcnemar_
 COLUMNS = (("Top-1 %", "accuracy_top1", 100.0), ("ECE %", "ece15_ew", 100.0), ("p50 ms", "latency_p50", 1e3),
            ("p99 ms", "latency_p99", 1e3), ("img/s", "throughput_offline", 1.0), ("Speed-up", "", 1.0),
            ("Size MB", "artifact_size", 1e-6), ("Neg. flips %", "negative_flips", 100.0))
-UNITS = {"s": (1e3, "ms"), "bytes": (1e-6, "MB"), "fraction": (100.0, "%"), "images/s": (1.0, "img/s"), "1": (1.0, "")}
 # Words in what a run says it skipped, by the score that is then absent.
 SKIPS = {"accuracy_top1": ("accuracy", "quality"), "ece15_ew": ("calibration", "quality"), "latency_p50": ("latency",),
          "latency_p99": ("latency",), "throughput_offline": ("throughput", "latency"),
          "negative_flips": ("comparison with the reference", "quality")}
-BACKENDS = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
-BOUNDARIES = {"host_to_host": "host to host", "compute": "device work alone"}
 PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8")
-TITLES = {
-    "latency_p50": "Latency p50", "latency_p90": "Latency p90", "latency_p95": "Latency p95",
-    "latency_p99": "Latency p99", "latency_mean": "Mean latency", "throughput_offline": "Offline throughput",
-    "accuracy_top1": "Top-1", "accuracy_top5": "Top-5", "mcnemar_p": "McNemar p", "kl_divergence": "KL divergence",
-    "ece15_ew": "ECE", "ece15_ew_null": "ECE by chance", "ece_em": "ECE equal-mass", "nll": "NLL",
-    "ece_debiased_l2": "ECE debiased L2", "ece_debiased_l1": "ECE debiased L1",
-    "ece_debiased_l2_squared": "ECE debiased L2 squared", "signed_gap": "Confidence − accuracy",
-    "ece_sweep": "ECE sweep", "smece": "Smooth ECE", "mce": "Largest calibration gap (MCE)", "cwece": "Class-wise ECE",
-    "cwece_thresholded": "Class-wise ECE, p > 0.001", "aurc": "AURC", "e_aurc": "Excess AURC", "augrc": "AUGRC",
-    "auroc_fd": "AUROC of confidence for errors", "coverage_at_5_risk": "Coverage at 5 % risk",
-    "risk_at_80_coverage": "Risk at 80 % coverage", "ece15_ew_scaled": "ECE after temperature scaling",
-    "nll_scaled": "NLL after temperature scaling",
-    "ece15_ew_scaled_by_reference": "ECE after scaling by the reference's temperature",
-    "nll_scaled_by_reference": "NLL after scaling by the reference's temperature",
-}
 _NO_REFERENCE = "there is no reference to compare with"
 _WHAT_TO_NAME = "name a run.json, the folder that holds it, or the --out folder of 'edgebench profile'"
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """One value in words."""
-
-    text: str
-    detail: str = ""
-    """Its interval, or why it is absent."""
-    arm: str = ""
-    """The longer arm of its interval."""
-    mark: str = ""
-    """Superscript of the footnote that says why it is absent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +110,7 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
         "datasets": [one.dataset.name for one in variant.run.evaluations if one.property == "accuracy"],
         "scores": {name: {"value": score.value, "low": score.low, "high": score.high, "unit": score.unit}
                          | ({"reason": score.reason} if score.value is None else {})
-                   for name in HEADLINE if (score := variant.run.score(name))},
+                   for name in HEADLINE if (score := headline_score(variant.run, name))},
         "caveats": [caveat.code for caveat in variant.run.caveats],
         "skips": [record.to_builtins(skip) for skip in variant.run.skips],
     } for variant in _variants(runs)]}
@@ -156,7 +129,8 @@ def html(runs: Sequence[Run]) -> str:
     rows, notes = _headline_rows(variants)
     return _render("report.html.j2", {
         **_context(variants), "headers": _headers(), "rows": list(zip(variants, rows, strict=True)), "notes": notes,
-        "charts": charts(variants), "groups": _score_groups(variants), "plotly": get_plotlyjs()})
+        "charts": charts(variants), "properties": property_charts(variants), "groups": score_groups(variants),
+        "plotly": get_plotlyjs()})
 
 
 def _render(template: str, context: Mapping[str, object]) -> str:
@@ -248,7 +222,7 @@ def _differences(one: Run, two: Run) -> list[str]:
 
 
 def _value(run: Run, name: str) -> float | None:
-    score = run.score(name)
+    score = headline_score(run, name)
     return score.value if score else None
 
 
@@ -267,13 +241,15 @@ def _speedup(variant: Variant) -> float | str:
 
 
 def _why_absent(run: Run, name: str) -> str:
-    score = run.score(name)
+    score = headline_score(run, name)
     if score is not None:
         return score.reason or "not measured"
     skip = next((skip for word in SKIPS.get(name, ()) for skip in run.skips if word in skip.what), None)
     if skip is not None:
         return skip.reason
-    return _NO_REFERENCE if name == "negative_flips" and run.reference is None else f"{_title(name)} is not in this run"
+    if name == "negative_flips" and run.reference is None:
+        return _NO_REFERENCE
+    return f"{title(name)} is not in this run"
 
 
 def _headers() -> tuple[str, ...]:
@@ -293,7 +269,7 @@ def _headline_rows(variants: Sequence[Variant]) -> tuple[list[list[Cell]], list[
         found = [value * factor for variant in variants if (value := _value(variant.run, name)) is not None]
         places = decimals(found) if factor != 100 else 1 if images < 10_000 else 2
         for variant, cells in zip(variants, rows, strict=True):
-            score, ratio = variant.run.score(name), _speedup(variant)
+            score, ratio = headline_score(variant.run, name), _speedup(variant)
             if not variant.reference and header in ("Speed-up", "Neg. flips %") and any(
                     other.reference is not None and other.reference.run is variant.run for other in variants):
                 cells.append(Cell(text="ref."))
@@ -304,40 +280,25 @@ def _headline_rows(variants: Sequence[Variant]) -> tuple[list[list[Cell]], list[
                 cells.append(absent(_why_absent(variant.run, name)))
             else:
                 arm = max(abs((score.value if end is None else end) - score.value) for end in (score.low, score.high))
-                cells.append(Cell(text=fixed(score.value * factor, places), detail=_interval(score, factor, places),
+                cells.append(Cell(text=fixed(score.value * factor, places), detail=interval(score, factor, places),
                                   arm=fixed(arm * factor, places) if arm else ""))
     for variant, cells in zip(variants, rows, strict=True):
         cells.append(Cell(text=str(len(variant.run.caveats))))
     return rows, [*(f"{mark} {reason}" for reason, mark in notes.items()), *_general_notes(variants)]
 
 
-def _interval(score: Score, factor: float, places: int, *, sign: bool = False) -> str:
-    low, high = (None if end is None else end * factor for end in (score.low, score.high))
-    return span(low, high, places, sign=sign)
-
-
-def _distinct(values: Iterable[T]) -> list[T]:
-    return list(dict.fromkeys(values))
-
-
 def _general_notes(variants: Sequence[Variant]) -> list[str]:
     runs = [variant.run for variant in variants]
     notes = []
-    references = _distinct(variant.reference.label for variant in variants if variant.reference)
+    references = distinct(variant.reference.label for variant in variants if variant.reference)
     if references:
         whose = "" if len(references) == 1 else "each variant's own reference: "
         notes.append("Speed-up (ratio of median latencies) and negative flips (right before, wrong now) are against "
                      f"{whose}{', '.join(references)}.")
-    evaluated: dict[tuple[str, int, str], list[str]] = {}
-    for one in (evaluation for run in runs for evaluation in run.evaluations):
-        evaluated.setdefault((one.dataset.name, one.dataset.images, one.dataset.digest), []).append(one.property)
-    notes += [f"{_capitalized(', '.join(_distinct(names)))}: {name}, {fixed(images, 0)} images."
-              for (name, images, _), names in evaluated.items()]
-    if len({run.evaluations[0].dataset.digest for run in runs if run.evaluations}) > 1:
-        notes.append("Not all variants were evaluated on the same images: their accuracies are not comparable.")
+    notes += _data_notes(runs)
     several = [run for run in runs if len([one for one in run.evaluations if one.property == "accuracy"]) > 1]
     if several:
-        first = _distinct(run.evaluations[0].dataset.name for run in several)
+        first = distinct(run.evaluations[0].dataset.name for run in several)
         notes.append(f"Top-1, ECE and flips in the table: {', '.join(first)}; the other data sets stand in the scores "
                      "of the HTML report.")
     null = [fixed(value * 100, 1) for run in runs if (value := _value(run, "ece15_ew_null")) is not None]
@@ -347,19 +308,46 @@ def _general_notes(variants: Sequence[Variant]) -> list[str]:
                      f"{low if low == high else f'{low}–{high}'} % on as many images.")
     traces = [trace for run in runs if (trace := trace_of(run, "single-stream"))]
     if traces:
-        notes.append(f"Latency: single-stream, batch {', '.join(_distinct(str(trace.batch) for trace in traces))}, "
-                     f"{' or '.join(_distinct(BOUNDARIES[trace.boundary] for trace in traces))}, "
-                     f"threads: {', '.join(_distinct(str(trace.threads) for trace in traces))}.")
-    levels = _distinct(score.confidence for run in runs for name in ("accuracy_top1", "latency_p50")
-                       if (score := run.score(name)) and score.low is not None)
+        notes.append(f"Latency: single-stream, batch {', '.join(distinct(str(trace.batch) for trace in traces))}, "
+                     f"{' or '.join(distinct(BOUNDARIES[trace.boundary] for trace in traces))}, "
+                     f"threads: {', '.join(distinct(str(trace.threads) for trace in traces))}.")
+    levels = distinct(score.confidence for run in runs for name in ("accuracy_top1", "latency_p50")
+                       if (score := headline_score(run, name)) and score.low is not None)
     if levels:
         notes.append(f"Ranges are {' or '.join(f'{level * 100:g}' for level in levels)} % intervals.")
     return notes
 
 
+def _data_notes(runs: Sequence[Run]) -> list[str]:
+    """Return which images were evaluated: those of the table with their number, the others by name."""
+    plain: dict[tuple[str, int, str], list[str]] = {}
+    others: dict[str, dict[str, set[str]]] = {}
+    digests: dict[tuple[str, str, str], set[str]] = {}
+    headline = {one.dataset.digest for run in runs for one in run.evaluations if one.property in PLAIN}
+    for one in (evaluation for run in runs for evaluation in run.evaluations):
+        data = one.dataset
+        if data.digest in headline:
+            plain.setdefault((data.name, data.images, data.digest), []).append(one.property)
+        else:
+            others.setdefault(one.property, {}).setdefault(data.name.partition("/")[0], set()).add(data.name)
+        digests.setdefault((one.property, data.name, one.condition), set()).add(data.digest)
+    notes = [f"{_capitalized(', '.join(distinct(names)))}: {name}, {fixed(images, 0)} images."
+             for (name, images, _), names in plain.items()]
+    if others:
+        notes.append("Further images: " + "; ".join(f"{name} on " + ", ".join(
+            family if len(members) == 1 and family in members else f"{family} ({len(members)})"
+            for family, members in families.items()) for name, families in others.items()) + ".")
+    if len({run.evaluations[0].dataset.digest for run in runs if run.evaluations}) > 1:
+        notes.append("Not all variants were evaluated on the same images: their accuracies are not comparable.")
+    mixed = distinct(name for (of, name, _), found in digests.items() if len(found) > 1 and of not in PLAIN)
+    if mixed:
+        notes.append(f"Not all variants saw the same images of {listed(mixed)}.")
+    return notes
+
+
 def _headlines(variants: Sequence[Variant]) -> list[str]:
     """Return one plain sentence per model."""
-    models = _distinct(variant.run.artifact.model.id for variant in variants)
+    models = distinct(variant.run.artifact.model.id for variant in variants)
     if len(models) == 1:
         return [_sentence(variants)]
     sentences = []
@@ -371,7 +359,7 @@ def _headlines(variants: Sequence[Variant]) -> list[str]:
 
 def _sentence(variants: Sequence[Variant]) -> str:
     compared = [(float(known), variant) for variant in variants if not isinstance(known := _speedup(variant), str)]
-    flipped = [variant for variant in variants if variant.reference and variant.run.score("negative_flips")]
+    flipped = [variant for variant in variants if variant.reference and headline_score(variant.run, "negative_flips")]
     ratio, chosen = max(compared, key=lambda pair: pair[0], default=(None, flipped[0] if flipped else None))
     if chosen is None or chosen.reference is None:
         return _sentence_alone(min(variants, key=lambda variant: _value(variant.run, "latency_p50") or float("inf")))
@@ -384,13 +372,13 @@ def _sentence(variants: Sequence[Variant]) -> str:
         parts.append(f"is about as fast as {against}" if 0.95 < ratio < 1.05 else
                      f"is {fixed(ratio, 1)}× as fast as {against}" if ratio > 1 else
                      f"takes {fixed(1 / ratio, 1)}× as long as {against}")
-    flips, change = chosen.run.score("negative_flips"), chosen.run.score("accuracy_top1_change")
+    flips, change = headline_score(chosen.run, "negative_flips"), headline_score(chosen.run, "accuracy_top1_change")
     if flips and flips.value is not None:
         parts.append(f"changes {fixed(flips.value * 100, 1)} % of the answers"
                      + (f" of {against}" if ratio is None else "") + " for the worse")
     words = f"{chosen.label} {' and '.join(parts)}"
     if change and change.value is not None:
-        within = _interval(change, 100, 1, sign=True)
+        within = interval(change, 100, 1, sign=True)
         words += (f"; its accuracy differs by {fixed(change.value * 100, 1, sign=True)} points"
                   + (f" ({within})" if within else ""))
     return f"{words}."
@@ -398,46 +386,22 @@ def _sentence(variants: Sequence[Variant]) -> str:
 
 def _sentence_alone(variant: Variant) -> str:
     run, parts = variant.run, []
-    p50, p99, top1 = _value(run, "latency_p50"), _value(run, "latency_p99"), run.score("accuracy_top1")
+    p50, p99, top1 = _value(run, "latency_p50"), _value(run, "latency_p99"), headline_score(run, "accuracy_top1")
     if p50 is not None:
         parts.append(f"answers in {fixed(p50 * 1e3, decimals([p50 * 1e3]))} ms at the median" + (
             f", 99 % within {fixed(p99 * 1e3, decimals([p50 * 1e3]))} ms" if p99 is not None else ""))
     if top1 and top1.value is not None:
-        within = _interval(top1, 100, 1)
+        within = interval(top1, 100, 1)
         parts.append(f"is right on {fixed(top1.value * 100, 1)} %{f' ({within})' if within else ''} of "
                      f"{fixed(top1.n, 0)} images")
     return f"{variant.label} {' and '.join(parts) or 'was not measured: see what was skipped'}."
-
-
-def _title(name: str) -> str:
-    stem = name.removesuffix("_change")
-    return TITLES.get(stem, stem.replace("_", " ").capitalize()) + (" change" if stem != name else "")
-
-
-def _cell(score: Score | None) -> Cell:
-    """Return a score in the unit people read, with its interval, or the reason why it is absent."""
-    if score is None:
-        return Cell(text="")
-    factor, unit = UNITS.get(score.unit, (1.0, score.unit))
-    sign = score.name.endswith("_change")
-    unit = "points" if sign and unit == "%" else unit
-    if score.value is None:
-        return Cell(text="–", detail=score.reason or "")
-    value = score.value * factor
-    if score.name.endswith("_p"):
-        return Cell(text="< 0.001" if value < 0.001 else fixed(value, 3))
-    width = (score.high - score.low) * factor if score.low is not None and score.high is not None else 0.0
-    # Two digits of the interval's width, or three of the value; counts as they are.
-    places = decimals([width], 2) if width else 0 if score.unit == "1" and value == int(value) else decimals([value])
-    return Cell(text=f"{fixed(value, places, sign=sign)} {unit}".strip(),
-                detail=_interval(score, factor, places, sign=sign))
 
 
 def _shared(variants: Sequence[Variant], pick: Callable[[Run], Iterable[T]]) -> list[tuple[T, list[Variant]]]:
     """Return each distinct thing that `pick` finds with the variants it was found for; no variants where it is all."""
     owners: dict[T, list[Variant]] = {}
     for variant in variants:
-        for item in _distinct(pick(variant.run)):
+        for item in distinct(pick(variant.run)):
             owners.setdefault(item, []).append(variant)
     return [(item, [] if len(found) == len(variants) else found) for item, found in owners.items()]
 
@@ -453,25 +417,21 @@ def _by_advice(found: Sequence[tuple[Caveat, list[Variant]]],
 
 def _context(variants: Sequence[Variant]) -> dict[str, object]:
     runs = [variant.run for variant in variants]
-    methods: dict[str, list[str]] = {}
-    for run in runs:
-        for score in (*run.performance, *(s for e in run.evaluations for s in (*e.scores, *e.reference_scores))):
-            methods[score.method] = _distinct([*methods.get(score.method, []), _title(score.name)])
     return {
-        "title": ", ".join(_distinct(run.artifact.model.id for run in runs)),
-        "devices": _distinct(f"{run.device.title.rstrip('.')}: {run.environment.cpu}" for run in runs),
-        "dates": _distinct(stamp[:10] for stamp in sorted(run.created_at for run in runs)),
-        "versions": _distinct(run.edgebench for run in runs),
-        "headlines": _headlines(variants), "variants": variants, "methods": methods,
+        "title": ", ".join(distinct(run.artifact.model.id for run in runs)),
+        "devices": distinct(f"{run.device.title.rstrip('.')}: {run.environment.cpu}" for run in runs),
+        "dates": distinct(stamp[:10] for stamp in sorted(run.created_at for run in runs)),
+        "versions": distinct(run.edgebench for run in runs),
+        "headlines": _headlines(variants), "variants": variants, "methods": methods(runs),
         "caveats": _by_advice(_shared(variants, lambda run: run.caveats)),
         "skips": _shared(variants, lambda run: run.skips),
-        "changes": [(variant, [_cell(variant.run.score(name)) for name in CHANGES])
-                    for variant in variants if any(variant.run.score(name) for name in CHANGES)],
-        "change_headers": [_title(name) for name in CHANGES],
+        "changes": [(variant, [cell(headline_score(variant.run, name)) for name in CHANGES])
+                    for variant in variants if any(headline_score(variant.run, name) for name in CHANGES)],
+        "change_headers": [title(name) for name in CHANGES],
         "environment": [(name, [(fact, who) for fact, who in _shared(variants, _fact(name)) if fact])
-                        for name in _distinct(name for run in runs for name in _facts(run))],
-        "datasets": _distinct(evaluation.dataset for run in runs for evaluation in run.evaluations),
-        "fixed": fixed, "boundaries": BOUNDARIES, "score_title": _title,
+                        for name in distinct(name for run in runs for name in _facts(run))],
+        "datasets": distinct(evaluation.dataset for run in runs for evaluation in run.evaluations),
+        "fixed": fixed, "boundaries": BOUNDARIES,
     }
 
 
@@ -494,34 +454,3 @@ def _facts(run: Run) -> dict[str, str]:
         "Data": asked.data or "none given", "System": f"{seen.os}, {seen.machine}", "Python": seen.python,
         **dict(sorted(seen.packages.items())),
     }
-
-
-def _score_groups(variants: Sequence[Variant]) -> list[dict[str, Any]]:
-    """Return every score of every run, known to this version or not, grouped as measured, a cell per variant."""
-    groups: dict[str, dict[str, dict[int, Score]]] = {}
-    for variant in variants:
-        pools = [("Speed and size", variant.run.performance)]
-        for one in variant.run.evaluations:
-            where = f"{one.property.capitalize()} on {one.dataset.name}" + "".join(
-                f", {word}" for word in (one.condition, one.preset) if word not in ("clean", "native"))
-            pools += [(where, one.scores), (f"{where}, against the reference", one.reference_scores)]
-        for title, scores in pools:
-            for score in scores:
-                groups.setdefault(title, {}).setdefault(score.name, {})[variant.index] = score
-    result = []
-    for title, found in groups.items():
-        present = [variant for variant in variants if any(variant.index in scores for scores in found.values())]
-        result.append({"title": title, "variants": present, "rows": [{
-            "name": name, "n": _extent([score.n for score in scores.values()]),
-            "method": "; or ".join(_distinct(_method(score) for score in scores.values())),
-            "cells": [_cell(scores.get(variant.index)) for variant in present]} for name, scores in found.items()]})
-    return result
-
-
-def _extent(counts: Sequence[int]) -> str:
-    return fixed(counts[0], 0) if len(set(counts)) == 1 else span(min(counts), max(counts), 0)
-
-
-def _method(score: Score) -> str:
-    bounded = score.value is None or (score.low is not None and score.high is not None) or not score.reason
-    return score.method if bounded else f"{score.method} (interval: {score.reason})"

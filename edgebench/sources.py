@@ -5,6 +5,7 @@ Each source becomes an eval-mode program with its preprocessing and class map.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -42,6 +43,10 @@ class Source:
     identity: ModelIdentity
     program: Any
     """torch Module in eval mode, ExportedProgram, or None where `onnx` is the model."""
+    features: bool = False
+    """Whether `program` returns (logits (N, K), features (N, D)): what its last linear layer reads."""
+    at_size: Callable[[int], Any] | None = None
+    """Returns the program for inputs of another height and width (px); None where the source cannot change it."""
     onnx: Path | None = None
     size_px: tuple[int, int] | None
     """Height and width of the input; None for an ONNX file, whose own input says it."""
@@ -132,8 +137,47 @@ def _timm(name: str, weights: str | None, classes: ClassMap | None, preprocess: 
         classes = _imagenet_map()
     resolved = data.resolve_model_data_config(module)
     size = cast("tuple[int, int]", tuple(resolved["input_size"][1:]))
-    return Source(identity=identity, program=module.eval(), size_px=size, classes=classes, caveats=caveats,
-                  preprocess=preprocess or _timm_preprocess(resolved, size))
+    module.eval()
+    features = _has_plain_head(module, size)
+    return Source(identity=identity, program=_with_features(module) if features else module, features=features,
+                  at_size=lambda px: _timm_at(module, px, features=features), size_px=size, classes=classes,
+                  caveats=caveats, preprocess=preprocess or _timm_preprocess(resolved, size))
+
+
+def _has_plain_head(module: Any, size: tuple[int, int]) -> bool:
+    """Return whether the logits are one linear layer on timm's pre-logits: only then are these what the head reads."""
+    torch = require("torch", "export")
+    if not isinstance(module.get_classifier(), torch.nn.Linear):
+        return False
+    with torch.inference_mode():
+        image = torch.randn(1, 3, *size)
+        features = module.forward_head(module.forward_features(image), pre_logits=True)
+        return features.ndim == 2 and bool(torch.allclose(module.get_classifier()(features), module(image), atol=1e-4))
+
+
+def _with_features(module: Any) -> Any:
+    torch = require("torch", "export")
+
+    class WithFeatures(torch.nn.Module):  # type: ignore[name-defined,misc]  # torch is imported at run time only
+        """The classifier, with what its head reads as a second output."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = module
+
+        def forward(self, image: Any) -> Any:
+            features = self.network.forward_head(self.network.forward_features(image), pre_logits=True)
+            return self.network.get_classifier()(features), features
+
+    return WithFeatures().eval()
+
+
+def _timm_at(module: Any, size_px: int, *, features: bool) -> Any:
+    """Return the network for another input size: position embeddings are interpolated, the rest stays as it is."""
+    if hasattr(module, "set_input_size"):
+        module = copy.deepcopy(module)
+        module.set_input_size(img_size=(size_px, size_px))
+    return _with_features(module) if features else module
 
 
 def _timm_preprocess(config: dict[str, Any], size: tuple[int, int]) -> Preprocess:
@@ -301,29 +345,52 @@ def _open_clip(name: str, weights: str | None, classes: ClassMap | None, templat
         _text_head(model, clip.get_tokenizer(arch), identity, classes, prompts, progress)
     identity = replace(identity, head_sha256=hashlib.sha256(head.numpy().tobytes()).hexdigest())
     return Source(
-        identity=identity, program=_zero_shot(model, head), size_px=(int(size[0]), int(size[1])), classes=classes,
-        caveats=caveats,
+        identity=identity, program=_zero_shot(model.visual, head), features=True,
+        at_size=lambda px: _zero_shot(_tower_at(model.visual, px), head), size_px=(int(size[0]), int(size[1])),
+        classes=classes, caveats=caveats,
         preprocess=preprocess or Preprocess(
             size_px=(int(size[0]), int(size[1])), mean=tuple(own["mean"]), std=tuple(own["std"]),
             interpolation=own.get("interpolation", "bicubic"), resize="squash" if squash else "shortest",
             resize_px=None if squash else int(min(size))))
 
 
-def _zero_shot(model: Any, head: Any) -> Any:
+def _zero_shot(tower: Any, head: Any) -> Any:
     torch = require("torch", "export")
 
     class ZeroShot(torch.nn.Module):  # type: ignore[name-defined,misc]  # torch is imported at run time only
-        """Image tower, L2 normalisation, and one product with the scaled text embeddings: logits (N, classes)."""
+        """Image tower, L2 normalisation, one product with the scaled text embeddings: logits (N, classes); embedding."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.tower = model.visual
+            self.tower = tower
             self.register_buffer("head", ZERO_SHOT_SCALE * head)
 
         def forward(self, image: Any) -> Any:
-            return torch.nn.functional.normalize(self.tower(image), dim=-1) @ self.head
+            embedding = self.tower(image)
+            return torch.nn.functional.normalize(embedding, dim=-1) @ self.head, embedding
 
     return ZeroShot().eval()
+
+
+def _tower_at(tower: Any, size_px: int) -> Any:
+    """Return the image tower for another input size; position embeddings are interpolated as the paper's code does."""
+    torch = require("torch", "export")
+    tower = copy.deepcopy(tower)
+    if hasattr(tower, "trunk"):
+        if hasattr(tower.trunk, "set_input_size"):
+            tower.trunk.set_input_size(img_size=(size_px, size_px))
+        return tower
+    if getattr(tower, "positional_embedding", None) is None:
+        return tower
+    patch = tower.conv1.kernel_size[0]
+    embedding = tower.positional_embedding.detach()
+    side, extra = math.isqrt(len(embedding)), len(embedding) - math.isqrt(len(embedding)) ** 2
+    grid = embedding[extra:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    to = size_px // patch
+    grid = torch.nn.functional.interpolate(grid, size=(to, to), mode="bicubic", antialias=True, align_corners=False)
+    whole = torch.cat([embedding[:extra], grid.permute(0, 2, 3, 1).reshape(to * to, -1)])
+    tower.positional_embedding = torch.nn.Parameter(whole)
+    return tower
 
 
 def _random_head(model: Any, classes: ClassMap) -> Any:

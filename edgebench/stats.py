@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from statistics import NormalDist
 
@@ -117,6 +117,21 @@ def mcnemar_exact(negative: int, positive: int) -> float:
     return min(1.0, 2.0 * float(tail.sum()))
 
 
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Return Holm's step-down adjusted p-values, in the order given: below a level, the family's error is below it.
+
+    Source:
+        Holm 1979, Scandinavian Journal of Statistics 6:65.
+    """
+    order = sorted(range(len(p_values)), key=lambda k: p_values[k])
+    adjusted = [1.0] * len(p_values)
+    running = 0.0
+    for rank, k in enumerate(order):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[k]))
+        adjusted[k] = running
+    return tuple(adjusted)
+
+
 def paired_change(negative: int, positive: int, n: int) -> tuple[float, float]:
     """Return (change, standard error) of accuracy between two variants on the same images, as fractions.
 
@@ -139,6 +154,52 @@ def paired_change(negative: int, positive: int, n: int) -> tuple[float, float]:
                          f"got {negative} and {positive} of {n}")
     difference = positive - negative
     return difference / n, math.sqrt(negative + positive - difference * difference / n) / n
+
+
+def paired_interval(up: int, down: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return Tango's score interval (low, high) of (up - down)/n, the change of a share on the same n images.
+
+    Has a width even without any change, where the bootstrap's is 0: +-z^2/(n + z^2).
+
+    Args:
+        up: Images that came to count.
+        down: Images that ceased to count.
+        n: All images, changed or not.
+        confidence: Two-sided level, 0 to 1.
+
+    Raises:
+        ValueError: A count below 0, `n` below 1, or more changes than images.
+
+    Source:
+        Tango 1998, Statistics in Medicine 17:891; compared with others in Fagerland, Lydersen & Laake 2014 (33:2850).
+    """
+    if up < 0 or down < 0 or n < 1 or up + down > n:
+        raise ValueError(f"expected counts of 0 or more that sum to at most n >= 1, got {up} and {down} of {n}")
+    z, estimate = normal_quantile((1.0 + confidence) / 2.0), (up - down) / n
+
+    def excess(change: float) -> float:
+        """Return squared score statistic less z^2: below 0 inside the interval."""
+        # Share of `down` images that is most likely where the true change is `change`.
+        linear = -up - down + (2 * n - up + down) * change
+        constant = -down * change * (1.0 - change)
+        down_share = (math.sqrt(max(linear * linear - 8 * n * constant, 0.0)) - linear) / (4 * n)
+        variance = n * (2.0 * down_share + change * (1.0 - change))
+        distance = up - down - n * change
+        return math.inf if variance <= 0.0 and distance else distance * distance - z * z * variance
+
+    def end(outside: float) -> float:
+        inside = estimate
+        if excess(outside) <= 0.0:
+            return outside
+        for _ in range(60):
+            middle = (inside + outside) / 2.0
+            if excess(middle) <= 0.0:
+                inside = middle
+            else:
+                outside = middle
+        return inside
+
+    return end(-1.0), end(1.0)
 
 
 def quantile(values: npt.ArrayLike, q: float) -> float:

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from edgebench import artifacts, backends, environment, latency
 from edgebench.errors import KINDS, CannotMeasure, EdgebenchError, ExitCode, writing
 from edgebench.evaluate import has_predictions, run_pass, save_predictions
 from edgebench.imagecache import load_cache, normalize
-from edgebench.properties import Pass
+from edgebench.properties import CLEAN, Pass
 from edgebench.record import (
     Artifact,
     ColdStart,
@@ -56,6 +55,14 @@ class PassJob:
     """Rows of the cache, in order."""
     ids: tuple[str, ...]
     targets: tuple[int, ...]
+    labels: tuple[tuple[int, ...], ...] | None = None
+    """All accepted classes per image, for sets that accept several."""
+    features: bool = False
+    """Whether the artifact's features are kept too."""
+    compact: bool = False
+    """Whether a few numbers per image are kept instead of logits."""
+    resolution_px: int | None = None
+    """The artifact's entry for inputs of this size runs the pass; None: the artifact itself."""
 
     @property
     def key(self) -> Pass:
@@ -110,26 +117,32 @@ def work(job: Job, tell: Tell) -> None:
     artifact = artifacts.verify(folder)
     backend = backends.get(artifact.recipe.backend)
 
-    def open_session(batch: int) -> backends.Session:
-        return backend.open_session(folder / artifact.entry, artifact.recipe, batch=batch, threads=job.threads)
+    def open_session(batch: int, entry: str = artifact.entry) -> backends.Session:
+        return backend.open_session(folder / entry, artifact.recipe, batch=batch, threads=job.threads)
 
     if not _already_measured(out, job.timing_digest(artifact)):
         write_json(out / "measurement.json", _measure(job, artifact, backend, open_session, tell))
     batch = artifacts.fixed_batch(artifact) or job.batch
-    session: backends.Session | None = None
-    for one in job.passes:
-        what = f"evaluating {one.dataset.name}"
-        file = out / "predictions" / one.key.file
-        if has_predictions(file, one.dataset, artifact.digest):
-            continue
-        session = session or open_session(batch)
-        logits = run_pass(session, Path(one.cache), one.rows, batch, partial(_tell_share, tell, what))
-        save_predictions(file, logits=logits, targets=one.targets, ids=one.ids, dataset=one.dataset,
-                         artifact_digest=artifact.digest)
+    entries = {one.size_px: one.entry for one in artifact.resolutions}
+    opened: tuple[str, backends.Session] | None = None
+    waiting = [one for one in job.passes
+               if not has_predictions(out / one.key.file, one.dataset, artifact.digest, features=one.features,
+                                      compact=one.compact)]
+    total, done = sum(len(one.rows) for one in waiting), 0
+    for one in waiting:
+        entry = artifact.entry if one.resolution_px is None else entries[one.resolution_px]
+        if opened is None or opened[0] != entry:
+            opened = entry, open_session(batch, entry)
+        what = f"evaluating {one.dataset.name}" + (f", {one.condition}" if one.condition != CLEAN else "")
+        before = done
 
+        def told(images: int, _: int, what: str = what, before: int = before) -> None:
+            tell(what, (before + images) / total)
 
-def _tell_share(tell: Tell, what: str, done: int, total: int) -> None:
-    tell(what, done / total)
+        parts = run_pass(opened[1], Path(one.cache), one.rows, batch, told, features=one.features)
+        save_predictions(out / one.key.file, parts, targets=one.targets, ids=one.ids, dataset=one.dataset,
+                         artifact_digest=artifact.digest, labels=one.labels, compact=one.compact)
+        done += len(one.rows)
 
 
 def _already_measured(out: Path, digest: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgebench import catalog, latency, stats
-from edgebench.properties import Pass, Predictions, accuracy, calibration
+from edgebench.properties import Pass, Predictions, accuracy, calibration, fidelity
 from edgebench.record import (
     ARTIFACT_SCHEMA,
     RUN_SCHEMA,
@@ -25,6 +25,7 @@ from edgebench.record import (
     LatencyTrace,
     ModelIdentity,
     Parity,
+    PassRecord,
     Precision,
     Preprocess,
     Recipe,
@@ -100,13 +101,13 @@ def accuracy_evaluation(correct: int, *, n: int = 1000, flips: tuple[int, int] |
         against = (
             Score(name="accuracy_top1_change", value=change, low=change - 1.96 * error, high=change + 1.96 * error,
                   unit="fraction", better="higher", n=n, method="top-1 minus the reference's; paired"),
-            accuracy.proportion("negative_flips", flips[0], n, "lower", "right before, wrong now; Wilson interval"),
-            accuracy.proportion("positive_flips", flips[1], n, "higher", "wrong before, right now; Wilson interval"),
+            fidelity.proportion("negative_flips", flips[0], n, "lower", "right before, wrong now; Wilson interval"),
+            fidelity.proportion("positive_flips", flips[1], n, "higher", "wrong before, right now; Wilson interval"),
             Score(name="mcnemar_p", value=stats.mcnemar_exact(*flips), unit="1", better=None, n=n,
                   method="exact two-sided McNemar test"))
     return Evaluation(
-        property="accuracy", dataset=dataset, condition="clean", preset="native", predictions="predictions/clean.npz",
-        scores=(accuracy.proportion("accuracy_top1", correct, n, "higher", "largest logit; Wilson interval"),
+        property="accuracy", dataset=dataset, condition="clean", preset="native", predictions=("predictions/clean.npz",),
+        scores=(fidelity.proportion("accuracy_top1", correct, n, "higher", "largest logit; Wilson interval"),
                 Score(name="accuracy_top5", value=None, unit="fraction", better="higher", n=n, method="five largest logits",
                       reason="with 3 classes the five largest logits always hold the target")),
         reference_scores=against)
@@ -121,7 +122,7 @@ def calibration_evaluation(ece: float, *, n: int = 1000, dataset: DatasetIdentit
         bins.append(ReliabilityBin(low=k / 15, high=(k + 1) / 15, n=count, confidence=middle if count else None,
                                    accuracy=max(0.0, middle - ece) if count else None))
     return Evaluation(
-        property="calibration", dataset=dataset, condition="clean", preset="native", predictions="predictions/clean.npz",
+        property="calibration", dataset=dataset, condition="clean", preset="native", predictions=("predictions/clean.npz",),
         scores=(Score(name="ece15_ew", value=ece, low=max(0.0, ece - 0.01), high=ece + 0.01, unit="fraction",
                       better="lower", n=n, method=f"15 equal-width bins; {BIASED}"),
                 Score(name="ece15_ew_null", value=0.019, high=0.03, confidence=0.975, unit="fraction", better=None, n=n,
@@ -154,7 +155,9 @@ def run(recipe_id: str = "ort-fp32", *, model: str = MODEL, latency_s: Sequence[
         settings=Settings(budget="standard" if traces else "none", threads=4, batch=16, preset="native",
                           properties=tuple(e.property for e in evaluations), data=model if evaluations else None),
         golden_max_abs_difference=3.3e-6, cold_start=cold, peak_host_memory_bytes=peak_bytes, traces=traces,
-        performance=tuple(performance), evaluations=evaluations, caveats=caveats, skips=skips,
+        performance=tuple(performance), evaluations=evaluations, passes=tuple(dict.fromkeys(
+            PassRecord(dataset=e.dataset, condition=e.condition, preset=e.preset) for e in evaluations)),
+        caveats=caveats, skips=skips,
         reference=Reference(variant=reference.variant, artifact_digest=reference.artifact.digest) if reference else None)
 
 

@@ -190,7 +190,8 @@ class TestOnePlaceForEachPackage:
         ("torchvision", {"edgebench.sources", "edgebench.doctor"}),
         ("timm", {"edgebench.sources", "edgebench.demo", "edgebench.doctor"}),
         ("open_clip", {"edgebench.sources", "edgebench.doctor"}),
-        ("sklearn", {"edgebench.demo"}),
+        ("sklearn", {"edgebench.demo", "edgebench.probe"}),
+        ("scipy", {"edgebench.corruptions"}),
         ("click", {"edgebench.cli"}),
         ("rich", {"edgebench.cli"}),
         ("subprocess", {"edgebench.worker"})])

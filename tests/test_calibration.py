@@ -6,20 +6,21 @@ import csv
 import itertools
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgebench import calibration_errors, metrics, record, report, selective, stats, temperature
+from edgebench import calibration_errors, class_subsets, metrics, record, report, selective, stats, temperature
 from edgebench.errors import InvalidInput
 from edgebench.properties import Pass, Predictions, calibration
 from edgebench.record import DatasetIdentity
 from tests import builders
 
 KEY = Pass("things")
-WITH_NULL = {"ece15_ew_null", "certain_images"}
+WITH_NULL = {"ece15_ew_null", "certain_images", "distinct_logits"}
 CLASSWISE = {"cwece", "cwece_thresholded"}
 OWN_SCALING = {"temperature", "ece15_ew_scaled", "nll_scaled"}
 PAIRS = st.lists(st.tuples(st.floats(0.0, 1.0), st.booleans()), min_size=1, max_size=60)
@@ -54,6 +55,11 @@ def predictions(logits, targets):
     identity = DatasetIdentity(name="things", source="nowhere", images=n, classes=classes, digest="d" * 64)
     return {KEY: Predictions(dataset=identity, logits=logits, targets=targets,
                              ids=np.array([f"thing/{k:05d}.png" for k in range(n)]))}
+
+
+def compact(found):
+    return {KEY: replace(found[KEY], logits=np.empty((len(found[KEY].ids), 0), np.float32),
+                         stored_outcomes=found[KEY].outcomes)}
 
 
 def scores_of(mine, reference=None):
@@ -108,6 +114,20 @@ def classwise_by_loop(logits, targets, threshold):
             likely += abs(sum(probabilities[i, k] - (targets[i] == k) for i in inside))
             count += len(inside)
     return every / (n * classes), likely / count
+
+
+def brier_by_loop(confidence, correct):
+    """Reliability, resolution, uncertainty, and the rest as variance less twice the covariance within bins."""
+    n, overall = len(confidence), correct.mean()
+    reliability = resolution = rest = 0.0
+    for k in range(15):
+        inside = [i for i in range(n) if k / 15 < confidence[i] <= (k + 1) / 15]
+        if inside:
+            c, a = confidence[inside], correct[inside].astype(float)
+            reliability += len(inside) / n * (c.mean() - a.mean()) ** 2
+            resolution += len(inside) / n * (a.mean() - overall) ** 2
+            rest += len(inside) / n * (c.var() - 2 * ((c - c.mean()) * (a - a.mean())).mean())
+    return reliability, resolution, overall * (1 - overall), rest
 
 
 def published(shared_data, network):
@@ -225,6 +245,36 @@ class TestLargestGap:
         assert other.item() == pytest.approx(calibration_errors.mce(confidence, correct), abs=1e-5)
 
 
+class TestBrierParts:
+    @pytest.mark.parametrize(("n", "power"), [(1, 1.0), (3, 1.0), (400, 1.0), (400, 3.0)])
+    def test_agree_with_a_loop_from_the_definition(self, n, power):
+        confidence, correct = calibrated(n, n, power)
+        found = calibration_errors.brier_parts(metrics.reliability_bins(confidence, correct),
+                                               ((confidence - correct) ** 2).mean())
+        assert brier_by_loop(confidence, correct) == pytest.approx(found, abs=1e-12)
+
+    def test_add_up_to_scikit_learns_brier_score(self):
+        sklearn_metrics = pytest.importorskip("sklearn.metrics")
+        confidence, correct = calibrated(700, 0, 2.0)
+        brier = sklearn_metrics.brier_score_loss(correct, confidence)
+        parts = calibration_errors.brier_parts(metrics.reliability_bins(confidence, correct), brier)
+        assert brier == pytest.approx(parts.reliability - parts.resolution + parts.uncertainty + parts.within_bins)
+        assert 0.0 != parts.within_bins
+
+    def test_forecasts_equal_within_bins_leave_no_rest(self):
+        # Murphy's own case: the forecast is one number per bin.
+        confidence = np.repeat([0.1, 0.5, 0.9], 40)
+        correct = np.random.default_rng(0).random(120) < confidence**2
+        found = calibration_errors.brier_parts(metrics.reliability_bins(confidence, correct),
+                                               ((confidence - correct) ** 2).mean())
+        assert 0.0 == pytest.approx(found.within_bins, abs=1e-15)
+
+    def test_always_stating_the_accuracy_is_reliable_and_resolves_nothing(self):
+        correct = np.arange(50) < 35
+        found = calibration_errors.brier_parts(metrics.reliability_bins(np.full(50, 0.7), correct), 0.21)
+        assert (0.0, 0.0, 0.21, 0.0) == pytest.approx(found, abs=1e-12)
+
+
 class TestClasswise:
     @pytest.mark.parametrize(("n", "classes", "threshold"), [(60, 5, 1e-3), (60, 2, 1e-3), (25, 40, 1e-2), (1, 3, 1e-3)])
     def test_agrees_with_a_loop_from_the_definition(self, n, classes, threshold):
@@ -323,9 +373,9 @@ class TestProperty:
         assert {} == changes
         assert all(score.method and score.n == 400 for score in scores.values())
         better = {name for name, score in scores.items() if score.better == "higher"}
-        assert {"auroc_fd", "coverage_at_5_risk"} == better
+        assert {"auroc_fd", "coverage_at_5_risk", "brier_resolution"} == better
         undirected = {name for name, score in scores.items() if score.better is None}
-        assert {"signed_gap", "temperature"} | WITH_NULL == undirected
+        assert {"signed_gap", "temperature", "brier_uncertainty", "brier_within_bins"} | WITH_NULL == undirected
 
     def test_values_are_those_of_the_functions(self, few_resamples):
         logits, targets = labelled(400, 6, 1, 1.8)
@@ -337,6 +387,7 @@ class TestProperty:
             "smece": calibration_errors.smece(seen.confidence, seen.correct),
             "ece_sweep": calibration_errors.ece_sweep(seen.confidence, seen.correct),
             "mce": calibration_errors.mce(seen.confidence, seen.correct),
+            "nll": seen.nll.mean(), "brier": seen.brier.mean(), "distinct_logits": len(set(logits.ravel().tolist())),
             "cwece": calibration_errors.classwise(logits, targets).every,
             "cwece_thresholded": calibration_errors.classwise(logits, targets).likely,
             "aurc": selective.aurc(errors), "e_aurc": selective.e_aurc(errors), "augrc": selective.augrc(errors),
@@ -344,6 +395,13 @@ class TestProperty:
             "risk_at_80_coverage": selective.risk_at_coverage(errors, 0.8)}
         for name, value in expected.items():
             assert value == pytest.approx(scores[name].value, rel=1e-9), name
+        parts = (scores[f"brier_{name}"].value for name in ("reliability", "resolution", "uncertainty", "within_bins"))
+        assert brier_by_loop(seen.confidence, seen.correct) == pytest.approx(tuple(parts))
+
+    def test_an_output_of_8_bits_shows_in_the_count_of_distinct_logits(self, few_resamples):
+        logits, targets = labelled(300, 20, 13)
+        scores, _ = scores_of(predictions((np.round(logits * 8).clip(-128, 127) / 8).astype(np.float32), targets))
+        assert scores["distinct_logits"].value < 256 < len(np.unique(logits))
 
     def test_intervals_hold_the_values_and_stay_within_bounds(self):
         logits, targets = labelled(300, 4, 2, 1.8)
@@ -484,6 +542,54 @@ class TestProperty:
         scores, _ = scores_of(predictions(logits, targets))
         assert scores["certain_images"].value > 150
         assert all(score.value is None or math.isfinite(score.value) for score in scores.values())
+
+    def test_without_stored_logits_all_that_outcomes_allow_is_there(self, few_resamples):
+        logits, targets = labelled(300, 6, 14, 1.5)
+        mine, theirs = predictions(logits, targets), predictions(logits * np.float32(0.8), targets)
+        needs_logits = {"distinct_logits", "cwece", "cwece_thresholded", "temperature", "ece15_ew_scaled", "nll_scaled"}
+        both_logits = {"temperature_ratio", "ece15_ew_scaled_by_reference", "nll_scaled_by_reference",
+                       "ece15_ew_scaled_change", "nll_scaled_change"}
+        whole, whole_changes = scores_of(mine, theirs)
+        for one, other in ((compact(mine), compact(theirs)), (compact(mine), theirs), (mine, compact(theirs))):
+            scores, changes = scores_of(one, other)
+            for name, score in scores.items():
+                if name in needs_logits and one is not mine:
+                    assert (None, "the predictions were stored in compact form") == (score.value, score.reason), name
+                else:
+                    assert whole[name] == score
+            for name, score in changes.items():
+                if name in both_logits:
+                    assert (None, "the predictions were stored in compact form") == (score.value, score.reason), name
+                else:
+                    assert whole_changes[name] == score
+            assert (set(whole), set(whole_changes)) == (set(scores), set(changes))
+
+    def test_imagenet_r_is_scored_among_its_200_classes(self, few_resamples):
+        generator = np.random.default_rng(15)
+        targets = generator.choice(class_subsets.IMAGENET_R, 300)
+        logits = generator.normal(size=(300, 1000)).astype(np.float32)
+        logits[np.arange(300), targets] += generator.normal(3.0, 1.0, 300)
+        # The rest of the classes must not count, however large.
+        logits[:, next(k for k in range(1000) if k not in class_subsets.IMAGENET_R)] += 20.0
+        key = Pass("imagenet-r", preset="paper")
+        (whole,), (theirs,) = predictions(logits, targets).values(), predictions(logits[:, ::-1].copy(), targets).values()
+        (evaluation,) = calibration.score({key: whole}, {key: theirs})
+        scores = {score.name: score.value for score in evaluation.scores}
+        powers = np.exp(logits[:, class_subsets.IMAGENET_R].astype(float))
+        probabilities = powers / powers.sum(axis=1, keepdims=True)
+        place = [class_subsets.IMAGENET_R.index(target) for target in targets]
+        assert -np.log(probabilities[np.arange(300), place]).mean() == pytest.approx(scores["nll"])
+        gap = probabilities.max(axis=1).mean() - (probabilities.argmax(axis=1) == place).mean()
+        assert gap == pytest.approx(scores["signed_gap"])
+        assert metrics.ece_equal_width(probabilities.max(axis=1), probabilities.argmax(axis=1) == place) == pytest.approx(
+            scores["ece15_ew"])
+        assert ("imagenet-r--clean--paper", "paper") == (evaluation.predictions[0].split("/")[1][:-4], evaluation.preset)
+        assert evaluation.reference_scores
+
+    def test_passes_are_the_labelled_sets_and_imagenet_r_where_it_is(self):
+        sets = ["mine", "imagenet-r", "imagenet-a", "imagenet-val", "pug/Worlds"]
+        assert (Pass("mine"), Pass("imagenet-val"), Pass("imagenet-r")) == calibration.passes(sets)
+        assert (Pass("mine", preset="paper"),) == calibration.passes(["mine"], "paper")
 
     def test_the_report_takes_every_score(self, few_resamples):
         logits, targets = labelled(150, 4, 12, 1.5)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgebench import datasets
+from edgebench import datasets, named_sets
 from edgebench.datasets import ImageSet, Item
 from edgebench.errors import ExitCode, InvalidInput, MissingDependency, UsageError
 from edgebench.record import ClassMap
@@ -231,7 +231,7 @@ class TestOpenImages:
 
     def test_data_root_with_imagenet_val_is_understood_as_such(self, image_folder):
         root = image_folder({"imagenet/val/n01440764": 2, "imagenet/val/n15075141": 1, "other/x": 1}, name="data")
-        (images,) = datasets.open_sets(str(root))
+        (images,) = named_sets.open_sets(str(root))
         assert ("imagenet-val", "data root with imagenet/val: 3 images in 2 classes") == (images.name, images.understood)
         assert str(root / "imagenet" / "val") == images.source
         assert (0, 0, 999) == datasets.targets(images, None, 1000)[0]
@@ -239,7 +239,7 @@ class TestOpenImages:
     def test_a_data_root_gives_every_set_that_it_holds(self, image_folder):
         root = image_folder({"imagenet/val/n01440764": 2, "cue-conflict/cat": 3}, name="data")
         assert [("imagenet-val", 2), ("cue-conflict", 3)] == [
-            (one.name, len(one.items)) for one in datasets.open_sets(str(root))]
+            (one.name, len(one.items)) for one in named_sets.open_sets(str(root))]
 
     def test_known_sets_are_recognised_anywhere_by_the_names_of_all_their_files(self, imagenet_800, shared_data):
         assert "imagenet-val" == datasets.open_images(str(imagenet_800)).name

@@ -21,10 +21,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgebench import imagecache
+from edgebench import corruptions, imagecache
 from edgebench.datasets import Item, identity, open_images
 from edgebench.errors import InvalidInput
-from edgebench.imagecache import cache_root, cached, load_cache, normalize, transform
+from edgebench.imagecache import cache_root, cached, corrupted, load_cache, normalize, to_rgb, transform
 from edgebench.record import Preprocess
 from tests.conftest import picture
 
@@ -145,7 +145,7 @@ class TestAgainstTorchvision:
 
     @pytest.mark.parametrize("size", [(64, 64), (65, 64), (64, 67), (66, 69), (301, 200)])
     def test_crop_without_resizing_agrees_on_even_and_odd_margins(self, size):
-        preprocess = Preprocess(size_px=(64, 64), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), resize="none")
+        preprocess = Preprocess(size_px=(64, 64), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), resize="squash")
         image = picture(2, *size)
         assert bits(self.pipeline(preprocess)(image).numpy()) == bits(ours(image, preprocess))
 
@@ -207,9 +207,9 @@ def decodings(monkeypatch):
     names: list[str] = []
     decode = imagecache._decode
 
-    def counting(path, preprocess):
-        names.append(path.name)
-        return decode(path, preprocess)
+    def counting(item, view):
+        names.append(item.path.name)
+        return decode(item, view)
 
     monkeypatch.setattr(imagecache, "_decode", counting)
     return names
@@ -522,3 +522,87 @@ class TestMishaps:
         assert other == [mine]
         assert [mine.folder.name] == [entry.name for entry in (cache_folder / "images").iterdir()]
         assert 6 == len(mine.pixels())
+
+
+class TestOddImages:
+    """Each kind by a rule that is written down in docs/method.md."""
+
+    def saved(self, folder: Path, name: str, image: Image.Image, **options: object) -> Item:
+        path = folder / name
+        image.save(path, **options)
+        return Item(id=name, path=path, folder="x")
+
+    def test_sixteen_bit_gray_keeps_its_upper_byte(self, tmp_path, cache_folder):
+        ramp = np.linspace(0, 65_535, 81).reshape(9, 9).astype(np.uint16)
+        item = self.saved(tmp_path, "deep.png", Image.fromarray(ramp))
+        with Image.open(item.path) as image:
+            assert "I;16" == image.mode
+        expected = np.repeat((ramp // 256).astype(np.uint8)[..., None], 3, axis=-1)
+        assert bits(expected) == bits(cached([item], replace(SMALL, size_px=(9, 9), resize_px=None, resize="squash")).pixels()[0])
+
+    @pytest.mark.parametrize("suffix", ["tif", "png"])
+    def test_thirty_two_bit_integers_within_sixteen_bits_are_read_alike(self, tmp_path, suffix):
+        ramp = np.linspace(0, 65_535, 81).reshape(9, 9).astype(np.int32)
+        deep = to_rgb(Image.fromarray(ramp))
+        assert (0, 255) == (np.asarray(deep).min(), np.asarray(deep).max())
+
+    def test_floating_point_and_larger_integers_are_left_out_and_named(self, tmp_path, cache_folder):
+        good = [self.saved(tmp_path, f"{k}.png", picture(k)) for k in range(3)]
+        floats = self.saved(tmp_path, "float.tif", Image.fromarray(np.ones((9, 9), np.float32)))
+        cache = cached([*good, floats], SMALL)
+        assert ((0, 1, 2), "float.tif") == (cache.kept, cache.unreadable[0][0])
+        assert "no agreed range" in cache.unreadable[0][1]
+        with pytest.raises(ValueError, match="beyond 16 bits"):
+            to_rgb(Image.fromarray(np.full((9, 9), 1 << 20, np.int32)))
+
+    def test_an_exif_orientation_is_counted_and_not_applied(self, tmp_path, cache_folder):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        upright = self.saved(tmp_path, "upright.png", picture(1))
+        turned = self.saved(tmp_path, "turned.png", picture(1), exif=exif)
+        cache = cached([upright, turned], SMALL)
+        assert 1 == cache.rotated
+        assert bits(cache.pixels()[0]) == bits(cache.pixels()[1])
+
+    def test_a_row_of_an_array_file_is_an_image(self, tmp_path, cache_folder):
+        images = np.stack([np.asarray(picture(k, 16, 16)) for k in range(3)])
+        np.savez(tmp_path / "set.npz", images=images, labels=np.arange(3))
+        items = [Item(id=str(k), path=tmp_path / "set.npz", folder="x", row=k) for k in (2, 0)]
+        cache = cached(items, replace(SMALL, size_px=(16, 16), resize_px=None, resize="squash"))
+        assert bits(images[[2, 0]]) == bits(cache.pixels())
+        assert 2 == len(set(cache.hashes))
+
+
+@pytest.mark.usefixtures("cache_folder")
+class TestConditions:
+    SIZE = replace(SMALL, size_px=(32, 32), resize_px=32, resize="shortest")
+
+    def test_corrupted_images_are_made_once_from_the_clean_ones(self, labelled_folder, monkeypatch):
+        items = open_images(str(labelled_folder)).items
+        clean = cached(items, self.SIZE)
+        told: list[tuple[int, int]] = []
+        noisy = corrupted(clean, [4, 1], ["owl", "cat"], "gaussian_noise:3", lambda done, total: told.append((done, total)))
+        assert [(1, 2), (2, 2)] == told
+        for place, (row, name) in enumerate(((4, "owl"), (1, "cat"))):
+            assert bits(corruptions.corrupt(np.array(clean.pixels()[row]), "gaussian_noise", 3, name)) == bits(
+                noisy.pixels()[place])
+        assert (noisy.hashes[0], noisy.hashes[1]) == (clean.hashes[4], clean.hashes[1])
+        monkeypatch.setattr(corruptions, "corrupt", lambda *_: pytest.fail("it was made again"))
+        assert noisy.folder == corrupted(clean, [4, 1], ["owl", "cat"], "gaussian_noise:3").folder
+
+    def test_every_condition_has_a_cache_of_its_own(self, labelled_folder):
+        items = open_images(str(labelled_folder)).items
+        clean = cached(items, self.SIZE)
+        folders = {corrupted(clean, [0], ["cat"], one).folder for one in ("fog:1", "fog:2", "snow:1")}
+        folders |= {cached(items, self.SIZE, condition=one).folder for one in ("clean", "scale:0.5", "resolution:64")}
+        assert 6 == len(folders)
+
+    def test_a_resolution_changes_the_size_of_the_images(self, labelled_folder):
+        cache = cached(open_images(str(labelled_folder)).items, self.SIZE, condition="resolution:64")
+        assert ((64, 64), (6, 64, 64, 3)) == (cache.size_px, cache.pixels().shape)
+        assert cache == load_cache(cache.folder)
+
+    def test_a_sweep_changes_the_pixels(self, labelled_folder):
+        items = open_images(str(labelled_folder)).items
+        clean, near = (cached(items, self.SIZE, condition=one).pixels() for one in ("clean", "scale:0.5"))
+        assert (np.abs(clean.astype(int) - near).mean(axis=(1, 2, 3)) > 1).all()

@@ -39,7 +39,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def words(inputs: dict[str, Path], out: Path, *more: str | Path, recipes: str = RECIPES) -> list[str | Path]:
     return ["profile", MODEL, "--weights", inputs["weights"], "--classes", inputs["classes"], "--data", inputs["data"],
-            "--calibration-data", inputs["calibration"], "--budget", "smoke", "--recipe", recipes, "--out", out, *more]
+            "--calibration-data", inputs["calibration"], "--budget", "smoke", "--recipe", recipes, "--out", out,
+            "--properties", "accuracy,calibration", *more]
 
 
 @pytest.fixture(scope="module")

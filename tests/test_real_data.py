@@ -38,7 +38,7 @@ def test_every_top1_of_the_fp32_artifact_equals_the_eager_models(run, imagenet_8
     pixels = cache.pixels()
     with torch.inference_mode():
         eager = np.concatenate([
-            source.program(torch.from_numpy(normalize(pixels[k:k + 20], source.preprocess))).numpy()
+            source.program(torch.from_numpy(normalize(pixels[k:k + 20], source.preprocess)))[0].numpy()
             for k in range(0, len(pixels), 20)])
     with np.load(next((out / fp32.variant / "predictions").glob("*.npz"))) as arrays:
         assert 800 == len(arrays["logits"])

@@ -33,6 +33,7 @@ from edgebench.record import (
     LatencyTrace,
     ModelIdentity,
     Parity,
+    PassRecord,
     Preprocess,
     Quantization,
     Recipe,
@@ -93,11 +94,12 @@ def full_run() -> Run:
         performance=(absent,),
         evaluations=(Evaluation(
             property="calibration", dataset=dataset, condition="clean", preset="native",
-            predictions="predictions/imagenet-val--clean.npz", scores=(ACCURACY,),
+            predictions=("predictions/imagenet-val--clean.npz",), scores=(ACCURACY,),
             reliability=(ReliabilityBin(low=0.0, high=0.5, n=0, confidence=None, accuracy=None),
                          ReliabilityBin(low=0.5, high=1.0, n=800, confidence=0.9, accuracy=0.83)),
             reference_scores=(replace(ACCURACY, name="accuracy_top1_change", value=-0.01, low=None, high=None,
                                       better=None, reason="one direction only"),)),),
+        passes=(PassRecord(dataset=dataset, condition="clean", preset="native"),),
         reference=Reference(variant="resnet50--ort-fp32--onnxruntime", artifact_digest="56" * 32),
         caveats=(Caveat(code="noisy", message="spread", hint="stop"),),
         skips=(Skip(what="golden outputs", reason="none"),))

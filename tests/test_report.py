@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 from plotly.graph_objects import Figure
 
-from edgebench import charts, record, report
+from edgebench import charts, drawing, property_charts, record, report, score_tables, wording
 from edgebench.errors import InvalidInput
 from edgebench.record import Caveat, ColdStart, DatasetIdentity, Evaluation, ModelIdentity, Run, Score, Skip
 from tests import builders
@@ -221,18 +221,18 @@ class TestNumbersInWords:
     @pytest.mark.parametrize(("value", "places", "expected"), [
         (1234.5, 1, "1,234.5"), (-0.04, 1, "0.0"), (-0.3, 1, "−0.3"), (0.0, 2, "0.00"), (2.0, 0, "2")])
     def test_fixed(self, value, places, expected):
-        assert expected == charts.fixed(value, places)
+        assert expected == wording.fixed(value, places)
 
     def test_a_sign_is_shown_where_asked_for_but_zero_has_none(self):
-        assert ["+0.5", "−0.5", "0.0"] == [charts.fixed(value, 1, sign=True) for value in (0.5, -0.5, 0.01)]
+        assert ["+0.5", "−0.5", "0.0"] == [wording.fixed(value, 1, sign=True) for value in (0.5, -0.5, 0.01)]
 
     def test_decimals_follow_the_smallest_value_and_pass_over_zero(self):
-        assert [2, 1, 0, 4, 2] == [charts.decimals(values) for values in ([3.2, 11], [11, 240], [240], [0.0123], [0.0])]
+        assert [2, 1, 0, 4, 2] == [wording.decimals(values) for values in ([3.2, 11], [11, 240], [240], [0.0123], [0.0])]
 
     @pytest.mark.parametrize(("low", "high", "expected"), [
         (1.2, 3.4, "1.2–3.4"), (-1.1, 0.5, "−1.1 to 0.5"), (None, 3.4, "≤ 3.4"), (1.2, None, "≥ 1.2"), (None, None, "")])
     def test_span(self, low, high, expected):
-        assert expected == charts.span(low, high, 1)
+        assert expected == wording.span(low, high, 1)
 
     @pytest.mark.parametrize(("score", "expected"), [
         ({"name": "latency_p50", "unit": "s", "value": 0.0112, "low": 0.01118, "high": 0.01122}, ("11.200 ms", "11.180–11.220")),
@@ -251,7 +251,7 @@ class TestNumbersInWords:
         ({"name": "accuracy_top5", "unit": "fraction", "value": None, "reason": "3 classes"}, ("–", "3 classes")),
     ])
     def test_scores_in_the_units_people_read(self, score, expected):
-        cell = report._cell(Score(better=None, n=1, method="m", **score))
+        cell = score_tables.cell(Score(better=None, n=1, method="m", **score))
         assert expected == (cell.text, cell.detail)
 
     @pytest.mark.parametrize(("text", "expected"), [
@@ -411,7 +411,9 @@ class TestHtml:
         order = ["edgebench report", "demo:inspection", "INT8 · ONNX Runtime is 3.4× as fast as FP32", "Results",
                  "What the instrument doubts", "Latency rose by 9 %", "Let the machine settle", "What was not measured",
                  "No power sensor", "Latency distribution", "Latency over time", "Accuracy, latency and size",
-                 "Reliability of the confidences", "Flips: answers that changed", "Cold start, memory and size", "All scores",
+                 "Flips: answers that changed", "Cold start, memory and size", "Properties", "Reliability of the confidences",
+                 "Mistakes by factor of variation: not drawn.", "All scores", "Speed and size", "Accuracy on inspection",
+                 "Accuracy on inspection, against the reference", "Calibration on inspection",
                  "Environment and settings", "Artifacts: what exactly was measured", "How every number was made"]
         places, start = [], 0
         for text in order:
@@ -464,12 +466,12 @@ class TestHtml:
 
     def test_a_variant_has_one_colour_in_every_chart(self):
         drawn = json.dumps(page(*inspection()).figures)
-        assert {"#0072b2", "#d55e00", charts.NEUTRAL} == set(re.findall(r"#[0-9a-f]{6}", drawn))
+        assert {"#0072b2", "#d55e00", drawing.NEUTRAL} == set(re.findall(r"#[0-9a-f]{6}", drawn))
 
     def test_scores_of_later_versions_are_shown_too(self):
         score = Score(name="shape_bias", value=0.4321, unit="fraction", better=None, n=1200, method="cue conflict")
         later = Evaluation(property="shape-bias", dataset=replace(builders.DATASET, name="cue-conflict"), condition="clean",
-                           preset="native", predictions="p.npz", scores=(score,))
+                           preset="native", predictions=("p.npz",), scores=(score,))
         words = page(builders.run(evaluations=(later,))).words
         assert "Shape-bias on cue-conflict" in words
         assert "Shape bias shape_bias cue conflict 43.2 % 1,200" in words
@@ -586,7 +588,7 @@ class TestCharts:
 
     def test_warm_up_comes_before_zero_in_another_tone(self):
         panel, = self.panels("timeline", builders.run(latency_s=STEADY))
-        warm = [trace for trace in panel.figure["data"] if trace["marker"]["color"] == charts.NEUTRAL]
+        warm = [trace for trace in panel.figure["data"] if trace["marker"]["color"] == drawing.NEUTRAL]
         assert [-0.07, -0.02] == [round(x, 6) for trace in warm for x in trace["x"]]
 
     def test_percentiles_of_the_histogram_are_those_of_the_table(self):
@@ -613,7 +615,8 @@ class TestCharts:
         assert None in charts._labels_apart(crowd, [(0.0, 350.0)] * 30, [400.0] * 30)
 
     def test_the_reliability_diagram_leaves_out_empty_bins_but_not_their_place(self):
-        panel, = self.panels("reliability", *inspection()[:1])
+        variants = report._variants(inspection()[:1])
+        panel, = next(chart for chart in property_charts.property_charts(variants) if chart.key == "reliability").panels
         points, bars = panel.figure["data"]
         assert (14, 15) == (len(points["x"]), len(bars["x"]))
         assert "ECE 2.1 % (1.1–3.1)" == panel.note
@@ -635,4 +638,4 @@ class TestCharts:
 
     @pytest.mark.parametrize(("reach", "step"), [(3.9, 2), (0.5, 0.2), (1.08, 0.5), (33, 10), (3.5, 1)])
     def test_ticks_are_round_and_few(self, reach, step):
-        assert step == pytest.approx(charts._tick_step(reach))
+        assert step == pytest.approx(drawing.tick_step(reach))

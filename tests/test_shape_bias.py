@@ -234,7 +234,7 @@ class TestProperty:
         names = [shape_of(name) if k % 4 == 0 else texture_of(name) if k % 4 == 1 else "knife"
                  for k, name in enumerate(ids[:400])] + ["truck", *(shape_of(name) for name in ids[401:])]
         found = scored(predictions(names, ids))
-        assert ("shape-bias", "clean", "native", "predictions/cue-conflict--clean--native.npz") == (
+        assert ("shape-bias", "clean", "native", ("predictions/cue-conflict--clean--native.npz",)) == (
             found.property, found.condition, found.preset, found.predictions)
         assert () == found.reference_scores
         scores, counts = by_name(found.scores), shape_bias_counts(names, ids)

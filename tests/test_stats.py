@@ -154,6 +154,64 @@ class TestPaired:
             stats.mcnemar_exact(-1, 3)
 
 
+class TestHolm:
+    def test_example_worked_by_hand(self):
+        # In order .005, .01, .03, .04 times 4, 3, 2, 1, and never below the one before.
+        assert (0.03, 0.06, 0.06, 0.02) == pytest.approx(stats.holm([0.01, 0.04, 0.03, 0.005]))
+
+    @given(st.lists(st.floats(0.0, 1.0), max_size=12), st.floats(0.001, 0.999))
+    def test_adjusted_values_reject_what_the_step_down_procedure_rejects(self, p_values, level):
+        rejected, waiting = set(), sorted(range(len(p_values)), key=p_values.__getitem__)
+        while waiting and len(waiting) * p_values[waiting[0]] <= level:
+            rejected.add(waiting.pop(0))
+        assert rejected == {k for k, adjusted in enumerate(stats.holm(p_values)) if adjusted <= level}
+
+    def test_one_test_needs_no_adjustment_and_none_is_none(self):
+        assert (0.04,) == stats.holm([0.04])
+        assert () == stats.holm([])
+
+
+class TestPairedInterval:
+    def test_published_example(self):
+        # Airway hyper-responsiveness, 21 children, 1 and 7 changes: Fagerland, Lydersen & Laake 2014, Stat Med 33:2850.
+        low, high = stats.paired_interval(1, 7, 21)
+        assert (-0.517, -0.026) == (round(low, 3), round(high, 3))
+
+    @pytest.mark.parametrize("n", [1, 40, 46_110])
+    def test_without_any_change_it_still_has_a_width(self, n):
+        z2 = stats.normal_quantile(0.975) ** 2
+        assert pytest.approx((-z2 / (n + z2), z2 / (n + z2))) == stats.paired_interval(0, 0, n)
+
+    @pytest.mark.parametrize(("up", "down", "n"), [(3, 9, 60), (300, 200, 50_000), (5, 0, 40), (0, 7, 7), (10, 10, 20)])
+    def test_ends_are_where_the_score_test_turns(self, up, down, n):
+        low, high = stats.paired_interval(up, down, n)
+        assert -1.0 <= low <= (up - down) / n <= high <= 1.0
+        assert pytest.approx((-high, -low)) == stats.paired_interval(down, up, n)
+        for end in (low, high):
+            if abs(end) < 1.0:
+                assert 1.959964 == pytest.approx(abs(score_statistic(up, down, n, end)), rel=1e-4)
+
+    def test_large_samples_agree_with_the_normal_interval(self):
+        change, error = stats.paired_change(300, 200, 50_000)
+        low, high = stats.paired_interval(200, 300, 50_000)
+        assert pytest.approx((change - 1.96 * error, change + 1.96 * error), abs=3e-5) == (low, high)
+
+    @pytest.mark.parametrize(("up", "down", "n"), [(-1, 0, 5), (0, -1, 5), (0, 0, 0), (3, 3, 5)])
+    def test_impossible_counts_are_refused(self, up, down, n):
+        with pytest.raises(ValueError, match="expected counts"):
+            stats.paired_interval(up, down, n)
+
+
+def score_statistic(up, down, n, change):
+    """Return the score statistic with the restricted likelihood maximised on a fine grid instead of in closed form."""
+    shares = np.linspace(max(0.0, -change), (1.0 - change) / 2.0, 2_000_001)[1:-1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        likelihood = sum(np.where(count > 0, count * np.log(share), 0.0) for count, share in (
+            (up, shares + change), (down, shares), (n - up - down, 1.0 - change - 2.0 * shares)))
+    share = float(shares[np.nanargmax(likelihood)])
+    return (up - down - n * change) / math.sqrt(n * (2.0 * share + change - change * change))
+
+
 class TestQuantile:
     @pytest.mark.parametrize(("q", "expected"), [(0.5, 50.0), (0.501, 51.0), (0.9, 90.0), (0.99, 99.0), (0.999, 100.0),
                                                  (0.07, 7.0), (0.001, 1.0)])

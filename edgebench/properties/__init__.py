@@ -7,10 +7,12 @@ runs, so that one sweep serves all of them, and every score can be recomputed fr
 from __future__ import annotations
 
 import importlib
+import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -19,11 +21,15 @@ import numpy as np
 import numpy.typing as npt
 
 from edgebench import metrics
-from edgebench.datasets import CUE_CONFLICT
+from edgebench.datasets import IMAGENET_VAL, SPECIAL
 from edgebench.errors import InvalidInput, MissingDependency, unknown
 from edgebench.record import DatasetIdentity, Evaluation, Skip
 
-NAMES = ("accuracy", "calibration", "mistakes", "shape-bias")
+NAMES = ("accuracy", "calibration", "mistakes", "shape-bias", "robustness", "transfer", "synthetic", "invariance")
+PRESETS = ("native", "paper")
+CLEAN = "clean"
+PUBLISHED = SPECIAL | {IMAGENET_VAL}
+"""Sets whose images are as everybody has them."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -31,28 +37,62 @@ class Pass:
     """One sweep: every image of `dataset`, changed by `condition`, preprocessed by `preset`."""
 
     dataset: str
-    condition: str = "clean"
+    condition: str = CLEAN
     preset: str = "native"
 
     @property
     def file(self) -> str:
-        """Name of the predictions file."""
-        return f"{self.dataset}--{self.condition.replace(':', '-')}--{self.preset}.npz"
+        """Path of the predictions file from the variant's folder."""
+        parts = (re.sub("[:/]", "-", part) for part in (self.dataset, self.condition, self.preset))
+        return f"predictions/{'--'.join(parts)}.npz"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """What one pass gave: logits (N, K) float32 and targets (N,) of the images `ids` (N,)."""
+    """What one pass gave, image by image."""
 
     dataset: DatasetIdentity
     logits: npt.NDArray[np.float32]
+    """(N, K); mapped from disk where they were loaded from there."""
     targets: npt.NDArray[np.int64]
+    """(N,) class indices; what they mean beyond that is the property's business for sets that are not classified."""
     ids: npt.NDArray[np.str_]
+    """(N,) stable names of the images within their data set, the same under every condition."""
+    labels: npt.NDArray[np.int64] | None = None
+    """(N, L) all accepted class indices per image, filled up with -1, for sets that accept several; else None."""
+    features: npt.NDArray[np.float32] | None = None
+    """(N, D) what the classifier's head reads, where the pass kept it; else None."""
+    stored_outcomes: metrics.Outcomes | None = None
+    """Where they were stored in compact form, instead of the logits: these then have no columns."""
+
+    @property
+    def compact(self) -> bool:
+        """Whether only the outcomes were stored, not the logits."""
+        return self.stored_outcomes is not None
 
     @cached_property
     def outcomes(self) -> metrics.Outcomes:
         """Per-image outcomes, computed once for all properties."""
-        return metrics.outcomes(self.logits, self.targets)
+        return self.stored_outcomes or metrics.outcomes(self.logits, self.targets)
+
+    def within(self, classes: Sequence[int]) -> Predictions:
+        """Return the predictions among some of the model's classes alone: logits (N, C), targets counted among them.
+
+        The paper scores ImageNet-A and ImageNet-R so.
+
+        Raises:
+            InvalidInput: A target is none of `classes`, or the model has too few.
+        """
+        if max(classes) >= self.logits.shape[1]:
+            raise InvalidInput(f"{self.dataset.name} needs class {max(classes)}, the model has {self.logits.shape[1]}")
+        place = np.full(self.logits.shape[1], -1)
+        place[list(classes)] = np.arange(len(classes))
+        targets = place[self.targets]
+        if (targets < 0).any():
+            strange = int(self.targets[np.argmax(targets < 0)])
+            raise InvalidInput(f"{self.dataset.name}: class {strange} is none of the {len(classes)} of this set",
+                               "remove the folder of that class")
+        return replace(self, logits=self.logits[:, list(classes)], targets=targets)
 
 
 class Property(Protocol):
@@ -62,8 +102,8 @@ class Property(Protocol):
     NEEDS: str
     """The data without which there is nothing to score, for the reason of a skip."""
 
-    def passes(self, datasets: Sequence[str]) -> tuple[Pass, ...]:
-        """Return the passes needed on the data sets at hand."""
+    def passes(self, datasets: Sequence[str], preset: str = "native") -> tuple[Pass, ...]:
+        """Return the passes needed on the data sets at hand (their names)."""
 
     def score(self, predictions: Mapping[Pass, Predictions], reference: Mapping[Pass, Predictions] | None,
               ) -> tuple[Evaluation, ...]:
@@ -108,28 +148,43 @@ def usable(asked: Sequence[str], locations: Sequence[str]) -> tuple[tuple[str, .
         MissingDependency: A property was asked for by its name and misses a package.
     """
     chosen = names(asked)
-    if "mistakes" not in chosen:
-        return chosen, ()
-    from edgebench.properties import mistakes
+    skips = []
+    for name in chosen:
+        try:
+            _require(name, locations)
+        except MissingDependency as error:
+            if list(asked) != ["all"]:
+                raise
+            skips.append(Skip(what=name, reason=f"{error.message}; {error.hint}"))
+    absent = {skip.what for skip in skips}
+    return tuple(name for name in chosen if name not in absent), tuple(skips)
 
-    try:
+
+def _require(name: str, locations: Sequence[str]) -> None:
+    if name == "mistakes":
+        from edgebench.properties import mistakes
+
         mistakes.annotation_folder(next((Path(one) / "imagenet" / "val" for one in locations), None))
-    except MissingDependency as error:
-        if list(asked) != ["all"]:
-            raise
-        rest = tuple(name for name in chosen if name != "mistakes")
-        return rest, (Skip(what="mistakes", reason=f"{error.message}; {error.hint}"),)
-    return chosen, ()
+    elif name == "transfer":
+        from edgebench import probe
+
+        probe.refuse_absent_packages()
 
 
-def labelled(datasets: Sequence[str]) -> tuple[Pass, ...]:
-    """Return the clean pass over every data set whose targets are the model's classes."""
-    return tuple(Pass(dataset) for dataset in datasets if dataset != CUE_CONFLICT)
+def is_plain(dataset: str) -> bool:
+    """Return whether a data set is the user's own labelled images or ImageNet's validation set: no special protocol."""
+    return "/" not in dataset and dataset not in SPECIAL
 
 
-def united_passes(chosen: Sequence[str], datasets: Sequence[str]) -> tuple[Pass, ...]:
-    """Return every distinct pass that the chosen properties need, sorted."""
-    return tuple(sorted({needed for name in chosen for needed in get(name).passes(datasets)}))
+def labelled(datasets: Sequence[str], preset: str = "native") -> tuple[Pass, ...]:
+    """Return the clean pass over every plain data set."""
+    return tuple(Pass(dataset, CLEAN, preset) for dataset in datasets if is_plain(dataset))
+
+
+def united_passes(chosen: Sequence[str], datasets: Sequence[str], preset: str = "native") -> tuple[Pass, ...]:
+    """Return every distinct pass that the chosen properties need, clean ones first."""
+    needed = {one for name in chosen for one in get(name).passes(datasets, preset)}
+    return tuple(sorted(needed, key=lambda one: (one.condition != CLEAN, one)))
 
 
 def load_predictions(path: Path, dataset: DatasetIdentity, artifact_digest: str) -> Predictions:
@@ -139,15 +194,49 @@ def load_predictions(path: Path, dataset: DatasetIdentity, artifact_digest: str)
         InvalidInput: Missing, cut short, or of other images or another artifact than named.
     """
     try:
+        _refuse_damaged(path)
         with np.load(path, allow_pickle=False) as arrays:
-            found = Predictions(dataset=dataset, logits=arrays["logits"], targets=arrays["targets"], ids=arrays["ids"])
+            names = set(arrays.files)
+            stored = None
+            if "logits" not in names:
+                columns = {one.name: arrays[f"outcomes_{one.name}"] for one in fields(metrics.Outcomes)}
+                stored = metrics.Outcomes(**{**columns, "classes": int(columns["classes"])})
+            found = Predictions(
+                dataset=dataset, targets=arrays["targets"], ids=arrays["ids"], stored_outcomes=stored,
+                logits=np.empty((len(arrays["targets"]), 0), np.float32) if stored else _mapped(path, "logits"),
+                labels=arrays["labels"] if "labels" in names else None,
+                features=_mapped(path, "features") if "features" in names else None)
             made_with = str(arrays["dataset"]), str(arrays["artifact"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, struct.error) as error:
         raise InvalidInput(f"cannot read the predictions {path}: {error}", "measure again with --resume") from error
     if made_with != (dataset.digest, artifact_digest) or len(found.logits) != dataset.images:
         raise InvalidInput(f"{path} holds predictions of another artifact or other images than the run file says",
                            "measure again with --force")
     return found
+
+
+def _refuse_damaged(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        broken = archive.testzip()
+    if broken is not None:
+        raise zipfile.BadZipFile(f"{broken} is damaged")
+
+
+def _mapped(path: Path, name: str) -> npt.NDArray[np.float32]:
+    """Return an array of an uncompressed npz file without reading it: pages come from disk when they are used."""
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        entry = archive.getinfo(f"{name}.npy")
+        if entry.compress_type != zipfile.ZIP_STORED:
+            with archive.open(entry) as member:
+                return cast("npt.NDArray[np.float32]", np.lib.format.read_array(member, allow_pickle=False))
+        # The local header repeats the name and may carry another extra field than the directory.
+        file.seek(entry.header_offset + 26)
+        name_bytes, extra_bytes = struct.unpack("<HH", file.read(4))
+        file.seek(name_bytes + extra_bytes, 1)
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError(f"{name} is in a newer array format")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
 
 
 def paired(predictions: Predictions, reference: Mapping[Pass, Predictions] | None, key: Pass) -> Predictions | None:

@@ -9,12 +9,14 @@ from functools import cached_property
 
 import numpy as np
 
-from edgebench import calibration_errors, metrics, selective, stats, temperature
-from edgebench.properties import Pass, Predictions, labelled, paired
+from edgebench import calibration_errors, class_subsets, metrics, selective, stats, temperature
+from edgebench.datasets import IMAGENET_R
+from edgebench.properties import CLEAN, Pass, Predictions, labelled, paired
+from edgebench.properties.fidelity import COMPACT
 from edgebench.record import Better, Evaluation, ReliabilityBin, Score
 
 SUMMARY = "Calibration errors, NLL, Brier score, signed gap, temperature scaling and selective prediction"
-NEEDS = "labelled images: --data ROOT with ROOT/<class>/<image>"
+NEEDS = "labelled images: --data ROOT with ROOT/<class>/<image>, or ImageNet-R: ROOT/imagenet-r/<wnid>/<image>"
 
 MIN_IMAGES_TEMPERATURE = 100
 """Some 50 images in each half; with fewer a fitted temperature is mostly noise."""
@@ -23,22 +25,46 @@ _LOW_HIGH = "confidence is the largest softmax probability (float64)"
 _CURVE = "images ranked by confidence, average over all orders within ties"
 _CROSS_FIT = ("each half of the images, split by a hash of their ids, scaled by the temperature with the least NLL on "
               "the other half")
+_PARTS = ("the top label's Brier score, mean of (confidence - correct)^2, is brier_reliability - brier_resolution + "
+          "brier_uncertainty + brier_within_bins")
 _NO_BIN = f"no confidence bin holds {calibration_errors.MIN_IMAGES_PER_BIN} images"
 _ONE_SIDED = "every answer is right, or every one is wrong: there is nothing to tell apart"
 _NO_TEMPERATURE = "no temperature minimises the NLL: every answer of a half is right, or its logits say nothing"
 _SOME_RESAMPLES = "in some resamples it is not defined"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Images in order of confidence, as an estimator sees them; what several estimators need is computed once."""
+    """Images in order of confidence, as an estimator sees them; what several estimators need is computed once.
 
-    outcomes: metrics.Outcomes
+    Only the columns that estimators read, for every resample copies them all (N,).
+    """
+
+    confidence: stats.FloatArray
+    correct: metrics.BoolArray
+    nll: stats.FloatArray
+    brier: stats.FloatArray
+
+    @classmethod
+    def of(cls, outcomes: metrics.Outcomes | Sample, chosen: stats.IntArray) -> Sample:
+        """Return the sample of the images at `chosen` (M,), as often as they are named."""
+        return cls(confidence=outcomes.confidence[chosen], correct=outcomes.correct[chosen], nll=outcomes.nll[chosen],
+                   brier=outcomes.brier[chosen])
 
     @cached_property
     def errors(self) -> stats.FloatArray:
         """Expected errors among the k most confident images."""
-        return selective.expected_errors(self.outcomes.confidence, self.outcomes.correct)
+        return selective.expected_errors(self.confidence, self.correct)
+
+    @cached_property
+    def bins(self) -> metrics.Bins:
+        """The 15 equal-width bins."""
+        return metrics.reliability_bins(self.confidence, self.correct)
+
+    @cached_property
+    def brier_parts(self) -> calibration_errors.BrierParts:
+        """The top label's Brier score, decomposed by these bins."""
+        return calibration_errors.brier_parts(self.bins, float(np.square(self.confidence - self.correct).mean()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +88,11 @@ class Estimator:
 
 
 def _top_label(metric: Callable[[stats.FloatArray, metrics.BoolArray], float]) -> Callable[[Sample], float]:
-    return lambda sample: metric(sample.outcomes.confidence, sample.outcomes.correct)
+    return lambda sample: metric(sample.confidence, sample.correct)
 
 
 ESTIMATORS: tuple[Estimator, ...] = (
-    Estimator(name="ece15_ew", statistic=_top_label(metrics.ece_equal_width),
+    Estimator(name="ece15_ew", statistic=lambda sample: metrics.binned_error(sample.bins),
               method=f"expected calibration error in 15 equal-width bins (low, high]; {_LOW_HIGH}"),
     Estimator(name="ece_em", statistic=_top_label(metrics.ece_equal_mass),
               method="expected calibration error in 15 bins of equally many images"),
@@ -85,13 +111,25 @@ ESTIMATORS: tuple[Estimator, ...] = (
     Estimator(name="smece", statistic=_top_label(calibration_errors.smece),
               method="smooth calibration error: integral of the absolute residual, smoothed by a reflected Gaussian "
                      "kernel as wide as the error itself; on 1,025 grid points"),
-    Estimator(name="mce", statistic=_top_label(calibration_errors.mce), undefined=_NO_BIN, compared=False,
+    Estimator(name="mce", statistic=lambda sample: calibration_errors.largest_gap(sample.bins), undefined=_NO_BIN,
+              compared=False,
               method="largest gap of mean confidence and accuracy among the 15 equal-width bins that hold "
                      f"{calibration_errors.MIN_IMAGES_PER_BIN} images"),
-    Estimator(name="nll", unit="nat", statistic=lambda sample: float(sample.outcomes.nll.mean()),
+    Estimator(name="nll", unit="nat", statistic=lambda sample: float(sample.nll.mean()),
               bounds=(0.0, math.inf), method="mean negative log-likelihood of the target"),
-    Estimator(name="brier", unit="1", statistic=lambda sample: float(sample.outcomes.brier.mean()),
+    Estimator(name="brier", unit="1", statistic=lambda sample: float(sample.brier.mean()),
               bounds=(0.0, 2.0), method="mean squared distance of the probabilities from the one-hot target"),
+    Estimator(name="brier_reliability", unit="1", statistic=lambda sample: sample.brier_parts.reliability,
+              method=f"mean squared gap of mean confidence and accuracy in 15 equal-width bins; {_PARTS}"),
+    Estimator(name="brier_resolution", unit="1", better="higher", bounds=(0.0, 0.25),
+              statistic=lambda sample: sample.brier_parts.resolution,
+              method=f"mean squared distance of a bin's accuracy from the overall one; {_PARTS}"),
+    Estimator(name="brier_uncertainty", unit="1", better=None, bounds=(0.0, 0.25), compared=False,
+              statistic=lambda sample: sample.brier_parts.uncertainty,
+              method=f"accuracy times one minus accuracy; {_PARTS}"),
+    Estimator(name="brier_within_bins", unit="1", better=None, bounds=(-1.0, 1.0), compared=False,
+              statistic=lambda sample: sample.brier_parts.within_bins,
+              method=f"variance of confidence within bins less twice its covariance with being right; {_PARTS}"),
     Estimator(name="signed_gap", better=None, statistic=_top_label(metrics.signed_gap), bounds=(-1.0, 1.0),
               method="mean confidence minus accuracy: positive is over-confident"),
     Estimator(name="aurc", statistic=lambda sample: selective.aurc(sample.errors),
@@ -111,46 +149,53 @@ ESTIMATORS: tuple[Estimator, ...] = (
 )
 
 
-def passes(datasets: Sequence[str]) -> tuple[Pass, ...]:
-    """Return the clean pass over every labelled data set."""
-    return labelled(datasets)
+def passes(datasets: Sequence[str], preset: str = "native") -> tuple[Pass, ...]:
+    """Return the clean pass over every labelled data set, and over ImageNet-R."""
+    rendition = (Pass(IMAGENET_R, CLEAN, preset),) if IMAGENET_R in datasets else ()
+    return (*labelled(datasets, preset), *rendition)
 
 
 def score(predictions: Mapping[Pass, Predictions], reference: Mapping[Pass, Predictions] | None,
           ) -> tuple[Evaluation, ...]:
-    """Return the family of estimators per pass, and their paired changes against the reference."""
+    """Return the family of estimators per pass, and their paired changes against the reference.
+
+    On ImageNet-R the softmax runs over its 200 classes alone, as in the paper.
+    """
     evaluations = []
-    for key, found in predictions.items():
-        other = paired(found, reference, key)
+    for key, whole in predictions.items():
+        found, other = whole, paired(whole, reference, key)
+        if key.dataset == IMAGENET_R:
+            found, other = whole.within(class_subsets.IMAGENET_R), other and other.within(class_subsets.IMAGENET_R)
         scores, changes = _family(found.outcomes, other.outcomes if other else None)
         scaling, scaling_changes = _scaling(found, other)
         evaluations.append(Evaluation(
             property="calibration", dataset=found.dataset, condition=key.condition, preset=key.preset,
-            predictions=f"predictions/{key.file}", scores=(*scores, *_classwise(found), *scaling),
+            predictions=(key.file,), scores=(*scores, _distinct(found), *_classwise(found), *scaling),
             reference_scores=(*changes, *scaling_changes), reliability=_reliability(found.outcomes)))
     return tuple(evaluations)
 
 
-def _family(mine: metrics.Outcomes, theirs: metrics.Outcomes | None) -> tuple[tuple[Score, ...], tuple[Score, ...]]:
-    n = len(mine)
+def _family(outcomes: metrics.Outcomes, reference: metrics.Outcomes | None,
+            ) -> tuple[tuple[Score, ...], tuple[Score, ...]]:
+    n = len(outcomes)
     # Sorted by confidence, equal-mass bins of a resample need no sorting of their own. The reference ranks the images
     # otherwise: the same ones are drawn from it, but handed over in its own order.
-    order = np.argsort(mine.confidence, kind="stable")
-    mine = mine.take(order)
+    order = np.argsort(outcomes.confidence, kind="stable")
+    mine = Sample.of(outcomes, order)
     usable = [one for one in ESTIMATORS if n >= one.at_least]
-    compared = [one for one in usable if one.compared] if theirs else []
-    their_order = np.argsort(theirs.confidence, kind="stable") if theirs else order
-    theirs = theirs.take(their_order) if theirs else None
+    compared = [one for one in usable if one.compared] if reference else []
+    their_order = np.argsort(reference.confidence, kind="stable") if reference else order
+    theirs = Sample.of(reference, their_order) if reference else None
     # Where image `their_order[k]` stands in `order`.
     place = np.argsort(order)[their_order]
 
     def statistics(chosen: stats.IntArray) -> stats.FloatArray:
-        sample = Sample(mine.take(chosen))
+        sample = Sample.of(mine, chosen)
         values = {one.name: one.statistic(sample) for one in usable}
         if theirs is None:
             return np.array([*values.values()])
         counts = np.bincount(chosen, minlength=n)
-        other = Sample(theirs.take(np.repeat(np.arange(n), counts[place])))
+        other = Sample.of(theirs, np.repeat(np.arange(n), counts[place]))
         return np.array([*values.values(), *(values[one.name] - one.statistic(other) for one in compared)])
 
     intervals = _bootstrap(statistics, n)
@@ -165,7 +210,7 @@ def _family(mine: metrics.Outcomes, theirs: metrics.Outcomes | None) -> tuple[tu
               method="15-bin error that a perfectly calibrated model with these confidences shows on as many images: "
                      "mean and 97.5 % point of 200 draws",
               reason="one-sided: only the upper end matters"),
-        Score(name="certain_images", value=float(mine.certain), unit="1", better=None, n=n,
+        Score(name="certain_images", value=float(outcomes.certain), unit="1", better=None, n=n,
               method="images with a confidence of exactly 1.0: saturated outputs show here",
               reason="a count, not an estimate"),
     ]
@@ -173,13 +218,26 @@ def _family(mine: metrics.Outcomes, theirs: metrics.Outcomes | None) -> tuple[tu
     return tuple(scores), tuple(changes)
 
 
+def _distinct(found: Predictions) -> Score:
+    n, name = len(found.outcomes), "distinct_logits"
+    method = (f"different values among all logits, counted up to {metrics.MOST_DISTINCT:,}: an output tensor of 8 bits "
+              "has at most 256")
+    if found.compact:
+        return _absent(name, "1", None, n, method, COMPACT)
+    return Score(name=name, value=float(metrics.distinct_values(found.logits)), unit="1", better=None, n=n,
+                 method=method, reason="a count, not an estimate")
+
+
 def _classwise(found: Predictions) -> tuple[Score, ...]:
     n = len(found.outcomes)
-    errors = calibration_errors.classwise(found.logits, found.targets)
     reason = "no interval: every resample would need all probabilities of all images again"
     whole = "calibration error of every class's probability in 15 equal-width bins (low, high], mean over classes"
     likely = ("the same over the probabilities above 0.001 alone, per such probability: with many classes nearly all "
               "others are next to 0, and the error with them")
+    if found.compact:
+        return tuple(_absent(name, "fraction", "lower", n, method, COMPACT)
+                     for name, method in (("cwece", whole), ("cwece_thresholded", likely)))
+    errors = calibration_errors.classwise(found.logits, found.targets)
     return (Score(name="cwece", value=errors.every, unit="fraction", better="lower", n=n, method=whole, reason=reason),
             _absent("cwece_thresholded", "fraction", "lower", n, likely, "no probability is above 0.001")
             if math.isnan(errors.likely) else
@@ -205,12 +263,13 @@ def _scaling(found: Predictions, other: Predictions | None) -> tuple[tuple[Score
     """Return temperature, errors after scaling by it, and what the reference's own temperature would do here."""
     n = len(found.outcomes)
     half = temperature.halves(found.ids)
-    enough = n >= MIN_IMAGES_TEMPERATURE
-    own = temperature.fit(found.logits, found.targets, half) if enough else None
-    its = temperature.fit(other.logits, other.targets, half) if other and enough else None
-    few = "" if enough else f"{n} images are too few: at least {MIN_IMAGES_TEMPERATURE} are needed"
-    why = few or _NO_TEMPERATURE
-    both = few or f"{'this variant' if its else 'the reference'}: {_NO_TEMPERATURE}"
+    few = "" if n >= MIN_IMAGES_TEMPERATURE else f"{n} images are too few: at least {MIN_IMAGES_TEMPERATURE} are needed"
+    unfit = few or (COMPACT if found.compact else "")
+    unfit_both = unfit or (COMPACT if other and other.compact else "")
+    own = None if unfit else temperature.fit(found.logits, found.targets, half)
+    its = temperature.fit(other.logits, other.targets, half) if other and not unfit_both else None
+    why = unfit or _NO_TEMPERATURE
+    both = unfit_both or f"{'this variant' if its else 'the reference'}: {_NO_TEMPERATURE}"
     mine, borrowed = _scaled(found, own), _scaled(found, its)
     theirs = _scaled(other, its) if other else None
 

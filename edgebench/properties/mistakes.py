@@ -98,9 +98,9 @@ class _Marks(NamedTuple):
     wrong: BoolArray
 
 
-def passes(datasets: Sequence[str]) -> tuple[Pass, ...]:
+def passes(datasets: Sequence[str], preset: str = "native") -> tuple[Pass, ...]:
     """Return the clean pass over the ImageNet validation images, where they are at hand."""
-    return (Pass(DATASET),) if DATASET in datasets else ()
+    return (Pass(DATASET, preset=preset),) if DATASET in datasets else ()
 
 
 def score(predictions: Mapping[Pass, Predictions], reference: Mapping[Pass, Predictions] | None,
@@ -116,7 +116,7 @@ def score(predictions: Mapping[Pass, Predictions], reference: Mapping[Pass, Pred
         scores, changes = _evaluate(found, other)
         evaluations.append(Evaluation(
             property="mistakes", dataset=found.dataset, condition=key.condition, preset=key.preset,
-            predictions=f"predictions/{key.file}", scores=scores, reference_scores=changes))
+            predictions=(key.file,), scores=scores, reference_scores=changes))
     return tuple(evaluations)
 
 
@@ -222,55 +222,9 @@ def error_ratios(predicted: Mapping[str, int], annotations: Annotations, *, whic
     return _summary(_marks(classes[images], annotations, rows, which, labels))
 
 
-def paired_interval(up: int, down: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return Tango's score interval (low, high) of (up - down)/n, the change of a share on the same n images.
-
-    Has a width even without any change, where the bootstrap's is 0: +-z^2/(n + z^2).
-
-    Args:
-        up: Images that came to count.
-        down: Images that ceased to count.
-        n: All images, changed or not.
-        confidence: Two-sided level, 0 to 1.
-
-    Raises:
-        ValueError: A count below 0, `n` below 1, or more changes than images.
-
-    Source:
-        Tango 1998, Statistics in Medicine 17:891; compared with others in Fagerland, Lydersen & Laake 2014 (33:2850).
-    """
-    if up < 0 or down < 0 or n < 1 or up + down > n:
-        raise ValueError(f"expected counts of 0 or more that sum to at most n >= 1, got {up} and {down} of {n}")
-    z, estimate = stats.normal_quantile((1.0 + confidence) / 2.0), (up - down) / n
-
-    def excess(change: float) -> float:
-        """Return squared score statistic less z^2: below 0 inside the interval."""
-        # Share of `down` images that is most likely where the true change is `change`.
-        linear = -up - down + (2 * n - up + down) * change
-        constant = -down * change * (1.0 - change)
-        down_share = (math.sqrt(max(linear * linear - 8 * n * constant, 0.0)) - linear) / (4 * n)
-        variance = n * (2.0 * down_share + change * (1.0 - change))
-        distance = up - down - n * change
-        return math.inf if variance <= 0.0 and distance else distance * distance - z * z * variance
-
-    def end(outside: float) -> float:
-        inside = estimate
-        if excess(outside) <= 0.0:
-            return outside
-        for _ in range(60):
-            middle = (inside + outside) / 2.0
-            if excess(middle) <= 0.0:
-                inside = middle
-            else:
-                outside = middle
-        return inside
-
-    return end(-1.0), end(1.0)
-
-
 def _evaluate(found: Predictions, other: Predictions | None) -> tuple[tuple[Score, ...], tuple[Score, ...]]:
     annotations = load_annotations(annotation_folder(found.dataset.source))
-    classes = found.logits.shape[1]
+    classes = found.outcomes.classes
     if classes != CLASSES:
         return _nothing(f"the annotations are of ImageNet's {CLASSES:,} classes, the model has {classes}"), ()
     images, rows = _match(found.ids.tolist(), annotations)
@@ -340,12 +294,16 @@ def _changes(mine: Sequence[_Marks], theirs: Sequence[_Marks]) -> tuple[Score, .
     for k, (which, labels, infix) in enumerate(PAIRED):
         tail = f"images {_WHICH[which]}; {_LABELS[labels]}"
         paired_how = f"minus the reference's on the same images; paired {_BOOTSTRAP}"
-        for column, name in enumerate(FACTORS):
+        flips = {name: _flips(mine[k], theirs[k], mine[k].factors[:, column]) for column, name in enumerate(FACTORS)}
+        tested = [name for name in FACTORS if after[k].factor_n[name]]
+        adjusted = dict(zip(tested, stats.holm([stats.mcnemar_exact(*flips[name]) for name in tested]), strict=True))
+        for name, (lost, won) in flips.items():
             n = after[k].factor_n[name]
-            lost, won = _flips(mine[k], theirs[k], mine[k].factors[:, column])
             scores += [
                 _error_change(f"factor_error_change_{infix}{name}", lost, won, n, f"error on the {tail}"),
                 _mcnemar(f"factor_mcnemar_p_{infix}{name}", lost, won, n, f"the {tail}"),
+                _test(f"factor_mcnemar_p_holm_{infix}{name}", adjusted.get(name), n,
+                      f"exact two-sided McNemar test on the {tail}; adjusted by Holm for {len(tested)} factors"),
                 _bounded(f"error_ratio_change_{infix}{name}", _minus(after[k].ratio[name], before[k].ratio[name]),
                          next(bounds), "lower", n, f"error ratio of the {tail}, {paired_how}",
                          "no image shows this factor" if n == 0 else "one of the two has no error to divide by")]
@@ -460,16 +418,20 @@ def _error_change(name: str, lost: int, won: int, n: int, what: str) -> Score:
     method = f"{what}, minus the reference's on the same images; Tango's score interval"
     if n == 0:
         return _absent(name, "fraction", "lower", n, method, "no image is left")
-    low, high = paired_interval(lost, won, n)
+    low, high = stats.paired_interval(lost, won, n)
     return Score(name=name, value=(lost - won) / n, low=low, high=high, unit="fraction", better="lower", n=n,
                  method=method)
 
 
 def _mcnemar(name: str, lost: int, won: int, n: int, where: str) -> Score:
-    method = f"exact two-sided McNemar test on {where}; not adjusted for the number of factors"
-    if n == 0:
+    return _test(name, stats.mcnemar_exact(lost, won) if n else None, n,
+                 f"exact two-sided McNemar test on {where}; not adjusted for the number of factors")
+
+
+def _test(name: str, p_value: float | None, n: int, method: str) -> Score:
+    if p_value is None:
         return _absent(name, "1", None, n, method, "no image is left")
-    return Score(name=name, value=stats.mcnemar_exact(lost, won), unit="1", better=None, n=n, method=method)
+    return Score(name=name, value=p_value, unit="1", better=None, n=n, method=method)
 
 
 def _absent(name: str, unit: str, better: Better | None, n: int, method: str, reason: str) -> Score:

@@ -107,9 +107,9 @@ class _Images(NamedTuple):
         return np.asarray(self.shape != self.texture)
 
 
-def passes(datasets: Sequence[str]) -> tuple[Pass, ...]:
+def passes(datasets: Sequence[str], preset: str = "native") -> tuple[Pass, ...]:
     """Return the clean pass over the cue-conflict images, where they are at hand."""
-    return (Pass(DATASET),) if DATASET in datasets else ()
+    return (Pass(DATASET, preset=preset),) if DATASET in datasets else ()
 
 
 def score(predictions: Mapping[Pass, Predictions], reference: Mapping[Pass, Predictions] | None,
@@ -121,7 +121,7 @@ def score(predictions: Mapping[Pass, Predictions], reference: Mapping[Pass, Pred
         scores, changes = _evaluate(found, other)
         evaluations.append(Evaluation(
             property="shape-bias", dataset=found.dataset, condition=key.condition, preset=key.preset,
-            predictions=f"predictions/{key.file}", scores=scores, reference_scores=changes))
+            predictions=(key.file,), scores=scores, reference_scores=changes))
     return tuple(evaluations)
 
 

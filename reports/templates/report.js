@@ -15,6 +15,7 @@
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: color("--text", "#000000") },
       xaxis: axis, yaxis: axis,
+      polar: { bgcolor: "rgba(0,0,0,0)", radialaxis: axis, angularaxis: axis },
       hoverlabel: { bgcolor: color("--raised", "#ffffff"), bordercolor: color("--strong-line", "#888888"),
         font: { color: color("--text", "#000000"), size: 13 } },
     } };
@@ -74,9 +75,13 @@
 
   window.addEventListener("beforeprint", function () {
     drawAll();
-    document.querySelectorAll("details").forEach(function (one) { one.wasOpen = one.open; one.open = true; });
+    // Tables by level would be reams of paper.
+    document.querySelectorAll("details").forEach(function (one) {
+      one.wasOpen = one.open;
+      one.open = !one.matches(".levels");
+    });
     plots.forEach(function (plot) {
-      const many = plot.closest(".timeline, .reliability, .resources");
+      const many = plot.closest(".timeline, .reliability, .resources, .invariance, .corruptions") && !plot.style.minWidth;
       restyle(plot, true, { width: many ? 330 : 680 });
     });
   });
@@ -86,16 +91,31 @@
     plots.forEach(function (plot) { restyle(plot, false, { width: null, autosize: true }); });
   });
 
-  document.querySelectorAll(".legend button").forEach(function (button) {
-    button.addEventListener("click", function () {
-      const shown = button.getAttribute("aria-pressed") !== "true";
-      button.setAttribute("aria-pressed", String(shown));
-      const plot = button.closest(".panel").querySelector(".plot");
+  function show(button, shown) {
+    if (button.getAttribute("aria-pressed") === String(shown)) { return; }
+    button.setAttribute("aria-pressed", String(shown));
+    // A legend is that of its panel, or of all in its section.
+    button.closest(".panel, section").querySelectorAll(".plot").forEach(function (plot) {
+      draw(plot);
       const traces = plot.data.reduce(function (found, trace, place) {
         return trace.meta === Number(button.dataset.variant) ? found.concat(place) : found;
       }, []);
       plot.hiddenVariants[shown ? "delete" : "add"](button.dataset.variant);
-      Plotly.restyle(plot, { visible: shown }, traces).then(function () { restyle(plot, false); });
+      if (traces.length) {
+        Plotly.restyle(plot, { visible: shown }, traces).then(function () { restyle(plot, false); });
+      }
+    });
+  }
+
+  document.querySelectorAll(".legend button[data-variant]").forEach(function (button) {
+    button.addEventListener("click", function () { show(button, button.getAttribute("aria-pressed") !== "true"); });
+  });
+
+  document.querySelectorAll(".legend button[data-every]").forEach(function (every) {
+    every.addEventListener("click", function () {
+      every.closest(".legend").querySelectorAll("button[data-variant]").forEach(function (button) {
+        show(button, every.dataset.every === "true");
+      });
     });
   });
 })();

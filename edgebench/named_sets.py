@@ -1,0 +1,375 @@
+"""The benchmark sets whose protocol is known, by their places in a data root; what a root holds, and what it lacks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from edgebench.datasets import (
+    CUE_CONFLICT,
+    DEMO,
+    IMAGENET_A,
+    IMAGENET_C,
+    IMAGENET_HARD,
+    IMAGENET_R,
+    IMAGENET_SKETCH,
+    IMAGENET_V2,
+    IMAGENET_VAL,
+    ImageSet,
+    Item,
+    describe,
+    imagenet_wnids,
+    images_below,
+    labelled_folder,
+    open_images,
+)
+from edgebench.errors import InvalidInput, UsageError
+from edgebench.pug import MAP_FILE, SUBSETS, check_map, read_map
+
+PUG, VTAB, OOD = "pug", "vtab", "ood"
+SPLITS = ("train800", "val200", "test")
+_FLAT_MAPS = ("imagenet_2012_validation_synset_labels.txt", "synset_labels.txt")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Where a set lies in a data root, and how large it was published."""
+
+    name: str
+    folders: tuple[str, ...]
+    """Accepted places, relative to the data root."""
+    expected: str
+    """The form of its content, for people."""
+    images: int | None
+    """As published; None where that varies."""
+    classes: int | None
+    open: Callable[[Path], tuple[ImageSet, ...]]
+    serves: str
+    """The properties that need it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What a data root holds of one set."""
+
+    name: str
+    state: str
+    """``complete``, ``partial``, ``missing`` or ``unusable``."""
+    where: str
+    """The folder, or where it is expected."""
+    images: int
+    published: int | None
+    classes: int
+    digest: str
+    """SHA-256 over the class folders' names and the labels they stand for, in order; empty where there are none."""
+    note: str
+    serves: str
+
+
+def open_sets(location: str) -> tuple[ImageSet, ...]:
+    """Return every image set at `location`: those that a data root holds, or the one that it is itself.
+
+    Raises:
+        UsageError: No such folder.
+        InvalidInput: A set without class folders with images, or against the rules of its layout.
+    """
+    root = Path(location)
+    if location != DEMO and root.is_dir():
+        found = [images for layout, folder in _places(root) for images in layout.open(folder)]
+        if found:
+            return tuple(found)
+        itself = next((layout for layout in LAYOUTS for folder in layout.folders
+                       if Path(folder).name == root.resolve().name and len(Path(folder).parts) == 1 and _fits(layout, root)),
+                      None)
+        if itself is not None:
+            return itself.open(root)
+    return (open_images(location),)
+
+
+def open_ood(location: str) -> ImageSet:
+    """Return the images below a folder, as images that the model was not made for; their folders mean nothing.
+
+    Raises:
+        UsageError: No such folder.
+        InvalidInput: No images in it.
+    """
+    root = Path(location)
+    if not root.is_dir():
+        raise UsageError(f"no such folder: {location}", "--ood takes a folder with images that the model was not made for")
+    return _ood(root)
+
+
+def check(location: str) -> tuple[Finding, ...]:
+    """Return what a data root holds, lacks, and how it differs from what was published; one row per known set.
+
+    A folder that is no data root gives one row: the labelled image folder that it is.
+
+    Raises:
+        UsageError: No such folder.
+    """
+    root = Path(location)
+    there = dict(_by_name(root)) if location != DEMO and root.is_dir() else {}
+    if not there:
+        return tuple(_finding(images) for images in open_sets(location))
+    return tuple(_look(layout, root, there.get(layout.name)) for layout in LAYOUTS)
+
+
+def _by_name(root: Path) -> Iterator[tuple[str, Path]]:
+    for layout, folder in _places(root):
+        yield layout.name, folder
+
+
+def _places(root: Path) -> list[tuple[Layout, Path]]:
+    found = []
+    for layout in LAYOUTS:
+        folder = next((root / one for one in layout.folders if (root / one).is_dir() and _fits(layout, root / one)), None)
+        if folder is not None:
+            found.append((layout, folder))
+    # A folder called "ood" alone may as well be a class of the user's own.
+    return found if any(layout.name != OOD for layout, _ in found) else []
+
+
+def _fits(layout: Layout, folder: Path) -> bool:
+    """Return whether a folder of the right name also looks like the set: user's classes may have any name."""
+    try:
+        below = [entry.name for entry in folder.iterdir()]
+    except OSError as error:
+        raise InvalidInput(f"cannot read {folder}: {error.strerror}") from error
+    wnids = set(imagenet_wnids())
+    if layout.name == IMAGENET_V2:
+        return any(name in wnids or name.isdecimal() for name in below)
+    if layout.name in (IMAGENET_A, IMAGENET_R, IMAGENET_SKETCH):
+        return any(name in wnids for name in below)
+    if layout.name == IMAGENET_C:
+        return any((folder / name / "1").is_dir() or (folder / name / "5").is_dir() for name in below)
+    if layout.name == IMAGENET_HARD:
+        return "labels.jsonl" in below
+    if layout.name == PUG:
+        return MAP_FILE in below or any(name in SUBSETS for name in below)
+    if layout.name == VTAB:
+        return any((folder / task / f"test{suffix}").exists() for task in below for suffix in ("", ".npz"))
+    return True
+
+
+def _look(layout: Layout, root: Path, folder: Path | None) -> Finding:
+    if folder is None:
+        return Finding(name=layout.name, state="missing", where=f"{root / layout.folders[0]}", images=0,
+                       published=layout.images, classes=0, digest="", note=f"expected {layout.expected}",
+                       serves=layout.serves)
+    try:
+        sets = layout.open(folder)
+    except InvalidInput as error:
+        return Finding(name=layout.name, state="unusable", where=str(folder), images=0, published=layout.images,
+                       classes=0, digest="", note=f"{error.message}; {error.hint}", serves=layout.serves)
+    per_set = len(sets) if layout.name in (PUG, VTAB, OOD) else 1
+    one = _finding(sets[0])
+    images = sum(len(images.items) * max(1, len(images.conditions)) for images in sets)
+    notes = [f"{per_set} sets: {', '.join(images.name for images in sets[:12])}"] if per_set > 1 else []
+    if layout.images is not None and images != layout.images:
+        notes.append(f"published with {layout.images:,} images")
+    if layout.classes is not None and one.classes != layout.classes:
+        notes.append(f"published with {layout.classes:,} classes")
+    whole = layout.images in (None, images) and layout.classes in (None, one.classes)
+    return Finding(name=layout.name, state="complete" if whole else "partial", where=str(folder), images=images,
+                   published=layout.images, classes=one.classes, digest=one.digest, note="; ".join(notes),
+                   serves=layout.serves)
+
+
+def _finding(images: ImageSet) -> Finding:
+    facts = describe(images)
+    return Finding(name=images.name, state="complete", where=images.source, images=len(images.items), published=None,
+                   classes=len(images.folders), digest=_class_digest(images), note=f"{images.understood}; {facts['folders']}",
+                   serves="")
+
+
+def _class_digest(images: ImageSet) -> str:
+    labels = {item.folder: item.labels for item in images.items}
+    lines = [f"{folder} {' '.join(map(str, labels[folder] or ()))}".rstrip() for folder in sorted(labels)]
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
+def _val(folder: Path) -> tuple[ImageSet, ...]:
+    listing = next((place / name for place in (folder, folder.parent) for name in _FLAT_MAPS
+                    if (place / name).is_file()), None)
+    flat = sorted(folder.glob("ILSVRC2012_val_*.JPEG"))
+    if not flat:
+        return (labelled_folder(folder, IMAGENET_VAL, "data root with imagenet/val"),)
+    if listing is None:
+        raise InvalidInput(f"{folder} holds {len(flat)} images without class folders and no list of their classes",
+                           f"put {_FLAT_MAPS[0]} beside them: line k has the WordNet id of file number k")
+    wnids = listing.read_text(encoding="utf-8").split()
+    known = set(imagenet_wnids())
+    if len(wnids) < 50_000 or not set(wnids) <= known:
+        raise InvalidInput(f"{listing}: expected 50,000 WordNet ids, one per line, got {len(wnids)} lines")
+    named = [(path, wnids[int(path.stem.rpartition("_")[2]) - 1]) for path in flat]
+    return (ImageSet(name=IMAGENET_VAL, source=str(folder), understood=f"data root with a flat imagenet/val: {len(flat)} images",
+                     items=tuple(Item(id=f"{wnid}/{path.name}", path=path, folder=wnid) for path, wnid in named)),)
+
+
+def _cue_conflict(folder: Path) -> tuple[ImageSet, ...]:
+    return (labelled_folder(folder, CUE_CONFLICT, "data root with cue-conflict"),)
+
+
+def _by_wnid(name: str) -> Callable[[Path], tuple[ImageSet, ...]]:
+    return lambda folder: (_imagenet_labels(labelled_folder(folder, name, name), numbers=False),)
+
+
+def _v2(folder: Path) -> tuple[ImageSet, ...]:
+    return (_imagenet_labels(labelled_folder(folder, IMAGENET_V2, IMAGENET_V2), numbers=True),)
+
+
+def _imagenet_labels(images: ImageSet, *, numbers: bool) -> ImageSet:
+    """Label each image by its folder's name: a WordNet id, or where `numbers`, the class index that it spells."""
+    rank: dict[str, int] = {wnid: k for k, wnid in enumerate(imagenet_wnids())}
+    labels: dict[str, int] = {}
+    for folder in images.folders:
+        if folder in rank:
+            labels[folder] = rank[folder]
+        elif numbers and folder.isdecimal() and int(folder) < len(rank):
+            labels[folder] = int(folder)
+        else:
+            raise InvalidInput(f"{images.source}: folder {folder!r} is no class of {images.name}",
+                               "expected WordNet ids" + (" or numbers from 0 to 999" if numbers else "") +
+                               ": move other folders away")
+    return replace(images, name=images.name, imagenet=True, understood=f"{images.name}: {len(images.items)} images in "
+                   f"{len(labels)} classes", items=tuple(replace(item, labels=(labels[item.folder],)) for item in images.items))
+
+
+def _corrupted(folder: Path) -> tuple[ImageSet, ...]:
+    conditions = {f"{kind.name}:{severity.name}": severity
+                  for kind in sorted(folder.iterdir()) if kind.is_dir() and not kind.name.startswith((".", "__"))
+                  for severity in sorted(kind.iterdir()) if severity.name in {"1", "2", "3", "4", "5"}}
+    first = next(iter(conditions.values()))
+    whole = _imagenet_labels(labelled_folder(first, IMAGENET_C, IMAGENET_C), numbers=False)
+    return (replace(whole, name=IMAGENET_C, source=str(folder), conditions=conditions,
+                    understood=f"{IMAGENET_C}: {len(conditions)} of 75 conditions, {len(whole.items)} images in the first"),)
+
+
+def under(images: ImageSet, condition: str) -> ImageSet | None:
+    """Return a set's images under a condition that lies on disk; None where that folder is not there."""
+    folder = images.conditions.get(condition)
+    if folder is None:
+        return None
+    return replace(_imagenet_labels(labelled_folder(folder, images.name, images.name), numbers=False),
+                   name=images.name, source=images.source)
+
+
+def _hard(folder: Path) -> tuple[ImageSet, ...]:
+    listing = folder / "labels.jsonl"
+    items = []
+    for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            file, labels = str(row["file"]), tuple(int(label) for label in row["labels"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidInput(f"{listing}, line {number}: expected {{\"file\": …, \"labels\": [class index, …]}}, "
+                               f"got {line[:60]!r}") from error
+        if not labels or not all(0 <= label < len(imagenet_wnids()) for label in labels):
+            raise InvalidInput(f"{listing}, line {number}: expected class indices from 0 to 999, got {list(labels)}")
+        path = (folder / file).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise InvalidInput(f"{listing}, line {number}: {file} lies outside of {folder}")
+        items.append(Item(id=file, path=path, folder=str(labels[0]), labels=labels))
+    if not items:
+        raise InvalidInput(f"{listing} is empty")
+    return (ImageSet(name=IMAGENET_HARD, source=str(folder), items=tuple(items), imagenet=True,
+                     understood=f"{IMAGENET_HARD}: {len(items)} images"),)
+
+
+def _pug(folder: Path) -> tuple[ImageSet, ...]:
+    mapping = read_map(folder / MAP_FILE)
+    found = []
+    for subset in SUBSETS:
+        if not (folder / subset).is_dir():
+            continue
+        images = labelled_folder(folder / subset, f"{PUG}/{subset}", PUG)
+        check_map(images.folders, mapping)
+        found.append(replace(images, imagenet=True, items=tuple(
+            replace(item, labels=mapping[item.folder]) for item in images.items)))
+    if not found:
+        raise InvalidInput(f"{folder} has none of the subsets {', '.join(SUBSETS)}")
+    return tuple(found)
+
+
+def _vtab(folder: Path) -> tuple[ImageSet, ...]:
+    found = []
+    for task in sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__"))):
+        parts: dict[str, tuple[Item, ...]] = {}
+        for split in SPLITS:
+            if (task / f"{split}.npz").is_file():
+                parts[split] = _array_items(task / f"{split}.npz")
+            elif (task / split).is_dir():
+                parts[split] = labelled_folder(task / split, task.name, VTAB).items
+        missing = [split for split in SPLITS if split not in parts]
+        if missing:
+            raise InvalidInput(f"{task} has no {missing[0]}",
+                               f"expected {task.name}/{{{','.join(SPLITS)}}}/<label>/<image>, or .npz with images and labels")
+        names = sorted({item.folder for items in parts.values() for item in items},
+                       key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
+        rank = {name: k for k, name in enumerate(names)}
+        found += [ImageSet(name=f"{VTAB}/{task.name}/{split}", source=str(task / split),
+                           understood=f"{VTAB} {task.name}, {split}: {len(items)} images in {len(names)} classes",
+                           items=tuple(replace(item, labels=(rank[item.folder],)) for item in items))
+                  for split, items in parts.items()]
+    return tuple(found)
+
+
+def _array_items(file: Path) -> tuple[Item, ...]:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            labels = arrays["labels"]
+            shape = arrays["images"].shape
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise InvalidInput(f"{file}: expected arrays images (N, H, W, 3) uint8 and labels (N,): {error}") from error
+    if len(shape) != 4 or shape[-1] != 3 or labels.shape != shape[:1]:
+        raise InvalidInput(f"{file}: expected images (N, H, W, 3) and labels (N,), got {shape} and {labels.shape}")
+    return tuple(Item(id=f"{label}/{k:06d}", path=file, folder=str(label), row=k) for k, label in enumerate(labels.tolist()))
+
+
+def _ood(root: Path) -> ImageSet:
+    items = tuple(Item(id=path.relative_to(root).as_posix(), path=path, folder=OOD, labels=(0,))
+                  for path in images_below(root))
+    if not items:
+        raise InvalidInput(f"{root} holds no images")
+    name = root.resolve().name
+    return ImageSet(name=f"{OOD}/{name}", source=str(root), items=items,
+                    understood=f"out of distribution, {name}: {len(items)} images")
+
+
+def _oods(folder: Path) -> tuple[ImageSet, ...]:
+    below = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__")))
+    return tuple(_ood(entry) for entry in below)
+
+
+LAYOUTS: Sequence[Layout] = (
+    Layout(name=IMAGENET_VAL, folders=("imagenet/val",), images=50_000, classes=1000, open=_val,
+           expected="imagenet/val/<wnid>/ILSVRC2012_val_########.JPEG",
+           serves="accuracy, calibration, mistakes, robustness, invariance"),
+    Layout(name=IMAGENET_V2, folders=("imagenet-v2", "imagenetv2", "imagenetv2-matched-frequency-format-val"),
+           expected="imagenet-v2/<0…999>/<image>", images=10_000, classes=1000, open=_v2, serves="robustness"),
+    Layout(name=IMAGENET_A, folders=("imagenet-a",), expected="imagenet-a/<wnid>/<image>", images=7_500, classes=200,
+           open=_by_wnid(IMAGENET_A), serves="robustness"),
+    Layout(name=IMAGENET_R, folders=("imagenet-r",), expected="imagenet-r/<wnid>/<image>", images=30_000, classes=200,
+           open=_by_wnid(IMAGENET_R), serves="robustness, calibration"),
+    Layout(name=IMAGENET_SKETCH, folders=("imagenet-sketch", "sketch"), expected="imagenet-sketch/<wnid>/<image>",
+           images=50_889, classes=1000, open=_by_wnid(IMAGENET_SKETCH), serves="robustness"),
+    Layout(name=IMAGENET_C, folders=("imagenet-c",), expected="imagenet-c/<corruption>/<1…5>/<wnid>/<image>",
+           images=75 * 50_000, classes=1000, open=_corrupted, serves="robustness"),
+    Layout(name=IMAGENET_HARD, folders=("imagenet-hard",), images=None, classes=None, open=_hard, serves="robustness",
+           expected="imagenet-hard/labels.jsonl with one {\"file\": …, \"labels\": […]} per line, and the images"),
+    Layout(name=CUE_CONFLICT, folders=("cue-conflict",), expected="cue-conflict/<shape>/<shapeN>-<textureM>.png",
+           images=1_280, classes=16, open=_cue_conflict, serves="shape-bias"),
+    Layout(name=PUG, folders=("pug_imagenet",), images=88_328, classes=151, open=_pug, serves="synthetic",
+           expected=f"pug_imagenet/<Subset>/<ClassName>/<image> and pug_imagenet/{MAP_FILE}"),
+    Layout(name=VTAB, folders=("vtab",), expected="vtab/<task>/{train800,val200,test}/<label>/<image>, or .npz",
+           images=None, classes=None, open=_vtab, serves="transfer"),
+    Layout(name=f"{OOD}/imagenet-o", folders=("imagenet-o",), expected="imagenet-o/**/<image>", images=2_000,
+           classes=None, open=lambda folder: (_ood(folder),), serves="robustness (out of distribution)"),
+    Layout(name=OOD, folders=("ood",), expected="ood/<name>/**/<image>", images=None, classes=None, open=_oods,
+           serves="robustness (out of distribution)"),
+)

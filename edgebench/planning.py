@@ -1,0 +1,294 @@
+"""Which passes a variant needs, and on which cached images each runs: every image is prepared once for all variants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from edgebench import corruptions, properties, transforms
+from edgebench.datasets import (
+    CUE_CONFLICT,
+    DEMO,
+    IMAGENET_A,
+    IMAGENET_C,
+    IMAGENET_R,
+    ImageSet,
+    accepted,
+    identity,
+    stratified,
+    targets,
+)
+from edgebench.errors import InvalidInput, MissingDependency, UsageError
+from edgebench.evaluate import FEATURES
+from edgebench.imagecache import ImageCache, cached, corrupted
+from edgebench.named_sets import VTAB, open_ood, open_sets, under
+from edgebench.properties import CLEAN, Pass
+from edgebench.record import Artifact, Caveat, Preprocess, Skip
+from edgebench.worker import PassJob
+
+# Of each class, under every generated corruption and level of invariance: RobustBench's number, and the least in all.
+PER_CLASS, AT_LEAST = 5, 200
+# Scored among some of their classes, or by whole probability vectors: their logits are always kept.
+_WHOLE = frozenset({IMAGENET_A, IMAGENET_R, CUE_CONFLICT})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is to be evaluated, on which data."""
+
+    properties: tuple[str, ...]
+    data: tuple[str, ...]
+    ood: tuple[str, ...]
+    preset: str
+    sweep_images: int | None
+    """Images per generated corruption and level; None: `PER_CLASS` of each class and at least `AT_LEAST`; 0: all."""
+    compact: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The passes of a variant, what is doubtful about the data, and what cannot be run."""
+
+    passes: tuple[PassJob, ...] = ()
+    caveats: tuple[Caveat, ...] = ()
+    skips: tuple[Skip, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Clean:
+    """A data set as one model sees it unchanged."""
+
+    images: ImageSet
+    cache: ImageCache
+    rows: tuple[int, ...]
+    """Rows of the cache that may be evaluated."""
+    wanted: tuple[int, ...]
+    """Target of each item."""
+    labels: tuple[tuple[int, ...], ...] | None
+    """All accepted classes of each item."""
+
+
+class Planner:
+    """Plans each variant's passes; images are decoded where no cache holds them yet.
+
+    Args:
+        wanted: What is to be evaluated.
+        excluded: SHA-256 of images that chose some variant's INT8 ranges: no variant is evaluated on them.
+        progress: Told (what, share done).
+        note: Told once what a user should know.
+    """
+
+    def __init__(self, wanted: Wanted, excluded: frozenset[str], progress: Callable[[str, float], None],
+                 note: Callable[[str], None]) -> None:
+        self._wanted, self._excluded, self._progress, self._note = wanted, excluded, progress, note
+        self._plans: dict[str, Plan] = {}
+        self._opened: dict[tuple[str, ...], dict[str, ImageSet]] = {}
+        self._clean: dict[str, _Clean] = {}
+        self._noted: set[str] = set()
+
+    def reason_against(self, artifact: Artifact) -> str | None:
+        """Return why this artifact's quality is not evaluated, or None."""
+        if not self._wanted.properties:
+            return "not asked for"
+        if artifact.model.weights == "random":
+            return "random weights have latency but no accuracy"
+        if not self._locations(artifact):
+            return "no labelled images were given: pass --data ROOT"
+        return None
+
+    def of(self, artifact: Artifact) -> Plan:
+        """Return the plan for an artifact; empty where there is a `reason_against` it.
+
+        Raises:
+            UsageError: Two data sets of one name.
+            InvalidInput: Data that the model's classes do not fit, or an artifact that cannot be fed images.
+        """
+        if self.reason_against(artifact) is not None:
+            return Plan()
+        if artifact.preprocess is None:
+            raise InvalidInput(f"the preprocessing of {artifact.model.id} is unknown, so images cannot be fed to it",
+                               "pass --preprocess FILE (docs/preprocessing.md), or --properties none for latency alone")
+        if not isinstance(artifact.outputs[0].shape[-1], int):
+            raise InvalidInput(f"{artifact.model.id}: the number of classes is not fixed in the model")
+        key = repr((artifact.preprocess, artifact.classes, artifact.outputs, artifact.inputs, artifact.resolutions,
+                    self._locations(artifact)))
+        if key not in self._plans:
+            self._plans[key] = self._plan(artifact, artifact.preprocess)
+        return self._plans[key]
+
+    def _locations(self, artifact: Artifact) -> tuple[str, ...]:
+        return self._wanted.data or ((DEMO,) if artifact.model.id == DEMO else ())
+
+    def _sets(self, locations: tuple[str, ...]) -> dict[str, ImageSet]:
+        if locations not in self._opened:
+            everything = [one for location in locations for one in open_sets(location)]
+            everything += [open_ood(location) for location in self._wanted.ood]
+            sets = {one.name: one for one in everything}
+            if len(sets) < len(everything):
+                twice = next(one.name for one in everything if sets[one.name] is not one)
+                raise UsageError(f"two data sets are called {twice!r}", "rename one of the folders")
+            self._opened[locations] = sets
+        return self._opened[locations]
+
+    def _plan(self, artifact: Artifact, native: Preprocess) -> Plan:
+        preset = self._wanted.preset
+        preprocess = transforms.paper(native) if preset == "paper" else native
+        sets = self._sets(self._locations(artifact))
+        jobs: list[PassJob] = []
+        caveats: list[Caveat] = []
+        skips = {name: f"needs {properties.get(name).NEEDS}" for name in self._wanted.properties
+                 if not properties.get(name).passes(sorted(sets), preset)}
+        with_features = self._features(artifact, sets)
+        unfit: dict[str, str] = {}
+        wanted_passes = properties.united_passes(self._wanted.properties, sorted(sets), preset)
+        for needed in wanted_passes:
+            if needed.dataset in unfit:
+                continue
+            on_disk = sets[needed.dataset].conditions
+            if on_disk and needed.condition not in on_disk:
+                absent = sum(1 for one in wanted_passes if one.dataset == needed.dataset and one.condition not in on_disk)
+                skips[f"{absent} conditions of {needed.dataset}"] = (
+                    f"expected {needed.dataset}/{needed.condition.replace(':', '/')}/<wnid>/<image> and so on")
+                continue
+            try:
+                clean = self._prepare(sets[needed.dataset], artifact, preprocess, needed, caveats)
+            except InvalidInput as error:
+                if not sets[needed.dataset].imagenet:
+                    raise
+                unfit[needed.dataset] = error.message
+                continue
+            made = self._job(needed, clean, preprocess, artifact)
+            if isinstance(made, str):
+                family = needed.condition.partition(":")[0]
+                what = "generated corruptions" if corruptions.parse(needed.condition) else family
+                skips.setdefault(f"{what} of {needed.dataset}", made)
+            elif made is not None:
+                jobs.append(replace(
+                    made, features=needed in with_features,
+                    compact=self._wanted.compact and needed.dataset not in _WHOLE
+                    and not needed.dataset.startswith(f"{VTAB}/")))
+        skips |= unfit
+        return Plan(passes=tuple(jobs), caveats=tuple(caveats),
+                    skips=tuple(Skip(what=what, reason=reason) for what, reason in skips.items()))
+
+    def _features(self, artifact: Artifact, sets: dict[str, ImageSet]) -> frozenset[Pass]:
+        if "transfer" not in self._wanted.properties or FEATURES not in [spec.name for spec in artifact.outputs]:
+            return frozenset()
+        return frozenset(properties.get("transfer").passes(sorted(sets), self._wanted.preset))
+
+    def _prepare(self, images: ImageSet, artifact: Artifact, preprocess: Preprocess, needed: Pass,
+                 caveats: list[Caveat]) -> _Clean:
+        """Return the set as the model sees it unchanged; a condition that lies on disk is a set of its own."""
+        if images.conditions:
+            images = under(images, needed.condition) or images
+            preprocess = _as_it_is(preprocess)
+        elif images.name == CUE_CONFLICT and needed.preset == "paper":
+            preprocess = _as_it_is(preprocess)
+        classes, outputs = artifact.classes, artifact.outputs[0].shape[-1]
+        assert isinstance(outputs, int)
+        where = needed.condition if images.conditions else ""
+        key = repr((images.name, images.source, where, preprocess, classes, outputs))
+        if key in self._clean:
+            return self._clean[key]
+        items = images.items
+        if images.conditions:
+            chosen = self._subset(images, range(len(items)))
+            images = replace(images, items=tuple(items[k] for k in chosen))
+        wanted, used, assumed = targets(images, classes, outputs)
+        cache = cached(images.items, preprocess,
+                       lambda done, total: self._progress(f"decoding {images.name}", done / total))
+        rows = tuple(row for row, k in enumerate(cache.kept) if cache.hashes[k] not in self._excluded)
+        caveats += self._doubts(images, cache, len(cache.kept) - len(rows),
+                                f"{', '.join(used.ids[:3])}{', …' * (len(used.ids) > 3)}" if assumed else None)
+        if not rows:
+            raise InvalidInput(f"every image of {images.source} was used for quantization calibration",
+                               "give separate images with --calibration-data")
+        self._clean[key] = _Clean(images=images, cache=cache, rows=rows, wanted=wanted,
+                                  labels=accepted(images, used, range(len(images.items))))
+        return self._clean[key]
+
+    def _doubts(self, images: ImageSet, cache: ImageCache, removed: int, assumed: str | None) -> list[Caveat]:
+        found = []
+        if assumed:
+            found.append(Caveat(code="assumed-classes", hint="pass --classes FILE to be certain",
+                                message=f"{images.name}: the model has no class map; its outputs were taken to be "
+                                        f"{assumed} in this order"))
+        if cache.unreadable:
+            name, reason = cache.unreadable[0]
+            found.append(Caveat(
+                code="unreadable-images", hint="repair or remove them; every variant left out the same images",
+                message=f"{images.name}: {len(cache.unreadable)} of {len(images.items)} images left out, "
+                        f"the first: {name}: {reason}"))
+        if cache.rotated and images.name not in properties.PUBLISHED:
+            found.append(Caveat(
+                code="exif-orientation", hint="turn them for good if the deployed camera pipeline would",
+                message=f"{images.name}: {cache.rotated} images carry an EXIF orientation, which is not applied"))
+        if removed:
+            found.append(Caveat(
+                code="calibration-images-left-out", hint="give separate images with --calibration-data",
+                message=f"{images.name}: {removed} images chose the INT8 ranges and were left out of the evaluation"))
+        for doubt in found:
+            if doubt.message not in self._noted:
+                self._noted.add(doubt.message)
+                self._note(doubt.message)
+        return found
+
+    def _subset(self, images: ImageSet, among: Sequence[int]) -> tuple[int, ...]:
+        if self._wanted.sweep_images == 0:
+            return tuple(among)
+        items = [images.items[k] for k in among]
+        folders = len({item.folder for item in items})
+        per_class = max(PER_CLASS, math.ceil(AT_LEAST / folders)) if self._wanted.sweep_images is None \
+            else math.ceil(self._wanted.sweep_images / folders)
+        return tuple(among[k] for k in stratified(items, per_class))
+
+    def _job(self, needed: Pass, clean: _Clean, preprocess: Preprocess, artifact: Artifact) -> PassJob | str | None:
+        """Return the pass's job, why it cannot be run, or None where it is the clean pass under another name."""
+        condition = needed.condition
+        if condition == CLEAN or needed.dataset == IMAGENET_C:
+            return self._assembled(needed, clean, clean.cache, clean.rows, [clean.cache.kept[row] for row in clean.rows])
+        chosen = self._subset(clean.images, [clean.cache.kept[row] for row in clean.rows])
+
+        def told(done: int, total: int) -> None:
+            self._progress(f"preparing {needed.dataset}, {condition}", done / total)
+
+        if corruptions.parse(condition):
+            if min(preprocess.size_px) < corruptions.MIN_SIDE:
+                return f"corruptions are defined for pictures of {corruptions.MIN_SIDE} pixels or more a side"
+            try:
+                corruptions.refuse_absent_packages()
+            except MissingDependency as error:
+                return f"{error.message}; {error.hint}"
+            row_of = {k: row for row, k in enumerate(clean.cache.kept)}
+            cache = corrupted(clean.cache, [row_of[k] for k in chosen], [clean.images.items[k].id for k in chosen],
+                              condition, told)
+            return self._assembled(needed, clean, cache, range(len(chosen)), chosen)
+        size = transforms.output_size(preprocess, condition)
+        fixed = [side for side in artifact.inputs[0].shape[2:] if isinstance(side, int)]
+        resolution = None
+        if condition.startswith("resolution:"):
+            if size == preprocess.size_px:
+                return None
+            if fixed and list(size) != fixed:
+                if size[0] not in [one.size_px for one in artifact.resolutions]:
+                    return ("the graph takes one size of input: export with --resolutions "
+                            + ",".join(transforms.levels("resolution", needed.preset)))
+                resolution = size[0]
+        cache = cached([clean.images.items[k] for k in chosen], preprocess, told, condition)
+        job = self._assembled(needed, clean, cache, range(len(cache.kept)), [chosen[k] for k in cache.kept])
+        return replace(job, resolution_px=resolution)
+
+    @staticmethod
+    def _assembled(needed: Pass, clean: _Clean, cache: ImageCache, rows: Sequence[int], kept: Sequence[int]) -> PassJob:
+        """Return the job for the cache's `rows`, which are the set's items `kept`."""
+        return PassJob(
+            dataset=identity(clean.images, kept, clean.cache.hashes, clean.wanted), condition=needed.condition,
+            preset=needed.preset, cache=str(cache.folder), rows=tuple(rows),
+            ids=tuple(clean.images.items[k].id for k in kept), targets=tuple(clean.wanted[k] for k in kept),
+            labels=tuple(clean.labels[k] for k in kept) if clean.labels is not None else None)
+
+
+def _as_it_is(preprocess: Preprocess) -> Preprocess:
+    """Return the preprocessing for images that were published ready-made: not cropped, resized only to another input."""
+    return replace(preprocess, resize="squash", resize_px=None, interpolation="bicubic", border_px=0)

@@ -1,0 +1,116 @@
+"""Fidelity: how far a variant's answers and outputs are from its reference's on the same images, labels aside.
+
+Not a property of its own: every property that compares with a reference may add it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from edgebench import metrics, stats
+from edgebench.metrics import BoolArray
+from edgebench.properties import Predictions
+from edgebench.record import Better, Score
+from edgebench.stats import FloatArray
+
+DECILES = 10
+COMPACT = "the predictions were stored in compact form"
+"""Why a score that needs logits is absent."""
+_BOOTSTRAP = "percentile bootstrap over images, 1,000 resamples"
+_MARGIN = "largest less second largest probability"
+
+
+def fidelity(found: Predictions, other: Predictions) -> tuple[Score, ...]:
+    """Return how a variant differs from its reference on the same images; no score looks at the targets.
+
+    Shares of images with another answer, over all and by tenth of the reference's margin; overlap of the five largest
+    logits; divergences of the probabilities in nats; absolute differences of confidence and logits. Divergences and
+    differences of logits have no value where either side was stored in compact form.
+
+    Args:
+        found: Of the variant.
+        other: Of the reference, on the same images in the same order.
+
+    Raises:
+        ValueError: Other images, or another number of classes.
+        InvalidInput: A logit is NaN or infinite.
+    """
+    if not np.array_equal(found.ids, other.ids):
+        raise ValueError(f"expected the reference's {len(other.ids)} images in its order, got {len(found.ids)} others")
+    mine, theirs = found.outcomes, other.outcomes
+    if mine.classes != theirs.classes:
+        raise ValueError(f"expected as many classes as the reference, got {mine.classes} and {theirs.classes}")
+    n, differs = len(mine), mine.predicted != theirs.predicted
+    gaps = None if found.compact or other.compact else metrics.divergences(other.logits, found.logits)
+    overlap = (theirs.top5[:, :, None] == mine.top5[:, None, :]).any(axis=2).mean(axis=1)
+    means: tuple[tuple[str, str, Better, FloatArray | None, str, str], ...] = (
+        ("top5_overlap", "fraction", "higher", overlap if mine.classes > metrics.TOP else None,
+         "mean share of the reference's five largest logits that are among this variant's five largest",
+         f"with {mine.classes} classes the five largest logits are always the same"),
+        ("kl_divergence", "nat", "lower", gaps and gaps.kl,
+         "mean divergence of this variant's softmax from the reference's", COMPACT),
+        ("js_divergence", "nat", "lower", gaps and gaps.js,
+         "mean Jensen-Shannon divergence of this variant's softmax and the reference's, at most ln 2", COMPACT),
+        ("confidence_difference", "fraction", "lower", np.abs(mine.confidence - theirs.confidence),
+         "mean absolute difference of the largest probabilities, of whichever class", ""),
+        ("logit_difference", "1", "lower", gaps and gaps.logit_mean,
+         "mean absolute difference of the logits, over images and classes", COMPACT))
+    table = np.stack([values for _, _, _, values, _, _ in means if values is not None], axis=1)
+    low, high = stats.bootstrap(lambda chosen: np.bincount(chosen, minlength=n) @ table / n, n)
+    ends = iter(zip(low.tolist(), high.tolist(), strict=True))
+    return (
+        proportion("disagreement", int(differs.sum()), n, "lower",
+                   "share of images with another top class than the reference's; Wilson interval"),
+        *(_mean(name, unit, better, values, n, method, next(ends) if values is not None else None, reason)
+          for name, unit, better, values, method, reason in means),
+        Score(name="logit_difference_max", value=float(gaps.logit_max.max()) if gaps else None, unit="1",
+              better="lower", n=n, method="largest absolute difference of a logit, over images and classes",
+              reason="a maximum, not an estimate" if gaps else COMPACT),
+        *_by_margin(differs, theirs.margin))
+
+
+def flips(correct_reference: BoolArray, correct: BoolArray) -> tuple[Score, Score]:
+    """Return the shares of images that turned from right to wrong, and from wrong to right.
+
+    Args:
+        correct_reference: Whether the reference is right (N,).
+        correct: Whether the variant is right on the same images (N,).
+
+    Raises:
+        ValueError: No images, or shapes that differ.
+    """
+    negative, positive = metrics.flips(correct_reference, correct)
+    return (
+        proportion("negative_flips", negative, correct.size, "lower",
+                   "share of images that the reference gets right and this variant wrong; Wilson interval"),
+        proportion("positive_flips", positive, correct.size, "higher",
+                   "share of images that the reference gets wrong and this variant right; Wilson interval"))
+
+
+def proportion(name: str, count: int, n: int, better: Better | None, method: str) -> Score:
+    """Return a share of images with its Wilson interval."""
+    low, high = stats.wilson(count, n)
+    return Score(name=name, value=count / n, low=low, high=high, unit="fraction", better=better, n=n, method=method)
+
+
+def _by_margin(differs: BoolArray, margin: FloatArray) -> tuple[Score, ...]:
+    scores = []
+    tenths: list[npt.NDArray[np.intp]] = np.array_split(np.argsort(margin, kind="stable"), DECILES)
+    for place, images in enumerate(tenths, start=1):
+        name = f"disagreement@margin_decile_{place}"
+        method = (f"share of images with another top class than the reference's, among tenth {place} of {DECILES} of "
+                  f"the images in order of the reference's margin ({_MARGIN}; ties in image order); Wilson interval")
+        scores.append(proportion(name, int(differs[images].sum()), images.size, "lower", method) if images.size else
+                      Score(name=name, value=None, unit="fraction", better="lower", n=0, method=method,
+                            reason=f"{differs.size} images are too few: at least {DECILES} are needed"))
+    return tuple(scores)
+
+
+def _mean(name: str, unit: str, better: Better, values: FloatArray | None, n: int, method: str,
+          ends: tuple[float, float] | None, reason: str) -> Score:
+    method = f"{method}; {_BOOTSTRAP}"
+    if values is None or ends is None:
+        return Score(name=name, value=None, unit=unit, better=better, n=n, method=method, reason=reason)
+    return Score(name=name, value=float(values.mean()), low=ends[0], high=ends[1], unit=unit, better=better, n=n,
+                 method=method)
