@@ -89,7 +89,7 @@ def score_groups(variants: Sequence[Variant]) -> list[ScoreGroup]:
                 shown |= {where, against}
         for title, member, scores in pools:
             # Also without scores: what is against the reference is to stand behind its property.
-            found = groups.setdefault(title, {}) if scores else {}
+            found = groups.setdefault(title, {})
             for score in scores:
                 found.setdefault((score.name, member), {})[variant.index] = score
     return [_score_group(title, found, variants, shown=title in shown) for title, found in groups.items() if found]
