@@ -7,7 +7,7 @@ OUT ?= runs/demo
 .PHONY: demo test check install clean
 
 demo: install  ## Profile the embedded default and say where the report lies.
-	$(BIN)/edgebench profile demo:inspection --budget quick --out $(OUT) --force
+	$(BIN)/edgebench profile demo:inspection --budget quick --sweep-images 30 --out $(OUT) --force
 
 test: install  ## Run all tests but the slow ones.
 	$(BIN)/python -m pytest

@@ -25,6 +25,9 @@ FEATURES = "features"
 """Name of an artifact's second output: what its head reads."""
 
 
+ROOM_HINT = "free some space, choose --out on a larger disk, or keep less per image with --store compact"
+
+
 def run_pass(session: Session, cache: Path, rows: Sequence[int], batch: int, progress: Callable[[int, int], None], *,
              features: bool = False) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Yield logits (n, K) and, where asked for, features (n, D), float32, of the cached images at `rows`.
@@ -35,11 +38,10 @@ def run_pass(session: Session, cache: Path, rows: Sequence[int], batch: int, pro
         InvalidInput: The outputs are not logits (N, K), or hold NaN or infinity.
     """
     images = load_cache(cache)
-    pixels = images.pixels()
     name, output = session.inputs[0].name, session.outputs[0].name
     for start in range(0, len(rows), batch):
-        chunk = np.asarray(rows[start:start + batch])
-        feeds = {name: pad(normalize(pixels[chunk], images.preprocess), batch)}
+        chunk = rows[start:start + batch]
+        feeds = {name: pad(normalize(images.read(chunk), images.preprocess), batch)}
         outputs = session.infer(feeds)
         logits = np.array(outputs[output][: len(chunk)], np.float32)
         if logits.ndim != 2 or not np.isfinite(logits).all():
@@ -75,7 +77,7 @@ def save_predictions(path: Path, parts: Iterable[tuple[np.ndarray, np.ndarray | 
         for row, accepted in enumerate(labels):
             padded[row, : len(accepted)] = accepted
         small["labels"] = padded
-    with writing(path):
+    with writing(path, ROOM_HINT):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as scratch:
             target = Path(scratch) / path.name

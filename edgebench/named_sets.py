@@ -28,7 +28,7 @@ from edgebench.datasets import (
     labelled_folder,
     open_images,
 )
-from edgebench.errors import InvalidInput, UsageError
+from edgebench.errors import InvalidInput, MissingDependency, UsageError
 from edgebench.pug import MAP_FILE, SUBSETS, check_map, read_map
 
 PUG, VTAB, OOD = "pug", "vtab", "ood"
@@ -116,7 +116,29 @@ def check(location: str) -> tuple[Finding, ...]:
     there = dict(_by_name(root)) if location != DEMO and root.is_dir() else {}
     if not there:
         return tuple(_finding(images) for images in open_sets(location))
-    return tuple(_look(layout, root, there.get(layout.name)) for layout in LAYOUTS)
+    return (*(_look(layout, root, there.get(layout.name)) for layout in LAYOUTS), *_annotations(root))
+
+
+def _annotations(root: Path) -> Iterator[Finding]:
+    """Say where the labels beside the images come from: ReaL's, and ImageNet-X's."""
+    from edgebench.properties import mistakes, robustness
+
+    labels = robustness.real_labels_at_hand(root / "imagenet" / "val")
+    with_some = sum(1 for one in labels or () if one)
+    yield Finding(
+        name="ReaL labels", state="missing" if labels is None else "complete" if with_some == 46_837 else "partial",
+        where=str(root / "real.json"), images=with_some, published=46_837, classes=0, digest="", serves="accuracy, robustness",
+        note="images with a label" if labels is not None else f"expected {root / 'real.json'}, or the package imagenet-x")
+    try:
+        folder = mistakes.annotation_folder(root / "imagenet" / "val")
+        noted = mistakes.load_annotations(folder)
+    except (InvalidInput, MissingDependency) as error:
+        yield Finding(name="ImageNet-X", state="missing", where=str(root / "imagenet-x"), images=0, published=46_110,
+                      classes=0, digest="", note=f"{error.message}; {error.hint}", serves="mistakes")
+        return
+    yield Finding(name="ImageNet-X", state="complete" if len(noted.number) == 46_110 else "partial", where=str(folder),
+                  images=len(noted.number), published=46_110, classes=0, digest="", serves="mistakes",
+                  note="annotated images without prototypes")
 
 
 def _by_name(root: Path) -> Iterator[tuple[str, Path]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from edgebench import __version__, artifacts, backends, catalog, environment, evaluate, latency, properties, report
 from edgebench.datasets import ImageSet, open_images
-from edgebench.errors import CannotMeasure, EdgebenchError, UsageError, unknown, writing
+from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput, UsageError, unknown, writing
 from edgebench.named_sets import open_sets
 from edgebench.planning import Planner, Wanted
 from edgebench.record import (
@@ -285,7 +286,22 @@ def _planner(request: Request, chosen: tuple[str, ...], variants: Sequence[_Vari
         planner.of(variant.artifact)
         if reason and chosen and (request.budget is None or by_name):
             raise CannotMeasure(f"{variant.name} cannot be evaluated: {reason}")
+    _refuse_too_little_room(request, planner, variants)
     return planner
+
+
+def _refuse_too_little_room(request: Request, planner: Planner, variants: Sequence[_Variant]) -> None:
+    """Raise InvalidInput where the predictions to come would not fit on the disk."""
+    needed = 0
+    for variant in variants:
+        outputs = variant.artifact.outputs[0].shape[-1]
+        for job in planner.of(variant.artifact).passes:
+            if isinstance(outputs, int) and not job.compact and not (request.out / variant.name / job.key.file).exists():
+                needed += len(job.rows) * outputs * 4
+    free = shutil.disk_usage(request.out).free
+    if needed > free:
+        raise InvalidInput(f"{request.out} has {free / 1e9:.1f} GB free, the predictions need {needed / 1e9:.1f}",
+                           evaluate.ROOM_HINT)
 
 
 def _refuse_foreign_results(request: Request, variants: Sequence[_Variant]) -> None:

@@ -224,6 +224,11 @@ class TestCache:
         assert bits(expected) == bits(cache.pixels())
         assert (tuple(range(6)), ()) == (cache.kept, cache.unreadable)
 
+    def test_rows_are_read_in_any_order(self, labelled_folder):
+        cache = cached(open_images(str(labelled_folder)).items, SMALL)
+        assert bits(cache.pixels()[[4, 0, 4]]) == bits(cache.read([4, 0, 4]))
+        assert (0, 8, 8, 3) == cache.read([]).shape
+
     def test_order_is_kept_when_more_images_come_than_are_decoded_ahead(self, tmp_path):
         # Every image has a colour of its own, and the items come in no sorted order.
         items = []

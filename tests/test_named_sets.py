@@ -213,7 +213,7 @@ class TestCheck:
         put(root / "imagenet" / "val", f"{WNIDS[0]}/ILSVRC2012_val_00000001.JPEG")
         put(root / "imagenet-a", f"{WNIDS[6]}/a.png", "extra/b.png")
         found = {one.name: one for one in named_sets.check(str(root))}
-        assert {layout.name for layout in named_sets.LAYOUTS} == set(found)
+        assert {*(layout.name for layout in named_sets.LAYOUTS), "ReaL labels", "ImageNet-X"} == set(found)
         assert ("partial", 1, 50_000) == (found["imagenet-val"].state, found["imagenet-val"].images,
                                           found["imagenet-val"].published)
         assert ("unusable", True) == (found["imagenet-a"].state, "extra" in found["imagenet-a"].note)
@@ -225,7 +225,14 @@ class TestCheck:
         shrunk = [type(one)(**{**{name: getattr(one, name) for name in one.__slots__}, "images": 2, "classes": 2})
                   for one in layouts]
         monkeypatch.setattr(named_sets, "LAYOUTS", shrunk)
-        assert ["complete"] == [one.state for one in named_sets.check(str(root))]
+        assert "complete" == named_sets.check(str(root))[0].state
+
+    def test_labels_beside_the_images_are_counted(self, root):
+        pytest.importorskip("imagenet_x", reason="the package brings the annotations")
+        put(root / "imagenet-v2", "0/x.jpeg")
+        found = {one.name: one for one in named_sets.check(str(root))}
+        assert ("complete", 46_837) == (found["ReaL labels"].state, found["ReaL labels"].images)
+        assert ("complete", 46_110) == (found["ImageNet-X"].state, found["ImageNet-X"].images)
 
     def test_digests_tell_class_maps_apart(self, root, tmp_path):
         put(root / "imagenet-v2", "0/x.jpeg")

@@ -12,12 +12,13 @@ import safetensors.torch
 import timm
 import torch
 
-from edgebench import sources
+from edgebench import artifacts, backends, catalog, sources
 from edgebench.datasets import imagenet_wnids
 from edgebench.errors import InvalidInput, UsageError
+from edgebench.export import export_all
 from edgebench.imagecache import normalize, transform
 from edgebench.record import ClassMap
-from edgebench.sources import open_source, read_classes, read_templates
+from edgebench.sources import _tower_at, open_source, read_classes, read_templates
 from tests.conftest import picture
 from tests.models import onnx_file, tiny_weights
 
@@ -167,6 +168,14 @@ def test_a_zero_shot_head_matches_open_clips_own_towers_and_is_kept(cache_folder
             ("a photo of a {}.", "a drawing of a {}."))
         expected = 100 * model.encode_image(image, normalize=True) @ theirs
         np.testing.assert_allclose(expected.numpy(), source.program(image)[0].numpy(), atol=2e-4)
+    (_, folder), = export_all(source, [catalog.recipe("ort-fp32")], tmp_path / "artifacts", calibration=None, images=None)
+    artifact = artifacts.verify(folder)
+    assert ["logits", "features"] == [spec.name for spec in artifact.outputs]
+    session = backends.get("onnxruntime").open_session(folder / artifact.entry, artifact.recipe, batch=2, threads=1)
+    exported = session.infer({session.inputs[0].name: image.numpy()})
+    np.testing.assert_allclose(expected.numpy(), exported["logits"], atol=2e-3)
+    with torch.inference_mode():
+        np.testing.assert_allclose(model.encode_image(image).numpy(), exported["features"], atol=1e-4)
     assert [3] == told
     told.clear()
     open_source("open_clip:ViT-S-32-alt", weights=str(tmp_path / "clip.pt"), classes=THREE,
@@ -242,3 +251,35 @@ def test_the_pooled_deviation_of_the_demo_is_the_population_standard_deviation()
     expected = stage.flatten(2).std(dim=2, unbiased=False)
     np.testing.assert_allclose(expected.numpy(), found[:, 2 * channels:3 * channels].numpy(), atol=1e-5)
     assert sources.ZERO_SHOT_SCALE == 100.0
+
+
+def test_a_clip_tower_at_another_size_interpolates_its_position_embeddings_as_open_clip_does() -> None:
+    torch.manual_seed(3)
+    model = open_clip.create_model("ViT-S-32-alt").eval()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    larger = open_clip.create_model("ViT-S-32-alt", force_image_size=320).eval()
+    open_clip.model.resize_pos_embed(state, larger)
+    larger.load_state_dict(state)
+    image = torch.randn(1, 3, 320, 320)
+    with torch.inference_mode():
+        np.testing.assert_allclose(larger.visual(image).numpy(), _tower_at(model.visual, 320)(image).numpy(), atol=1e-5)
+    # The tower itself keeps its size.
+    assert (7 * 7 + 1) == len(model.visual.positional_embedding)
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "tf_efficientnet_lite0", "convnext_atto"])
+def test_networks_take_other_sizes_and_their_heads_read_the_features(name: str) -> None:
+    source = open_source(f"timm:{name}", weights="random")
+    assert source.features
+    assert source.at_size is not None
+    with torch.inference_mode():
+        for size in (224, 160):
+            logits, features = source.at_size(size)(torch.randn(2, 3, size, size))
+            head = source.program.network.get_classifier()
+            np.testing.assert_allclose(head(features).numpy(), logits.numpy(), atol=1e-5)
+
+
+def test_a_head_that_is_no_single_layer_gives_no_features() -> None:
+    source = open_source("timm:deit_tiny_distilled_patch16_224", weights="random")
+    assert not source.features
+    assert torch.is_tensor(source.program(torch.zeros(1, 3, 224, 224)))
