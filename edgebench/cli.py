@@ -124,10 +124,10 @@ _RUN_OPTIONS = (
     click.option("--threads", type=int, help="CPU threads; the usable CPUs by default."),
     click.option("--batch", type=int, default=16, show_default=True, help="Images per inference in the offline "
                  "scenario and in evaluation."),
-    click.option("--ood", multiple=True, metavar="DIR", help="Images that the model was not made for: how well does its "
-                 "confidence tell them apart?"),
-    click.option("--sweep-images", type=int, metavar="N", help="Images per generated corruption and level of invariance; "
-                 "5 of each class and at least 200 by default, 0 for all."),
+    click.option("--ood", multiple=True, metavar="DIR", help="Images that the model was not made for: how well does "
+                 "its confidence tell them apart?"),
+    click.option("--sweep-images", type=int, metavar="N", help="Images per generated corruption and level of "
+                 "invariance; 5 of each class and at least 200 by default, 0 for all."),
     click.option("--store", default="logits", show_default=True, metavar="logits|compact",
                  help="What is kept per image; compact takes a hundredth of the space and leaves out some scores."),
     click.option("--preset", default="native", show_default=True, metavar="native|paper",
@@ -287,7 +287,8 @@ def export(model: str, recipes_: Any, out: Path, **options: Any) -> None:
                 preprocess=catalog.read_toml(options["preprocess"], Preprocess) if options["preprocess"] else None,
                 progress=display.count)
             for recipe, built in export_all(source, wanted, out, calibration=calibration, images=None,
-                                            resolutions=options["resolutions"], force=options["force"], progress=display.count):
+                                            resolutions=options["resolutions"], force=options["force"],
+                                            progress=display.count):
                 if isinstance(built, Path):
                     display.note(f"{recipe.id}: {built}")
                 else:
@@ -389,8 +390,9 @@ def check(root: str, as_json: bool) -> None:
     from edgebench.record import to_builtins
 
     found = look(root)
-    rows = [{**to_builtins(one), "published": one.published if as_json or one.published is None else f"{one.published:,}",
-             "digest": one.digest if as_json else one.digest[:12]} for one in found]
+    rows = [to_builtins(one) if as_json else {
+        **to_builtins(one), "published": "" if one.published is None else f"{one.published:,}",
+        "digest": one.digest[:12]} for one in found]
     _listing(rows, ("name", "state", "images", "published", "classes", "digest", "note"), as_json=as_json)
     if any(one.state == "unusable" for one in found):
         sys.exit(ExitCode.UNMEASURABLE)

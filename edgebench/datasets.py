@@ -207,7 +207,7 @@ def targets(images: ImageSet, classes: ClassMap | None, outputs: int) -> tuple[t
 
 
 def accepted(images: ImageSet, classes: ClassMap, chosen: Sequence[int]) -> tuple[tuple[int, ...], ...] | None:
-    """Return all class indices that are right for the images `chosen`, where any of the set's has several; else None."""
+    """Return all class indices that are right for the images `chosen`; None where no image of the set has several."""
     if all(len(item.labels or ()) < 2 for item in images.items):
         return None
     place = _places(images, classes)

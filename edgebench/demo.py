@@ -68,8 +68,8 @@ def inspection(progress: Progress) -> Source:
     program = Inspection(head).eval()
     return Source(
         identity=ModelIdentity(id=DEMO, weights="pretrained", weights_sha256=digest), program=program, features=True,
-        at_size=lambda size_px: program, size_px=PREPROCESS.size_px, preprocess=PREPROCESS, classes=CLASSES, calibration=demo_images("calibration"),
-        evaluation=DEMO)
+        at_size=lambda size_px: program, size_px=PREPROCESS.size_px, preprocess=PREPROCESS, classes=CLASSES,
+        calibration=demo_images("calibration"), evaluation=DEMO)
 
 
 def _load_backbone(backbone: Any, weights: Path) -> None:

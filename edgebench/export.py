@@ -84,8 +84,8 @@ def samples(images: ImageSet | None, source: Source, seed: int = 0) -> Samples:
 
 
 def export_all(source: Source, recipes: Sequence[Recipe], root: Path, *, calibration: ImageSet | None,
-               images: ImageSet | None, resolutions: Sequence[int] = (), force: bool = False, progress: Progress = lambda what, done, total: None,
-               ) -> Iterator[tuple[Recipe, Path | EdgebenchError]]:
+               images: ImageSet | None, resolutions: Sequence[int] = (), force: bool = False,
+               progress: Progress = lambda what, done, total: None) -> Iterator[tuple[Recipe, Path | EdgebenchError]]:
     """Export `source` by each recipe into ``root/<model>--<recipe>``; yields the folder or why there is none.
 
     The FP32 graph is made once. A folder that already holds the same artifact, unchanged, is kept.
@@ -96,7 +96,7 @@ def export_all(source: Source, recipes: Sequence[Recipe], root: Path, *, calibra
         root: Folder of the artifact folders.
         calibration: Quantization-calibration images for INT8 recipes; the source's own where None.
         images: Images for the parity check where there are no calibration images.
-        resolutions: Other input sizes (px) to build the model for, for the resolution sweep; INT8 ranges are chosen anew.
+        resolutions: Other input sizes (px) to build for, for the resolution sweep; INT8 ranges are chosen anew.
         force: Replace another artifact in the way.
         progress: Told about the steps.
     """
@@ -168,8 +168,8 @@ def _other_sizes(source: Source, resolutions: Sequence[int]) -> tuple[int, ...]:
     if wrong is not None:
         raise UsageError(f"--resolutions: expected sizes from 8 to 4096 pixels, got {wrong}")
     if sizes and source.at_size is None:
-        raise UsageError(f"{source.identity.id} has one size of input: --resolutions needs a timm, open_clip or demo model",
-                         "or an ONNX file whose height and width may vary")
+        raise UsageError(f"{source.identity.id} has one size of input: --resolutions needs a timm, open_clip or demo "
+                         "model", "or an ONNX file whose height and width may vary")
     return sizes
 
 
@@ -181,7 +181,8 @@ def _base_at(source: Source, opset: int, size: int, folder: Path, made: dict[tup
             program = source.at_size(size)
         except (ValueError, RuntimeError, AssertionError, TypeError) as error:
             raise InvalidInput(f"{source.identity.id} cannot take inputs of {size}×{size}: "
-                               f"{' '.join(str(error).split())[:200]}", "leave that size out of --resolutions") from error
+                               f"{' '.join(str(error).split())[:200]}",
+                               "leave that size out of --resolutions") from error
         place = folder / f"at-{size}"
         place.mkdir(exist_ok=True)
         sized = replace(source, program=program, size_px=(size, size), preprocess=None)
@@ -192,8 +193,8 @@ def _base_at(source: Source, opset: int, size: int, folder: Path, made: dict[tup
         difference = np.abs(session.infer({session.inputs[0].name: noise.inputs})[session.outputs[0].name]
                             - _reference(sized, base, noise.inputs))
         if difference.max() > PARITY_TOLERANCE * max(1.0, float(np.abs(_reference(sized, base, noise.inputs)).max())):
-            raise CannotMeasure(f"{source.identity.id} at {size} px: the exported model is not the model: outputs differ "
-                                f"by up to {difference.max():.3g}", "leave that size out of --resolutions")
+            raise CannotMeasure(f"{source.identity.id} at {size} px: the exported model is not the model: outputs "
+                                f"differ by up to {difference.max():.3g}", "leave that size out of --resolutions")
         made[opset, size] = base
     return made[opset, size]
 
@@ -220,8 +221,9 @@ def _export_one(source: Source, recipe: Recipe, base: Path, reference: np.ndarra
     for size, other in sized.items():
         place = folder / RESOLUTIONS / str(size)
         place.mkdir(parents=True)
-        pixels = _draw(calibration, recipe.quantization, source, f"resolution:{size}")[1] if recipe.quantization else None
-        batches = _batches(other, pixels, source) if pixels is not None else None
+        drawn_there = _draw(calibration, recipe.quantization, source, f"resolution:{size}") if recipe.quantization \
+            else None
+        batches = _batches(other, drawn_there[1], source) if drawn_there else None
         made = _build(source, recipe, other, batches, place)
         resolutions.append(ResolutionEntry(size_px=size, entry=(place / made).relative_to(folder).as_posix()))
     session = backend.open_session(folder / entry, recipe, batch=1, threads=1)
@@ -312,7 +314,8 @@ def to_onnx(source: Source, opset: int, folder: Path) -> Path:
                                             output_names=[OUTPUT], dynamo=True, verbose=False)
             else:
                 program = torch.onnx.export(
-                    source.program, (example,), opset_version=opset, input_names=[INPUT], output_names=[OUTPUT, *[FEATURES] * source.features],
+                    source.program, (example,), opset_version=opset, input_names=[INPUT],
+                    output_names=[OUTPUT, *[FEATURES] * source.features],
                     dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},), dynamo=True, verbose=False)
             program.save(str(target))
     except torch.onnx.errors.OnnxExporterError as error:

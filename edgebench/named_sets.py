@@ -83,9 +83,8 @@ def open_sets(location: str) -> tuple[ImageSet, ...]:
         found = [images for layout, folder in _places(root) for images in layout.open(folder)]
         if found:
             return tuple(found)
-        itself = next((layout for layout in LAYOUTS for folder in layout.folders
-                       if Path(folder).name == root.resolve().name and len(Path(folder).parts) == 1 and _fits(layout, root)),
-                      None)
+        itself = next((layout for layout in LAYOUTS
+                       if root.resolve().name in layout.folders and _fits(layout, root)), None)
         if itself is not None:
             return itself.open(root)
     return (open_images(location),)
@@ -100,7 +99,8 @@ def open_ood(location: str) -> ImageSet:
     """
     root = Path(location)
     if not root.is_dir():
-        raise UsageError(f"no such folder: {location}", "--ood takes a folder with images that the model was not made for")
+        raise UsageError(f"no such folder: {location}",
+                         "--ood takes a folder with images that the model was not made for")
     return _ood(root)
 
 
@@ -127,8 +127,9 @@ def _annotations(root: Path) -> Iterator[Finding]:
     with_some = sum(1 for one in labels or () if one)
     yield Finding(
         name="ReaL labels", state="missing" if labels is None else "complete" if with_some == 46_837 else "partial",
-        where=str(root / "real.json"), images=with_some, published=46_837, classes=0, digest="", serves="accuracy, robustness",
-        note="images with a label" if labels is not None else f"expected {root / 'real.json'}, or the package imagenet-x")
+        where=str(root / "real.json"), images=with_some, published=46_837, classes=0, digest="",
+        serves="accuracy, robustness", note="images with a label" if labels is not None else
+        f"expected {root / 'real.json'}, or the package imagenet-x")
     try:
         folder = mistakes.annotation_folder(root / "imagenet" / "val")
         noted = mistakes.load_annotations(folder)
@@ -149,7 +150,8 @@ def _by_name(root: Path) -> Iterator[tuple[str, Path]]:
 def _places(root: Path) -> list[tuple[Layout, Path]]:
     found = []
     for layout in LAYOUTS:
-        folder = next((root / one for one in layout.folders if (root / one).is_dir() and _fits(layout, root / one)), None)
+        folder = next((root / one for one in layout.folders
+                       if (root / one).is_dir() and _fits(layout, root / one)), None)
         if folder is not None:
             found.append((layout, folder))
     # A folder called "ood" alone may as well be a class of the user's own.
@@ -205,8 +207,8 @@ def _look(layout: Layout, root: Path, folder: Path | None) -> Finding:
 def _finding(images: ImageSet) -> Finding:
     facts = describe(images)
     return Finding(name=images.name, state="complete", where=images.source, images=len(images.items), published=None,
-                   classes=len(images.folders), digest=_class_digest(images), note=f"{images.understood}; {facts['folders']}",
-                   serves="")
+                   classes=len(images.folders), digest=_class_digest(images), serves="",
+                   note=f"{images.understood}; {facts['folders']}")
 
 
 def _class_digest(images: ImageSet) -> str:
@@ -229,7 +231,8 @@ def _val(folder: Path) -> tuple[ImageSet, ...]:
     if len(wnids) < 50_000 or not set(wnids) <= known:
         raise InvalidInput(f"{listing}: expected 50,000 WordNet ids, one per line, got {len(wnids)} lines")
     named = [(path, wnids[int(path.stem.rpartition("_")[2]) - 1]) for path in flat]
-    return (ImageSet(name=IMAGENET_VAL, source=str(folder), understood=f"data root with a flat imagenet/val: {len(flat)} images",
+    return (ImageSet(name=IMAGENET_VAL, source=str(folder),
+                     understood=f"data root with a flat imagenet/val: {len(flat)} images",
                      items=tuple(Item(id=f"{wnid}/{path.name}", path=path, folder=wnid) for path, wnid in named)),)
 
 
@@ -258,18 +261,20 @@ def _imagenet_labels(images: ImageSet, *, numbers: bool) -> ImageSet:
             raise InvalidInput(f"{images.source}: folder {folder!r} is no class of {images.name}",
                                "expected WordNet ids" + (" or numbers from 0 to 999" if numbers else "") +
                                ": move other folders away")
-    return replace(images, name=images.name, imagenet=True, understood=f"{images.name}: {len(images.items)} images in "
-                   f"{len(labels)} classes", items=tuple(replace(item, labels=(labels[item.folder],)) for item in images.items))
+    return replace(images, imagenet=True,
+                   understood=f"{images.name}: {len(images.items)} images in {len(labels)} classes",
+                   items=tuple(replace(item, labels=(labels[item.folder],)) for item in images.items))
 
 
 def _corrupted(folder: Path) -> tuple[ImageSet, ...]:
     conditions = {f"{kind.name}:{severity.name}": severity
-                  for kind in sorted(folder.iterdir()) if kind.is_dir() and not kind.name.startswith((".", "__"))
+                  for kind in _folders(folder)
                   for severity in sorted(kind.iterdir()) if severity.name in {"1", "2", "3", "4", "5"}}
     first = next(iter(conditions.values()))
     whole = _imagenet_labels(labelled_folder(first, IMAGENET_C, IMAGENET_C), numbers=False)
     return (replace(whole, name=IMAGENET_C, source=str(folder), conditions=conditions,
-                    understood=f"{IMAGENET_C}: {len(conditions)} of 75 conditions, {len(whole.items)} images in the first"),)
+                    understood=f"{IMAGENET_C}: {len(conditions)} of 75 conditions, {len(whole.items)} images in the "
+                               "first"),)
 
 
 def under(images: ImageSet, condition: str) -> ImageSet | None:
@@ -320,7 +325,7 @@ def _pug(folder: Path) -> tuple[ImageSet, ...]:
 
 def _vtab(folder: Path) -> tuple[ImageSet, ...]:
     found = []
-    for task in sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__"))):
+    for task in _folders(folder):
         parts: dict[str, tuple[Item, ...]] = {}
         for split in SPLITS:
             if (task / f"{split}.npz").is_file():
@@ -330,7 +335,8 @@ def _vtab(folder: Path) -> tuple[ImageSet, ...]:
         missing = [split for split in SPLITS if split not in parts]
         if missing:
             raise InvalidInput(f"{task} has no {missing[0]}",
-                               f"expected {task.name}/{{{','.join(SPLITS)}}}/<label>/<image>, or .npz with images and labels")
+                               f"expected {task.name}/{{{','.join(SPLITS)}}}/<label>/<image>, or .npz with images and "
+                               "labels")
         names = sorted({item.folder for items in parts.values() for item in items},
                        key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
         rank = {name: k for k, name in enumerate(names)}
@@ -350,7 +356,8 @@ def _array_items(file: Path) -> tuple[Item, ...]:
         raise InvalidInput(f"{file}: expected arrays images (N, H, W, 3) uint8 and labels (N,): {error}") from error
     if len(shape) != 4 or shape[-1] != 3 or labels.shape != shape[:1]:
         raise InvalidInput(f"{file}: expected images (N, H, W, 3) and labels (N,), got {shape} and {labels.shape}")
-    return tuple(Item(id=f"{label}/{k:06d}", path=file, folder=str(label), row=k) for k, label in enumerate(labels.tolist()))
+    return tuple(Item(id=f"{label}/{k:06d}", path=file, folder=str(label), row=k)
+                 for k, label in enumerate(labels.tolist()))
 
 
 def _ood(root: Path) -> ImageSet:
@@ -364,8 +371,11 @@ def _ood(root: Path) -> ImageSet:
 
 
 def _oods(folder: Path) -> tuple[ImageSet, ...]:
-    below = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__")))
-    return tuple(_ood(entry) for entry in below)
+    return tuple(_ood(entry) for entry in _folders(folder))
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__")))
 
 
 LAYOUTS: Sequence[Layout] = (

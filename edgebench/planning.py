@@ -147,7 +147,8 @@ class Planner:
                 continue
             on_disk = sets[needed.dataset].conditions
             if on_disk and needed.condition not in on_disk:
-                absent = sum(1 for one in wanted_passes if one.dataset == needed.dataset and one.condition not in on_disk)
+                absent = sum(1 for one in wanted_passes
+                             if one.dataset == needed.dataset and one.condition not in on_disk)
                 skips[f"{absent} conditions of {needed.dataset}"] = (
                     f"expected {needed.dataset}/{needed.condition.replace(':', '/')}/<wnid>/<image> and so on")
                 continue
@@ -246,9 +247,10 @@ class Planner:
     def _job(self, needed: Pass, clean: _Clean, preprocess: Preprocess, artifact: Artifact) -> PassJob | str | None:
         """Return the pass's job, why it cannot be run, or None where it is the clean pass under another name."""
         condition = needed.condition
+        kept = [clean.cache.kept[row] for row in clean.rows]
         if condition == CLEAN or needed.dataset == IMAGENET_C:
-            return self._assembled(needed, clean, clean.cache, clean.rows, [clean.cache.kept[row] for row in clean.rows])
-        chosen = self._subset(clean.images, [clean.cache.kept[row] for row in clean.rows])
+            return self._assembled(needed, clean, clean.cache, clean.rows, kept)
+        chosen = self._subset(clean.images, kept)
 
         def told(done: int, total: int) -> None:
             self._progress(f"preparing {needed.dataset}, {condition}", done / total)
@@ -290,5 +292,5 @@ class Planner:
 
 
 def _as_it_is(preprocess: Preprocess) -> Preprocess:
-    """Return the preprocessing for images that were published ready-made: not cropped, resized only to another input."""
+    """Return the preprocessing for ready-made images: not cropped, and resized only to another size of input."""
     return replace(preprocess, resize="squash", resize_px=None, interpolation="bicubic", border_px=0)

@@ -247,7 +247,8 @@ def _exported(request: Request, model: str, device: Device, images: Sequence[Ima
                             "; ".join(f"{skip.what}: {skip.reason}" for skip in result.skips))
     for recipe, built in export.export_all(
             source, kept, request.out / "artifacts", calibration=calibration, images=images[0] if images else None,
-            resolutions=request.resolutions, force=True, progress=lambda what, done, total: progress(what, done / total)):
+            resolutions=request.resolutions, force=True,
+            progress=lambda what, done, total: progress(what, done / total)):
         if isinstance(built, Path):
             yield built, artifacts.verify(built)
         else:
@@ -296,7 +297,8 @@ def _refuse_too_little_room(request: Request, planner: Planner, variants: Sequen
     for variant in variants:
         outputs = variant.artifact.outputs[0].shape[-1]
         for job in planner.of(variant.artifact).passes:
-            if isinstance(outputs, int) and not job.compact and not (request.out / variant.name / job.key.file).exists():
+            there = (request.out / variant.name / job.key.file).exists()
+            if isinstance(outputs, int) and not job.compact and not there:
                 needed += len(job.rows) * outputs * 4
     free = shutil.disk_usage(request.out).free
     if needed > free:
@@ -368,7 +370,8 @@ def _run_variant(request: Request, device: Device, chosen: tuple[str, ...], vari
         cold_start=found.cold_start, peak_host_memory_bytes=found.peak_host_memory_bytes, traces=found.traces,
         performance=_performance(found, artifact), evaluations=evaluations, passes=records,
         reference=_named(reference),
-        caveats=(*artifact.caveats, *_timing_caveats(found, artifact), *plan.caveats, *evaluate.caveats(evaluations, mine)),
+        caveats=(*artifact.caveats, *_timing_caveats(found, artifact), *plan.caveats,
+                 *evaluate.caveats(evaluations, mine)),
         skips=(*_skips(request, artifact, planner, found), *(missing if jobs else ()), *plan.skips,
                *_uncompared(artifact, jobs, reference)))
     dump(run, file)

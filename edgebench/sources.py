@@ -358,7 +358,7 @@ def _zero_shot(tower: Any, head: Any) -> Any:
     torch = require("torch", "export")
 
     class ZeroShot(torch.nn.Module):  # type: ignore[name-defined,misc]  # torch is imported at run time only
-        """Image tower, L2 normalisation, one product with the scaled text embeddings: logits (N, classes); embedding."""
+        """Image tower, L2 normalisation, product with the scaled text embeddings: logits (N, classes); embedding."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -218,7 +218,7 @@ class TestAUsersOwnFolder:
             assert layout in reasons[name]
 
     def test_all_nineteen_corruptions_are_made_at_five_severities(self, out):
-        run, folder = run_of(out, "ort-fp32")
+        run, _ = run_of(out, "ort-fp32")
         made = [one for one in run.passes if corruptions.parse(one.condition)]
         assert 19 * 5 == len(made)
         assert {6} == {one.dataset.images for one in made}
