@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edgebench.errors import InvalidInput, UsageError, unknown
-from edgebench.record import Device, Recipe, decode
+from edgebench.recipe import Recipe
+from edgebench.record import Device, decode
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -33,14 +33,13 @@ from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput, UsageE
 from edgebench.evaluate import FEATURES
 from edgebench.imagecache import ImageCache, cached, normalize
 from edgebench.properties import CLEAN
+from edgebench.recipe import Quantization, Recipe
 from edgebench.record import (
     ARTIFACT_SCHEMA,
     Artifact,
     CalibrationSet,
     Caveat,
     Parity,
-    Quantization,
-    Recipe,
     ResolutionEntry,
     TensorSpec,
     load_artifact,

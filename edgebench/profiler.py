@@ -15,6 +15,7 @@ from edgebench.datasets import ImageSet, open_images
 from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput, UsageError, unknown, writing
 from edgebench.named_sets import open_sets
 from edgebench.planning import Planner, Wanted
+from edgebench.recipe import Recipe
 from edgebench.record import (
     RUN_SCHEMA,
     Artifact,
@@ -23,7 +24,6 @@ from edgebench.record import (
     Device,
     PassRecord,
     Preprocess,
-    Recipe,
     Reference,
     Run,
     Score,

@@ -12,26 +12,22 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 import msgspec
 
+from edgebench.checks import check
 from edgebench.errors import InvalidInput, suggest, writing
+from edgebench.recipe import Precision, Recipe
 
 RUN_SCHEMA = "edgebench.run/1"
 # History: 1 (0.1.0) first published form.
 ARTIFACT_SCHEMA = "edgebench.artifact/1"
 
-Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 Better = Literal["lower", "higher"]
 T = TypeVar("T")
-
-
-def _check(condition: bool, expected: str, got: object) -> None:  # noqa: FBT001  # reads like assert
-    if not condition:
-        raise ValueError(f"expected {expected}, got {got!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +68,12 @@ class Preprocess:
     """``native``: what the weights were tuned for."""
 
     def __post_init__(self) -> None:
-        _check(min(self.size_px) > 0, "size_px above 0", self.size_px)
-        _check(all(0 < value < math.inf for value in self.std), "finite std above 0", self.std)
-        _check(all(map(math.isfinite, self.mean)), "finite mean", self.mean)
-        _check(self.resize != "shortest" or self.resize_px is not None, "resize_px for resize 'shortest'", None)
-        _check(self.resize != "none" or self.resize_px is None, "no resize_px for resize 'none'", self.resize_px)
-        _check(self.border_px >= 0, "border_px of 0 or more", self.border_px)
+        check(min(self.size_px) > 0, "size_px above 0", self.size_px)
+        check(all(0 < value < math.inf for value in self.std), "finite std above 0", self.std)
+        check(all(map(math.isfinite, self.mean)), "finite mean", self.mean)
+        check(self.resize != "shortest" or self.resize_px is not None, "resize_px for resize 'shortest'", None)
+        check(self.resize != "none" or self.resize_px is None, "no resize_px for resize 'none'", self.resize_px)
+        check(self.border_px >= 0, "border_px of 0 or more", self.border_px)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,58 +86,9 @@ class ClassMap:
     """For people; as many as `ids`."""
 
     def __post_init__(self) -> None:
-        _check(len(self.ids) == len(self.names) > 0, "as many names as ids, and at least one",
+        check(len(self.ids) == len(self.names) > 0, "as many names as ids, and at least one",
                (len(self.ids), len(self.names)))
-        _check(len(set(self.ids)) == len(self.ids), "distinct class ids", "a repeated one")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quantization:
-    """How a recipe chooses INT8 ranges (quantization calibration)."""
-
-    quantizer: Literal["onnxruntime", "nncf"]
-    activations: Literal["uint8", "int8"] = "uint8"
-    weights: Literal["int8"] = "int8"
-    per_channel: bool = True
-    """One weight range per output channel; per tensor otherwise."""
-    calibrator: Literal["minmax", "entropy", "percentile"] = "minmax"
-    images: int = 128
-    """Images drawn from the quantization-calibration data."""
-    seed: int = 0
-    """Of the draw."""
-    preset: Literal["performance", "mixed"] = "performance"
-    """NNCF's: symmetric activations, or asymmetric ones."""
-
-    def __post_init__(self) -> None:
-        _check(self.images >= 1, "at least 1 image", self.images)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """A named way to export a model for one runtime."""
-
-    id: str
-    title: str
-    purpose: str
-    """What it is for, in a sentence."""
-    checked_on: str
-    """Models and machines it was tried on, in words."""
-    backend: str
-    """Runtime the artifact is built for."""
-    precision: Precision
-    """What is asked for; what was executed stands in the run."""
-    opset: int = 20
-    providers: tuple[str, ...] = ()
-    """ONNX Runtime execution providers, in order; empty: the CPU. Any fallback is an error."""
-    quantization: Quantization | None = None
-
-    def __post_init__(self) -> None:
-        _check(20 <= self.opset <= 23, "opset between 20 and 23", self.opset)
-        _check((self.precision == "int8") == (self.quantization is not None),
-               "a [quantization] table exactly where precision is 'int8'", self.precision)
-        _check(self.quantization is None or self.quantization.quantizer == "onnxruntime" or self.backend == "openvino",
-               "quantizer 'onnxruntime' for every backend but openvino", self.quantization and
-               self.quantization.quantizer)
+        check(len(set(self.ids)) == len(self.ids), "distinct class ids", "a repeated one")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +103,19 @@ class FileEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OutputParity:
+    """One output of the artifact against the reference's."""
+
+    name: str
+    max_abs_difference: float
+    mean_abs_difference: float
+    cosine: float | None
+    """Of all values as one vector; None where either is zero throughout."""
+    sqnr_db: float | None
+    """10·log10 of the reference's power over the difference's; None where they are equal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Parity:
     """The artifact's outputs against the reference's on the same inputs, at export."""
 
@@ -165,9 +125,14 @@ class Parity:
     """What was fed, such as ``16 images of DIR`` or ``seeded noise``."""
     images: int
     max_abs_difference: float
-    """Largest absolute difference of any output value."""
+    """Largest absolute difference of any logit."""
     top1_agreement: float
     """Share of images with the same largest logit."""
+    real_images: bool = False
+    """Whether the inputs are images; noise otherwise."""
+    runtime: str = ""
+    """What ran the artifact; another runtime than its own where that does not run on the exporting machine."""
+    outputs: tuple[OutputParity, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,6 +182,31 @@ class ResolutionEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutedPrecision:
+    """What the runtime says it executed (or the file, what is to be), against what the recipe asked for."""
+
+    requested: Precision
+    executed: Precision
+    """Precision with the largest share of the time of convolutions and matrix products; of their number where the
+    runtime tells no times."""
+    time_share: dict[str, float]
+    """Share of all layers' time by precision; sums to 1, empty where no times are told."""
+    layers: dict[str, int]
+    """Layers by precision."""
+    evidence: str
+    """How it was read, in words."""
+    compute_layers: dict[str, int] = field(default_factory=dict)
+    """Convolutions and matrix products by precision."""
+    placement: dict[str, int] = field(default_factory=dict)
+    """Layers by execution provider or device, such as ``GPU`` and ``DLA``."""
+
+    @property
+    def achieved(self) -> bool:
+        """Whether the precision asked for was executed."""
+        return self.executed == self.requested
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
     """The manifest of a deployable folder: what it holds, how it was made, how to feed and read it."""
 
@@ -243,6 +233,10 @@ class Artifact:
     """The same model for inputs of other sizes, for the resolution sweep alone; they do not ship."""
     caveats: tuple[Caveat, ...] = ()
     """Doubts that export had."""
+    precision: ExecutedPrecision | None = None
+    """What was built: asked of the runtime where it runs on the exporting machine, else read from the file."""
+    family: str | None = None
+    """Kind of network, whose quantization rules were followed; None for artifacts without any."""
     sealed: str = ""
     """`digest` as it was at export: a manifest edited afterwards does not match it."""
 
@@ -300,21 +294,6 @@ class Environment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExecutedPrecision:
-    """What the runtime says it executed, against what the recipe asked for."""
-
-    requested: Precision
-    executed: Precision
-    """Precision with the largest share of the time of convolutions and matrix products."""
-    time_share: dict[str, float]
-    """Share of all layers' time by precision; sums to 1."""
-    layers: dict[str, int]
-    """Executed layers by precision."""
-    evidence: str
-    """How it was read, in words."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ColdStart:
     """From nothing to the first answer, in a fresh process; the file cache of the system may be warm."""
 
@@ -345,9 +324,9 @@ class LatencyTrace:
     stopped: Literal["count-and-duration", "max-duration"]
 
     def __post_init__(self) -> None:
-        _check(len(self.latency_s) > 0, "at least one timing", 0)
+        check(len(self.latency_s) > 0, "at least one timing", 0)
         wrong = [value for value in (*self.latency_s, *self.warmup_s) if not 0 <= value < math.inf]
-        _check(not wrong, "finite latencies of 0 or more", wrong[:1])
+        check(not wrong, "finite latencies of 0 or more", wrong[:1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -372,8 +351,8 @@ class Score:
 
     def __post_init__(self) -> None:
         for number in (self.value, self.low, self.high):
-            _check(number is None or math.isfinite(number), f"a finite number for {self.name}", number)
-        _check(self.value is not None or self.reason is not None, f"a reason for the absent {self.name}", self.reason)
+            check(number is None or math.isfinite(number), f"a finite number for {self.name}", number)
+        check(self.value is not None or self.reason is not None, f"a reason for the absent {self.name}", self.reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ import numpy as np
 
 from edgebench import catalog, latency, stats
 from edgebench.properties import Pass, Predictions, accuracy, calibration, fidelity
+from edgebench.recipe import Precision, Recipe
 from edgebench.record import (
     ARTIFACT_SCHEMA,
     RUN_SCHEMA,
@@ -26,9 +27,7 @@ from edgebench.record import (
     ModelIdentity,
     Parity,
     PassRecord,
-    Precision,
     Preprocess,
-    Recipe,
     Reference,
     ReliabilityBin,
     Run,

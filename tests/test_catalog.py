@@ -9,7 +9,8 @@ import pytest
 
 from edgebench import backends, catalog
 from edgebench.errors import ExitCode, InvalidInput, UsageError
-from edgebench.record import Device, Quantization, Recipe
+from edgebench.recipe import Quantization, Recipe
+from edgebench.record import Device
 
 PROJECT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((PROJECT / "export").glob("*.toml"))

@@ -18,7 +18,8 @@ from edgebench import artifacts, backends, catalog, sources
 from edgebench.datasets import open_images
 from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput
 from edgebench.export import export_all, to_onnx
-from edgebench.record import ClassMap, Preprocess, Quantization, Recipe, load_artifact
+from edgebench.recipe import Quantization, Recipe
+from edgebench.record import ClassMap, Preprocess, load_artifact
 from tests.models import CLASSES, onnx_file, tiny_weights
 
 ALL = ("ort-fp32", "openvino-fp32", "ort-int8", "openvino-int8")

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from edgebench import record
 from edgebench.errors import ExitCode, InvalidInput
+from edgebench.recipe import Quantization, Recipe
 from edgebench.record import (
     ARTIFACT_SCHEMA,
     RUN_SCHEMA,
@@ -35,8 +36,6 @@ from edgebench.record import (
     Parity,
     PassRecord,
     Preprocess,
-    Quantization,
-    Recipe,
     Reference,
     ReliabilityBin,
     Run,

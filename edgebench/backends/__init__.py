@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgebench.errors import CannotMeasure, MissingDependency, unknown
-from edgebench.record import ExecutedPrecision, Precision, Recipe, TensorSpec
+from edgebench.recipe import Precision, Recipe
+from edgebench.record import ExecutedPrecision, TensorSpec
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]

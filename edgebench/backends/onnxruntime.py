@@ -11,7 +11,8 @@ from typing import Any
 
 from edgebench.backends import Batches, Feeds, Layer, Session, specs, summarize_precision
 from edgebench.errors import CannotMeasure, InvalidInput, require
-from edgebench.record import ExecutedPrecision, Precision, Quantization, Recipe, TensorSpec
+from edgebench.recipe import Precision, Quantization, Recipe
+from edgebench.record import ExecutedPrecision, TensorSpec
 
 CPU = "CPUExecutionProvider"
 _NUMPY = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64",

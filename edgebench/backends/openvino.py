@@ -9,7 +9,8 @@ from typing import Any
 
 from edgebench.backends import Batches, Feeds, Layer, Session, specs, summarize_precision
 from edgebench.errors import CannotMeasure, InvalidInput, require
-from edgebench.record import ExecutedPrecision, Precision, Recipe
+from edgebench.recipe import Precision, Recipe
+from edgebench.record import ExecutedPrecision
 
 # Without a hint OpenVINO runs FP32 models in bf16 on CPUs that can: every recipe says what it wants. The float parts
 # of an INT8 model stay FP32, so that INT8 differs from FP32 by its quantization alone.
