@@ -161,6 +161,7 @@ def targets(images: ImageSet, classes: ClassMap | None, outputs: int) -> tuple[t
     if images.items[0].labels is not None:
         return _own_labels(images, classes, outputs)
     if images.name == CUE_CONFLICT:
+        _refuse_another_order(images, classes)
         # Shape categories are groups of ImageNet classes: the property reads them from the file names.
         return tuple(folders.index(item.folder) for item in images.items), classes or ClassMap(
             ids=folders, names=folders), False
@@ -207,8 +208,13 @@ def targets(images: ImageSet, classes: ClassMap | None, outputs: int) -> tuple[t
 
 
 def accepted(images: ImageSet, classes: ClassMap, chosen: Sequence[int]) -> tuple[tuple[int, ...], ...] | None:
-    """Return all class indices that are right for the images `chosen`; None where no image of the set has several."""
-    if all(len(item.labels or ()) < 2 for item in images.items):
+    """Return all class indices that are right for the images `chosen`; None where every image of the set has one.
+
+    The sets in which an image may have several (ImageNet-Hard and PUG-ImageNet) never give None: a part of them in
+    which none happens to have two is scored by the same rule.
+    """
+    several = images.name == IMAGENET_HARD or images.name.startswith("pug/")
+    if not several and all(len(item.labels or ()) < 2 for item in images.items):
         return None
     place = _places(images, classes)
     return tuple(tuple(place[label] for label in images.items[k].labels or ()) for k in chosen)
@@ -218,13 +224,24 @@ def _own_labels(images: ImageSet, classes: ClassMap | None, outputs: int) -> tup
     wnids = imagenet_wnids()
     assumed = images.imagenet and classes is None
     if images.imagenet and (outputs != len(wnids) or (classes is not None and set(classes.ids) != set(wnids))):
-        raise InvalidInput(f"{images.name} needs a model with ImageNet's 1,000 classes; this one has {outputs} outputs",
+        what = f"{outputs} outputs" if outputs != len(wnids) else "a class map without their WordNet ids"
+        raise InvalidInput(f"{images.name} needs a model with ImageNet's 1,000 classes; this one has {what}",
                            "leave the set away for this model")
+    if images.name in (IMAGENET_A, IMAGENET_R):
+        _refuse_another_order(images, classes)
     if classes is None:
         ids = wnids if images.imagenet else tuple(map(str, range(outputs)))
         classes = ClassMap(ids=ids, names=ids)
     place = _places(images, classes)
     return tuple(place[(item.labels or (0,))[0]] for item in images.items), classes, assumed
+
+
+def _refuse_another_order(images: ImageSet, classes: ClassMap | None) -> None:
+    """Refuse ImageNet's classes in another order for sets that are scored by the numbers of some of them."""
+    wnids = imagenet_wnids()
+    if classes is not None and set(classes.ids) == set(wnids) and tuple(classes.ids) != wnids:
+        raise InvalidInput(f"{images.name} is scored by class numbers, and the model's classes are not in ImageNet's "
+                           "usual order (WordNet ids sorted)", "export the model with its outputs in that order")
 
 
 def _places(images: ImageSet, classes: ClassMap) -> Mapping[int, int]:

@@ -7,8 +7,10 @@ import io
 import json
 import os
 import shutil
+import struct
 import tempfile
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,6 +34,10 @@ T = TypeVar("T")
 R = TypeVar("R")
 # Raised when the same file and preprocessing give other pixels: 2 reads 16-bit images.
 VERSION = 2
+# What decoders raise on damaged files, and we on images of no agreed form. Pillow's parsers also let through what a
+# wrong byte makes of their own arithmetic and look-ups.
+_UNREADABLE = (OSError, ValueError, SyntaxError, ArithmeticError, LookupError, TypeError, AttributeError, EOFError,
+               RuntimeError, struct.error, zlib.error, Image.DecompressionBombError)
 # Above this share of undecodable images the data set itself is in doubt.
 MAX_UNREADABLE = 0.01
 MAX_PIXELS = 89_478_485
@@ -69,7 +75,8 @@ def transform(image: Image.Image, preprocess: Preprocess) -> Pixels:
     """Return the image as the model sees it before normalisation, (height, width, 3) uint8.
 
     Raises:
-        ValueError: The image is smaller than the model's input and `preprocess` does not resize.
+        ValueError: The image is smaller than the model's input and `preprocess` does not resize; or so long and narrow
+            that it would become larger than about 89 megapixels.
     """
     picture = to_rgb(image)
     if preprocess.border_px:
@@ -85,6 +92,9 @@ def transform(image: Image.Image, preprocess: Preprocess) -> Pixels:
         short = preprocess.resize_px
         scaled = (short, int(short * picture.height / picture.width)) if picture.width <= picture.height else \
             (int(short * picture.width / picture.height), short)
+        if scaled[0] * scaled[1] > MAX_PIXELS:
+            raise ValueError(f"{picture.width}×{picture.height} pixels: resized to {scaled[0]}×{scaled[1]}, more than "
+                             f"the limit of {MAX_PIXELS:,}")
         picture = picture.resize(scaled, resampling)
     if preprocess.resize != "none" and (picture.width < width or picture.height < height):
         picture = _padded(picture, width, height)
@@ -338,7 +348,11 @@ def _decode(item: Item, view: Callable[[Image.Image], Pixels]) -> tuple[str, Pix
     """Return the file's hash, the pixels or why there are none, and whether EXIF data ask to turn them."""
     if item.row is not None:
         row = _array_of(item.path)[item.row]
-        return hashlib.sha256(np.ascontiguousarray(row).tobytes()).hexdigest(), view(Image.fromarray(row)), False
+        digest = hashlib.sha256(np.ascontiguousarray(row).tobytes()).hexdigest()
+        try:
+            return digest, view(Image.fromarray(row)), False
+        except ValueError as error:
+            return digest, str(error), False
     try:
         content = item.path.read_bytes()
     except OSError as error:
@@ -351,7 +365,7 @@ def _decode(item: Item, view: Callable[[Image.Image], Pixels]) -> tuple[str, Pix
             return digest, view(image), image.getexif().get(ExifTags.Base.Orientation, 1) != 1
     except UnidentifiedImageError:
         return digest, "not an image" if content else "empty file", False
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except _UNREADABLE as error:
         return digest, str(error) or type(error).__name__, False
 
 

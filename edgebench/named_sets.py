@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from edgebench import class_subsets
+from edgebench.corruptions import CORRUPTIONS
 from edgebench.datasets import (
     CUE_CONFLICT,
     DEMO,
@@ -33,6 +37,7 @@ from edgebench.pug import MAP_FILE, SUBSETS, check_map, read_map
 
 PUG, VTAB, OOD = "pug", "vtab", "ood"
 SPLITS = ("train800", "val200", "test")
+_CLASSES_OF = {IMAGENET_A: frozenset(class_subsets.IMAGENET_A), IMAGENET_R: frozenset(class_subsets.IMAGENET_R)}
 _FLAT_MAPS = ("imagenet_2012_validation_synset_labels.txt", "synset_labels.txt")
 
 
@@ -84,7 +89,7 @@ def open_sets(location: str) -> tuple[ImageSet, ...]:
         if found:
             return tuple(found)
         itself = next((layout for layout in LAYOUTS
-                       if root.resolve().name in layout.folders and _fits(layout, root)), None)
+                       if {root.name, root.resolve().name} & set(layout.folders) and _fits(layout, root)), None)
         if itself is not None:
             return itself.open(root)
     return (open_images(location),)
@@ -192,7 +197,7 @@ def _look(layout: Layout, root: Path, folder: Path | None) -> Finding:
                        classes=0, digest="", note=f"{error.message}; {error.hint}", serves=layout.serves)
     per_set = len(sets) if layout.name in (PUG, VTAB, OOD) else 1
     one = _finding(sets[0])
-    images = sum(len(images.items) * max(1, len(images.conditions)) for images in sets)
+    images = sum(len(images.items) * (_benchmark(images.conditions) if images.conditions else 1) for images in sets)
     notes = [f"{per_set} sets: {', '.join(images.name for images in sets[:12])}"] if per_set > 1 else []
     if layout.images is not None and images != layout.images:
         notes.append(f"published with {layout.images:,} images")
@@ -202,6 +207,11 @@ def _look(layout: Layout, root: Path, folder: Path | None) -> Finding:
     return Finding(name=layout.name, state="complete" if whole else "partial", where=str(folder), images=images,
                    published=layout.images, classes=one.classes, digest=one.digest, note="; ".join(notes),
                    serves=layout.serves)
+
+
+def _benchmark(conditions: Iterable[str]) -> int:
+    """Return how many of ImageNet-C's conditions belong to the 15 x 5 that are counted as published."""
+    return sum(1 for one in conditions if one.partition(":")[0] in CORRUPTIONS)
 
 
 def _finding(images: ImageSet) -> Finding:
@@ -241,28 +251,33 @@ def _cue_conflict(folder: Path) -> tuple[ImageSet, ...]:
 
 
 def _by_wnid(name: str) -> Callable[[Path], tuple[ImageSet, ...]]:
-    return lambda folder: (_imagenet_labels(labelled_folder(folder, name, name), numbers=False),)
+    return lambda folder: (_imagenet_labels(folder, name),)
 
 
 def _v2(folder: Path) -> tuple[ImageSet, ...]:
-    return (_imagenet_labels(labelled_folder(folder, IMAGENET_V2, IMAGENET_V2), numbers=True),)
+    return (_imagenet_labels(folder, IMAGENET_V2, numbers=True),)
 
 
-def _imagenet_labels(images: ImageSet, *, numbers: bool) -> ImageSet:
-    """Label each image by its folder's name: a WordNet id, or where `numbers`, the class index that it spells."""
+def _imagenet_labels(root: Path, name: str, *, numbers: bool = False) -> ImageSet:
+    """Return the images below `root` as the set `name`, each labelled by its folder's name.
+
+    That is a WordNet id, of the classes that the set has, or where `numbers`, the class index that it spells.
+    """
+    # By its place the set is known: its files may be called as the validation images are, as those of ImageNet-C.
+    images = replace(labelled_folder(root, name, name), name=name)
     rank: dict[str, int] = {wnid: k for k, wnid in enumerate(imagenet_wnids())}
+    of_set = _CLASSES_OF.get(name)
     labels: dict[str, int] = {}
     for folder in images.folders:
-        if folder in rank:
+        if folder in rank and (of_set is None or rank[folder] in of_set):
             labels[folder] = rank[folder]
         elif numbers and folder.isdecimal() and int(folder) < len(rank):
             labels[folder] = int(folder)
         else:
             raise InvalidInput(f"{images.source}: folder {folder!r} is no class of {images.name}",
-                               "expected WordNet ids" + (" or numbers from 0 to 999" if numbers else "") +
-                               ": move other folders away")
-    return replace(images, imagenet=True,
-                   understood=f"{images.name}: {len(images.items)} images in {len(labels)} classes",
+                               f"expected {'' if of_set is None else f'the {len(of_set)} '}WordNet ids"
+                               + (" or numbers from 0 to 999" if numbers else "") + ": move other folders away")
+    return replace(images, imagenet=True, understood=f"{name}: {len(images.items)} images in {len(labels)} classes",
                    items=tuple(replace(item, labels=(labels[item.folder],)) for item in images.items))
 
 
@@ -271,10 +286,10 @@ def _corrupted(folder: Path) -> tuple[ImageSet, ...]:
                   for kind in _folders(folder)
                   for severity in sorted(kind.iterdir()) if severity.name in {"1", "2", "3", "4", "5"}}
     first = next(iter(conditions.values()))
-    whole = _imagenet_labels(labelled_folder(first, IMAGENET_C, IMAGENET_C), numbers=False)
-    return (replace(whole, name=IMAGENET_C, source=str(folder), conditions=conditions,
-                    understood=f"{IMAGENET_C}: {len(conditions)} of 75 conditions, {len(whole.items)} images in the "
-                               "first"),)
+    whole = _imagenet_labels(first, IMAGENET_C)
+    return (replace(whole, source=str(folder), conditions=conditions,
+                    understood=f"{IMAGENET_C}: {_benchmark(conditions)} of 75 conditions, {len(whole.items)} images in "
+                               "the first"),)
 
 
 def under(images: ImageSet, condition: str) -> ImageSet | None:
@@ -282,14 +297,13 @@ def under(images: ImageSet, condition: str) -> ImageSet | None:
     folder = images.conditions.get(condition)
     if folder is None:
         return None
-    return replace(_imagenet_labels(labelled_folder(folder, images.name, images.name), numbers=False),
-                   name=images.name, source=images.source)
+    return replace(_imagenet_labels(folder, images.name), source=images.source)
 
 
 def _hard(folder: Path) -> tuple[ImageSet, ...]:
     listing = folder / "labels.jsonl"
     items = []
-    for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(listing.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         try:
             row = json.loads(line)
             file, labels = str(row["file"]), tuple(int(label) for label in row["labels"])
@@ -349,13 +363,15 @@ def _vtab(folder: Path) -> tuple[ImageSet, ...]:
 
 def _array_items(file: Path) -> tuple[Item, ...]:
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            labels = arrays["labels"]
-            shape = arrays["images"].shape
-    except (OSError, ValueError, KeyError, EOFError) as error:
+        # Opened here, for NumPy leaves a damaged file open.
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            labels, images = arrays["labels"], arrays["images"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InvalidInput(f"{file}: expected arrays images (N, H, W, 3) uint8 and labels (N,): {error}") from error
-    if len(shape) != 4 or shape[-1] != 3 or labels.shape != shape[:1]:
-        raise InvalidInput(f"{file}: expected images (N, H, W, 3) and labels (N,), got {shape} and {labels.shape}")
+    shape = images.shape
+    if len(shape) != 4 or shape[-1] != 3 or labels.shape != shape[:1] or images.dtype != np.uint8:
+        raise InvalidInput(f"{file}: expected images (N, H, W, 3) uint8 and labels (N,), got {shape} {images.dtype} "
+                           f"and {labels.shape}")
     return tuple(Item(id=f"{label}/{k:06d}", path=file, folder=str(label), row=k)
                  for k, label in enumerate(labels.tolist()))
 

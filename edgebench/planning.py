@@ -155,7 +155,7 @@ class Planner:
             try:
                 clean = self._prepare(sets[needed.dataset], artifact, preprocess, needed, caveats)
             except InvalidInput as error:
-                if not sets[needed.dataset].imagenet:
+                if not sets[needed.dataset].imagenet and needed.dataset != CUE_CONFLICT:
                     raise
                 unfit[needed.dataset] = error.message
                 continue

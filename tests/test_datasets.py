@@ -180,6 +180,19 @@ class TestTargets:
         assert tuple(ranks) == datasets.targets(images_of(*(wnids[k] for k in ranks)), None, 1000)[0]
 
 
+class TestCueConflict:
+    IMAGES = images_of("airplane", "bear", name="cue-conflict")
+
+    def test_categories_are_read_from_names_whatever_the_class_map(self):
+        assert (0, 1) == datasets.targets(self.IMAGES, None, 1000)[0] == datasets.targets(
+            self.IMAGES, ClassMap(ids=datasets.imagenet_wnids(), names=datasets.imagenet_wnids()), 1000)[0]
+
+    def test_imagenets_classes_in_another_order_are_refused(self):
+        backwards = datasets.imagenet_wnids()[::-1]
+        with pytest.raises(InvalidInput, match="cue-conflict is scored by class numbers"):
+            datasets.targets(self.IMAGES, ClassMap(ids=backwards, names=backwards), 1000)
+
+
 class TestOpenImages:
     def test_labelled_folder_gives_every_image_with_its_folder_in_stable_order(self, labelled_folder):
         images = datasets.open_images(str(labelled_folder))

@@ -20,6 +20,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from edgebench import corruptions, imagecache
 from edgebench.datasets import Item, identity, open_images
@@ -416,6 +417,28 @@ class TestBrokenImages:
         assert (("cat/000.png", "Is a directory"),) == cache.unreadable
         assert "" == cache.hashes[0]
 
+    @pytest.mark.parametrize("error", [TypeError, IndexError, KeyError, struct.error, zlib.error, OverflowError])
+    def test_whatever_a_decoder_raises_costs_one_image_only(self, labelled_folder, monkeypatch, error):
+        items, whole = open_images(str(labelled_folder)).items, imagecache.transform
+
+        def failing(image, preprocess):
+            if image.info.get("broken"):
+                raise error("bad byte")
+            return whole(image, preprocess)
+
+        marked = PngInfo()
+        marked.add_text("broken", "yes")
+        picture(9).save(items[1].path, pnginfo=marked)
+        monkeypatch.setattr(imagecache, "transform", failing)
+        assert [items[1].id] == [name for name, _ in cached(items, SMALL).unreadable]
+
+    def test_an_image_so_narrow_that_resizing_would_fill_the_memory_is_left_out(self, labelled_folder):
+        items = open_images(str(labelled_folder)).items
+        Image.new("RGB", (2, 60_000)).save(items[2].path)
+        ((name, reason),) = cached(items, replace(SMALL, size_px=(200, 200), resize_px=224)).unreadable
+        assert items[2].id == name
+        assert "2×60000 pixels: resized to 224×6720000, more than the limit" in reason
+
     def test_image_too_small_for_the_model_is_left_out(self, labelled_folder):
         items = open_images(str(labelled_folder)).items
         picture(0, 10, 10).save(items[5].path)
@@ -576,6 +599,12 @@ class TestOddImages:
         cache = cached(items, replace(SMALL, size_px=(16, 16), resize_px=None, resize="squash"))
         assert bits(images[[2, 0]]) == bits(cache.pixels())
         assert 2 == len(set(cache.hashes))
+
+    def test_a_row_too_small_for_the_model_is_an_error_not_a_crash(self, tmp_path, cache_folder):
+        np.savez(tmp_path / "set.npz", images=np.zeros((2, 6, 6, 3), np.uint8), labels=np.arange(2))
+        items = [Item(id=str(k), path=tmp_path / "set.npz", folder="x", row=k) for k in range(2)]
+        with pytest.raises(InvalidInput, match="6×6 pixels, smaller than the model's 8×8"):
+            cached(items, replace(SMALL, resize="none", resize_px=None))
 
 
 @pytest.mark.usefixtures("cache_folder")

@@ -18,6 +18,7 @@ from tests.conftest import picture
 
 WNIDS = imagenet_wnids()
 IMAGENET = ClassMap(ids=WNIDS, names=WNIDS)
+BACKWARDS = ClassMap(ids=WNIDS[::-1], names=WNIDS[::-1])
 Write = Callable[..., Path]
 
 
@@ -87,9 +88,37 @@ class TestWordNetSets:
             open_sets(str(root))
 
     def test_a_permuted_class_map_is_followed(self, root):
-        images = only(put(root / "imagenet-a", f"{WNIDS[6]}/a.png").parent)
-        backwards = ClassMap(ids=WNIDS[::-1], names=WNIDS[::-1])
-        assert (993,) == datasets.targets(images, backwards, 1000)[0]
+        images = only(put(root / "imagenet-sketch", f"{WNIDS[6]}/a.png").parent)
+        assert (993,) == datasets.targets(images, BACKWARDS, 1000)[0]
+
+    @pytest.mark.parametrize("name", ["imagenet-a", "imagenet-r"])
+    def test_sets_scored_among_numbered_classes_refuse_another_order(self, root, name):
+        images = only(put(root / name, f"{WNIDS[6]}/a.png").parent)
+        with pytest.raises(InvalidInput, match="not in ImageNet's usual order"):
+            datasets.targets(images, BACKWARDS, 1000)
+
+    @pytest.mark.parametrize("name", ["imagenet-a", "imagenet-r"])
+    def test_a_class_outside_of_the_two_hundred_is_refused_before_anything_runs(self, root, name):
+        put(root / name, f"{WNIDS[6]}/a.png", f"{WNIDS[0]}/b.png")
+        with pytest.raises(InvalidInput, match=f"folder '{WNIDS[0]}' is no class of {name}") as caught:
+            open_sets(str(root))
+        assert "the 200 WordNet ids" in caught.value.hint
+
+    @pytest.mark.parametrize("name", ["imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch"])
+    def test_files_named_like_the_validation_images_do_not_make_it_another_set(self, root, name):
+        put(root / name, f"{WNIDS[6]}/ILSVRC2012_val_00000001.JPEG")
+        assert name == only(root).name
+
+    def test_a_linked_set_is_known_by_the_name_of_the_link(self, root, tmp_path):
+        put(tmp_path / "elsewhere", f"{WNIDS[6]}/a.png")
+        (root / "imagenet-r").symlink_to(tmp_path / "elsewhere")
+        assert ("imagenet-r", True) == (only(root / "imagenet-r").name, only(root / "imagenet-r").imagenet)
+
+    def test_a_class_map_of_names_is_called_what_it_is(self, root):
+        images = only(put(root / "imagenet-sketch", f"{WNIDS[6]}/a.png").parent)
+        names = tuple(f"name {k}" for k in range(1000))
+        with pytest.raises(InvalidInput, match="a class map without their WordNet ids"):
+            datasets.targets(images, ClassMap(ids=names, names=names), 1000)
 
     def test_another_model_cannot_be_scored_on_them(self, root):
         images = only(put(root / "imagenet-a", f"{WNIDS[6]}/a.png").parent)
@@ -123,6 +152,10 @@ class TestImageNetHard:
         assert (5, 2) == targets(images)
         assert ((5, 9, 11), (2,)) == datasets.accepted(images, IMAGENET, range(2))
 
+    def test_single_labels_throughout_are_lists_too(self, root):
+        self.write(root, [{"file": "images/a.png", "labels": [5]}, {"file": "images/b.png", "labels": [2]}])
+        assert ((5,), (2,)) == datasets.accepted(only(root), IMAGENET, range(2))
+
     @pytest.mark.parametrize(("row", "message"), [
         ("not json", "line 1: expected"), ({"file": "images/a.png"}, "line 1: expected"),
         ({"file": "images/a.png", "labels": []}, "from 0 to 999"), ({"file": "images/a.png", "labels": [1000]}, "from 0 to 999"),
@@ -144,6 +177,8 @@ class TestPug:
         assert ("pug/Scene_Light", "pug/Worlds") == (light.name, worlds.name)
         assert ((269, 270, 271, 272),) == datasets.accepted(worlds, IMAGENET, [0])
         assert (841,) == targets(light)
+        # None of this subset's names stands for several classes: its images have lists all the same.
+        assert ((841,),) == datasets.accepted(light, IMAGENET, [0])
 
     def test_a_folder_that_the_map_does_not_know_is_refused(self, root):
         self.write(root, {"Wolf": [269]})
@@ -167,6 +202,27 @@ class TestVtab:
         # Numbers are ranked as numbers: 2 comes before 10.
         assert (1, 0, 1) == datasets.targets(test, None, 1000)[0]
         assert [0, 1, 2] == [item.row for item in test.items]
+
+    @pytest.mark.parametrize("images", [np.ones((2, 8, 8, 3), np.float32), np.ones((2, 8, 8), np.uint8)])
+    def test_arrays_that_are_no_8_bit_pictures_are_refused(self, root, images):
+        (root / "vtab" / "svhn").mkdir(parents=True)
+        for split in named_sets.SPLITS:
+            np.savez(root / "vtab" / "svhn" / f"{split}.npz", images=images, labels=np.array([1, 2]))
+        with pytest.raises(InvalidInput, match=r"expected images \(N, H, W, 3\) uint8"):
+            open_sets(str(root))
+
+    @pytest.mark.parametrize("damage", ["cut", "garbled"])
+    def test_a_damaged_array_file_is_named(self, root, damage):
+        (root / "vtab" / "svhn").mkdir(parents=True)
+        for split in named_sets.SPLITS:
+            np.savez_compressed(root / "vtab" / "svhn" / f"{split}.npz", labels=np.array([1, 2]),
+                                images=np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3))
+        file = root / "vtab" / "svhn" / "val200.npz"
+        whole = file.read_bytes()
+        file.write_bytes(whole[:len(whole) // 2] if damage == "cut" else whole[:60] + bytes(40) + whole[100:])
+        with pytest.raises(InvalidInput, match=r"val200\.npz: expected arrays"):
+            open_sets(str(root))
+        assert "unusable" == next(one for one in named_sets.check(str(root)) if one.name == "vtab").state
 
     def test_a_missing_split_is_named(self, root):
         put(root / "vtab" / "dtd", "test/a/0.png")
@@ -209,6 +265,13 @@ class TestFlatValidationFolder:
 
 
 class TestCheck:
+    def test_held_out_corruptions_do_not_count_as_published(self, root):
+        for condition in ("fog/1", "fog/2", "spatter/1"):
+            put(root / "imagenet-c" / condition, f"{WNIDS[3]}/a.png")
+        found = next(one for one in named_sets.check(str(root)) if one.name == "imagenet-c")
+        assert ("partial", 2) == (found.state, found.images)
+        assert "imagenet-c: 2 of 75 conditions, 1 images in the first" == only(root).understood
+
     def test_says_what_is_there_what_is_missing_and_what_is_broken(self, root):
         put(root / "imagenet" / "val", f"{WNIDS[0]}/ILSVRC2012_val_00000001.JPEG")
         put(root / "imagenet-a", f"{WNIDS[6]}/a.png", "extra/b.png")
