@@ -14,6 +14,8 @@ from edgebench.record import Artifact, FileEntry, load_artifact, sha256_file, wr
 
 GOLDEN = "golden.npz"
 MANIFEST = "manifest.json"
+RESOLUTIONS = "resolutions"
+"""Folder within an artifact for the graphs of other input sizes; they do not ship."""
 
 
 def list_files(folder: Path) -> tuple[FileEntry, ...]:
@@ -21,7 +23,7 @@ def list_files(folder: Path) -> tuple[FileEntry, ...]:
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     return tuple(
         FileEntry(path=path.relative_to(folder).as_posix(), sha256=sha256_file(path), size_bytes=path.stat().st_size,
-                  deployed=path.name != GOLDEN and path.relative_to(folder).parts[0] != "resolutions")
+                  deployed=path.name != GOLDEN and path.relative_to(folder).parts[0] != RESOLUTIONS)
         for path in paths)
 
 

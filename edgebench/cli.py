@@ -1,16 +1,17 @@
 """The command line: parse options, call one library function, print, choose the exit code.
 
-The only module that prints. Results go to standard output, progress and errors to standard error.
+Beside `edgebench.terminal` the only module that prints. Results go to standard output, progress and errors to
+standard error.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import shlex
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -21,13 +22,11 @@ import click
 
 from edgebench import __version__
 from edgebench.errors import EdgebenchError, ExitCode, suggest
+from edgebench.terminal import Display, fail, listing, print_draws, print_plan, print_runs, print_search
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from typing_extensions import Self
-
+    from edgebench.export_job import ExportResult
     from edgebench.profiler import Request, Result
-    from edgebench.record import Run
 
 Command = Callable[..., None]
 
@@ -111,6 +110,8 @@ _MODEL_OPTIONS = (
                  help="open_clip: prompt templates, one per line with {} for the class name."),
     click.option("--resolutions", type=_Sizes(), default=(), metavar="PX,…|default", help="Also build graphs for these "
                  "input sizes, so that invariance to resolution can be measured."),
+    click.option("--allow-precision-fallback", is_flag=True, help="Go on with a caveat where the precision asked for "
+                 "was not achieved."),
     click.option("--preprocess", type=click.Path(path_type=Path), metavar="FILE",
                  help="TOML of the preprocessing, for .onnx and .pt2 files (docs/preprocessing.md)."),
 )
@@ -119,6 +120,8 @@ _RUN_OPTIONS = (
                  "with imagenet/val. May be repeated."),
     click.option("--properties", "properties_", type=_Words(), default=("all",), show_default="all",
                  help="What to evaluate: all, none, or names (edgebench properties)."),
+    click.option("--builds", type=int, default=1, show_default=True, metavar="N", help="Build each artifact N times "
+                 "and report how much the builds differ."),
     click.option("--device", default="auto", show_default=True, metavar="ID", help="Declared device "
                  "(edgebench devices)."),
     click.option("--threads", type=int, help="CPU threads; the usable CPUs by default."),
@@ -170,6 +173,8 @@ def profile(models: tuple[str, ...], recipes_: Any, backends_: Any, precisions: 
 
 @cli.command()
 @click.argument("artifacts", nargs=-1, required=True, metavar="ARTIFACT...")
+@click.option("--allow-precision-fallback", is_flag=True, help="Go on with a caveat where the precision asked for was "
+              "not executed.")
 @_with(_RUN_OPTIONS)
 def evaluate(artifacts: tuple[str, ...], **options: Any) -> None:
     """Evaluate the quality of ready ARTIFACTs on labelled images, without timing them."""
@@ -184,12 +189,12 @@ def _profile(models: tuple[str, ...], options: dict[str, Any], **selection: Any)
     name = "".join(char if char.isalnum() or char in "._-" else "-" for char in Path(models[0]).name)
     request = Request(models=models, out=out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}",
                       properties=options.pop("properties_"), **options, **selection)
-    display = _Display()
+    display = Display()
     try:
         with display:
             result = profile(request, display.progress, display.note)
     except KeyboardInterrupt:
-        _fail("interrupted", f"finished parts are kept; go on with: {_again(request)}")
+        fail("interrupted", f"finished parts are kept; go on with: {_again(request)}")
     _print_result(result, as_json=as_json)
     if html and result.runs:
         write_bytes(html, result.html.read_bytes(), "choose another file with --html")
@@ -209,7 +214,7 @@ def _print_result(result: Result, *, as_json: bool) -> None:
         if as_json:
             click.echo((result.out / "summary.json").read_text(encoding="utf-8"), nl=False)
         else:
-            _print_runs(result.runs)
+            print_runs(result.runs)
             click.echo(f"\nreport  {result.html}")
     for failure in result.failures:
         click.echo(f"error: {failure.what}: {failure.error.message}", err=True)
@@ -217,88 +222,89 @@ def _print_result(result: Result, *, as_json: bool) -> None:
             click.echo(f"hint:  {failure.error.hint}", err=True)
 
 
-def _print_runs(runs: Sequence[Run]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from edgebench import report
-
-    content = report.table(runs)
-    console = _console()
-    shown = _fitting(content, console.width)
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    for k in shown:
-        grid.add_column(content.headers[k], justify="left" if k == 0 else "right", no_wrap=True)
-    for row in content.rows:
-        # As Text, for names may hold what the console would take for markup.
-        grid.add_row(*(Text(row[k]) for k in shown))
-    console.print(grid)
-    hidden = [header for k, header in enumerate(content.headers) if k not in shown]
-    if hidden:
-        console.print(f"A wider terminal shows {', '.join(hidden)} too.", style="dim", highlight=False, markup=False)
-    for line in content.notes:
-        console.print(line, style="dim", highlight=False, markup=False)
-    doubts = [(run, caveat) for run in runs for caveat in run.caveats]
-    if doubts:
-        console.print("\ncaveats", style="bold yellow")
-    seen: dict[tuple[str, str], list[str]] = {}
-    for run, caveat in doubts:
-        seen.setdefault((caveat.message, caveat.hint), []).append(run.artifact.recipe.id)
-    for (message, hint), recipes in seen.items():
-        console.print(f"  {', '.join(recipes)}: {message}", markup=False, highlight=False)
-        console.print(f"    {hint}", style="dim", markup=False, highlight=False)
-
-
-def _fitting(content: Any, width: int) -> list[int]:
-    """Return the columns that fit a terminal of that width, the least telling ones left away first."""
-    shown = list(range(len(content.headers)))
-    widest = [max(len(row[k]) for row in (content.headers, *content.rows)) for k in shown]
-    for header in ("Size MB", "img/s", "p99 ms", "Caveats"):
-        if sum(widest[k] + 2 for k in shown) > width and header in content.headers:
-            shown.remove(content.headers.index(header))
-    return shown
-
-
 @cli.command()
 @click.argument("model")
 @click.option("--recipe", "recipes_", type=_Words(), multiple=True, required=True,
               help="Export recipes, by id or TOML file.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR",
-              help="Folder of the artifact folders.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
+              help="Folder of the artifact folders; needed but for --explain.")
 @_with(_MODEL_OPTIONS)
+@click.option("--explain", is_flag=True, help="Say what each recipe will do to this model, node by node, and why; "
+              "build nothing.")
+@click.option("--family", metavar="NAME", help="Follow the quantization rules of this kind of network (convnet, "
+              "depthwise, transformer, convnext) instead of the one detected.")
+@click.option("--max-drop", type=float, metavar="FRACTION", help="Return sensitive layers to float until no more than "
+              "this is lost, with confidence; 0.005 is half a point.")
+@click.option("--keep", type=_Words(), multiple=True, metavar="NAME[=MARGIN],…", help="What --max-drop keeps beside "
+              "accuracy: calibration, flips, disagreement; each with a margin of its own where given.")
+@click.option("--tuning-data", metavar="DIR", help="Labelled images that judge --max-drop and --draws; by default "
+              "those of --calibration-data that chose no ranges.")
+@click.option("--max-trials", type=int, default=8, show_default=True, help="Candidates that --max-drop judges at most.")
+@click.option("--draws", type=int, default=1, show_default=True, help="Also compare this many draws of "
+              "quantization-calibration images.")
 @click.option("--force", is_flag=True, help="Replace other artifacts that --out already holds.")
-def export(model: str, recipes_: Any, out: Path, **options: Any) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+def export(model: str, recipes_: Any, out: Path | None, *, explain: bool, as_json: bool, **options: Any) -> None:
     """Export MODEL by each recipe into OUT/<model>--<recipe>: model files, manifest, golden tensors."""
-    from edgebench import catalog, sources
-    from edgebench.datasets import open_images
-    from edgebench.export import export_all
-    from edgebench.record import Preprocess
+    from edgebench import export_job
+    from edgebench.errors import UsageError
 
-    wanted = [catalog.recipe(name) for name in _flat(recipes_)]
-    calibration = open_images(options["calibration_data"]) if options["calibration_data"] else None
-    failures: list[EdgebenchError] = []
-    display = _Display()
+    if out is None and not explain:
+        raise UsageError("missing --out DIR: where do the artifacts go?")
+    options["keep"] = _flat(options["keep"])
+    display = Display()
     try:
-        with display:
-            source = sources.open_source(
-                model, weights=options["weights"],
-                classes=sources.read_classes(options["classes"]) if options["classes"] else None,
-                templates=sources.read_templates(options["templates"]) if options["templates"] else None,
-                preprocess=catalog.read_toml(options["preprocess"], Preprocess) if options["preprocess"] else None,
-                progress=display.count)
-            for recipe, built in export_all(source, wanted, out, calibration=calibration, images=None,
-                                            resolutions=options["resolutions"], force=options["force"],
-                                            progress=display.count):
-                if isinstance(built, Path):
-                    display.note(f"{recipe.id}: {built}")
-                else:
-                    failures.append(built)
+        with tempfile.TemporaryDirectory() as scratch, display:
+            request = export_job.ExportRequest(model=model, recipes=_flat(recipes_), out=out or Path(scratch),
+                                               **options)
+            done = export_job.explain(request, display.count) if explain else \
+                export_job.export(request, display.count, display.note)
     except KeyboardInterrupt:
-        _fail("interrupted", "finished artifacts are kept; the same command goes on")
-    for error in failures:
-        click.echo(f"error: {error.message}" + (f"\nhint:  {error.hint}" if error.hint else ""), err=True)
-    if failures:
-        sys.exit(failures[0].exit_code)
+        fail("interrupted", "finished artifacts are kept; the same command goes on")
+    if isinstance(done, tuple):
+        _print_plans(done, as_json=as_json)
+    else:
+        _print_export(done, as_json=as_json)
+
+
+def _print_plans(plans: Any, *, as_json: bool) -> None:
+    from edgebench.record import to_builtins
+
+    if as_json:
+        click.echo(json.dumps([{"recipe": recipe.id, "plan": to_builtins(plan)} for recipe, plan in plans], indent=1))
+        return
+    for recipe, plan in plans:
+        print_plan(recipe, plan)
+
+
+def _print_export(result: ExportResult, *, as_json: bool) -> None:
+    from edgebench import backoff
+    from edgebench.record import to_builtins
+
+    if as_json:
+        click.echo(json.dumps({
+            "artifacts": [{"recipe": recipe, "folder": str(folder)} for recipe, folder in result.artifacts],
+            "recipes": [str(file) for file in result.recipes],
+            "searches": [backoff.summary(one) for one in result.searches],
+            "draws": [{**to_builtins(one), "top1_std": one.top1_std} for one in result.draws],
+            "failures": [{"recipe": recipe, "message": error.message, "hint": error.hint}
+                         for recipe, error in result.failures]}, indent=1))
+    else:
+        for draws in result.draws:
+            print_draws(draws)
+        for outcome, file in zip(result.searches, result.recipes, strict=True):
+            click.echo(f"{outcome.recipe.id}: {outcome.images} labelled images, written to {file}")
+            print_search(outcome)
+            needed = backoff.images_needed(outcome.best, outcome.images)
+            if outcome.verdict != "holds":
+                click.echo(f"  {outcome.verdict}: no candidate holds with confidence; the best was kept"
+                           + (f"; about {needed:,} images would settle it" if needed else ""))
+    for recipe, error in result.failures:
+        click.echo(f"error: {recipe}: {error.message}" + (f"\nhint:  {error.hint}" if error.hint else ""), err=True)
+    if result.failures:
+        sys.exit(result.failures[0][1].exit_code)
+    if any(outcome.verdict == "fails" for outcome in result.searches):
+        sys.exit(ExitCode.FAILED)
 
 
 @cli.command()
@@ -320,28 +326,13 @@ def report(runs: tuple[Path, ...], html: Path | None, markdown: Path | None, as_
     if as_json:
         click.echo(json.dumps(reports.summary(found), indent=1, ensure_ascii=False))
     else:
-        _print_runs(found)
+        print_runs(found)
     if html:
         write_bytes(html, reports.html(found).encode())
         click.echo(f"\nreport  {html}", err=as_json)
     if markdown:
         write_bytes(markdown, reports.markdown(found).encode())
         click.echo(f"markdown  {markdown}", err=as_json)
-
-
-def _listing(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, as_json: bool) -> None:
-    from rich.table import Table
-
-    if as_json:
-        click.echo(json.dumps(list(rows), indent=1, ensure_ascii=False))
-        return
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        grid.add_column(column, overflow="fold")
-    for row in rows:
-        grid.add_row(*(", ".join(value) if isinstance(value, list | tuple) else str(value)
-                       for value in (row[column] for column in columns)))
-    _console().print(grid, highlight=False, markup=False)
 
 
 @cli.command()
@@ -352,7 +343,7 @@ def recipes(as_json: bool) -> None:
     from edgebench.record import to_builtins
 
     rows = [to_builtins(recipe) for recipe in catalog.recipes().values()]
-    _listing(rows, ("id", "precision", "backend", "purpose"), as_json=as_json)
+    listing(rows, ("id", "precision", "backend", "purpose"), as_json=as_json)
 
 
 @cli.command()
@@ -362,7 +353,7 @@ def devices(as_json: bool) -> None:
     from edgebench import catalog
     from edgebench.record import to_builtins
 
-    _listing([to_builtins(device) for device in catalog.devices().values()], ("id", "title", "backends"),
+    listing([to_builtins(device) for device in catalog.devices().values()], ("id", "title", "backends"),
              as_json=as_json)
 
 
@@ -373,7 +364,7 @@ def properties(as_json: bool) -> None:
     from edgebench import properties as known
 
     rows = [{"name": name, "measures": known.get(name).SUMMARY} for name in known.NAMES]
-    _listing(rows, ("name", "measures"), as_json=as_json)
+    listing(rows, ("name", "measures"), as_json=as_json)
 
 
 @cli.group()
@@ -393,7 +384,7 @@ def check(root: str, as_json: bool) -> None:
     rows = [to_builtins(one) if as_json else {
         **to_builtins(one), "published": "" if one.published is None else f"{one.published:,}",
         "digest": one.digest[:12]} for one in found]
-    _listing(rows, ("name", "state", "images", "published", "classes", "digest", "note"), as_json=as_json)
+    listing(rows, ("name", "state", "images", "published", "classes", "digest", "note"), as_json=as_json)
     if any(one.state == "unusable" for one in found):
         sys.exit(ExitCode.UNMEASURABLE)
 
@@ -404,71 +395,8 @@ def doctor(as_json: bool) -> None:
     """Say what works on this machine, and why the rest does not."""
     from edgebench.doctor import examine
 
-    _listing([{"what": one.what, "works": "yes" if one.works else "no", "detail": one.detail} for one in examine()],
+    listing([{"what": one.what, "works": "yes" if one.works else "no", "detail": one.detail} for one in examine()],
              ("what", "works", "detail"), as_json=as_json)
-
-
-def _console(*, err: bool = False) -> Console:
-    from rich.console import Console
-
-    # Piped output keeps whole rows: a log wrapped at 80 columns cannot be read or parsed.
-    file = sys.stderr if err else sys.stdout
-    return Console(file=file, width=None if file.isatty() else 200, soft_wrap=not file.isatty())
-
-
-class _Display:
-    """Progress with an ETA on a terminal, plain lines elsewhere, both on standard error."""
-
-    def __init__(self) -> None:
-        self._live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        self._what = ""
-        self._bar: Any = None
-        self._task: Any = None
-        self._begun = time.monotonic()
-
-    def __enter__(self) -> Self:
-        if self._live:
-            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-            # Repainting costs CPU time that the timed process would miss: only when something is told.
-            self._bar = Progress(TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn(), "·",
-                                 TimeRemainingColumn(), console=_console(err=True), auto_refresh=False, transient=True)
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def note(self, text: str) -> None:
-        if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
-        else:
-            click.echo(text, err=True)
-
-    def count(self, what: str, done: int, total: int) -> None:
-        self.progress(what, done / max(total, 1))
-
-    def progress(self, what: str, share: float) -> None:
-        changed = what != self._what
-        self._what = what
-        if self._bar is None:
-            if changed:
-                click.echo(f"{time.monotonic() - self._begun:6.1f} s  {what}", err=True)
-            return
-        if changed:
-            if self._task is not None:
-                self._bar.remove_task(self._task)
-            self._task = self._bar.add_task(what, total=1.0)
-        self._bar.update(self._task, completed=share)
-        self._bar.refresh()
-
-
-def _fail(message: str, hint: str = "", code: int = ExitCode.UNMEASURABLE) -> None:
-    click.echo(f"error: {message}", err=True)
-    if hint:
-        click.echo(f"hint:  {hint}", err=True)
-    sys.exit(code)
 
 
 def main() -> None:
@@ -482,16 +410,16 @@ def main() -> None:
     try:
         code = cli.main(standalone_mode=False)
     except EdgebenchError as error:
-        _fail(error.message, error.hint, error.exit_code)
+        fail(error.message, error.hint, error.exit_code)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "edgebench"
-        _fail(error.format_message(), f"{where} --help", ExitCode.USAGE)
+        fail(error.format_message(), f"{where} --help", ExitCode.USAGE)
     except click.ClickException as error:
-        _fail(error.format_message(), code=ExitCode.USAGE)
+        fail(error.format_message(), code=ExitCode.USAGE)
     except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted")
+        fail("interrupted")
     except Exception:  # noqa: BLE001  # an unforeseen error must not end with 1, the code of a failed rule
         traceback.print_exc()
-        _fail("this is a defect of edgebench", "please report it with the lines above")
+        fail("this is a defect of edgebench", "please report it with the lines above")
     else:
         sys.exit(code if isinstance(code, int) else 0)

@@ -1,4 +1,4 @@
-"""Source + recipe → artifact: convert, quantize, check parity, keep golden tensors, hash, write the manifest."""
+"""Source + recipe → artifact: convert, quantize, check parity and precision, keep golden tensors, hash, write."""
 
 from __future__ import annotations
 
@@ -7,31 +7,40 @@ import importlib.metadata
 import io
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgebench import backends
+from edgebench import backends, builder, graphs, parity
 from edgebench.artifacts import (
     GOLDEN,
     MANIFEST,
+    RESOLUTIONS,
     fixed_batch,
     is_artifact,
     list_files,
-    pad,
     run_batches,
     verify,
     write_manifest,
 )
-from edgebench.backends import Batches, Feeds
+from edgebench.backends import Session
+from edgebench.conversion import (
+    OUTPUT,
+    PARITY_TOLERANCE,
+    PLAIN,
+    Samples,
+    base_at,
+    reference_outputs,
+    samples,
+    to_onnx,
+)
 from edgebench.datasets import ImageSet
-from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput, UsageError, require, writing
-from edgebench.evaluate import FEATURES
-from edgebench.imagecache import ImageCache, cached, normalize
+from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput, UsageError, writing
+from edgebench.imagecache import ImageCache, cached
 from edgebench.properties import CLEAN
 from edgebench.recipe import Quantization, Recipe
 from edgebench.record import (
@@ -39,30 +48,36 @@ from edgebench.record import (
     Artifact,
     CalibrationSet,
     Caveat,
+    ExecutedPrecision,
     Parity,
     ResolutionEntry,
     TensorSpec,
     load_artifact,
     write_bytes,
 )
-from edgebench.sources import Progress, Source, external_data, quiet
+from edgebench.sources import Progress, Source
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 GOLDEN_IMAGES = 4
-PARITY_IMAGES = 16
 MIN_CALIBRATION_IMAGES = 100
-# FP32 artifacts must agree with the reference within this share of its largest logit.
-PARITY_TOLERANCE = 1e-3
-INPUT, OUTPUT = "image", "logits"
-RESOLUTIONS = "resolutions"
-"""Folder within an artifact for the graphs of other input sizes."""
+# Below, an artifact answers like another model: residual additions in INT8 bring a ViT to 5 %.
+MIN_AGREEMENT = 0.8
 
 
-@dataclass(frozen=True)
-class Samples:
-    """Inputs (N, 3, H, W) that parity is checked on, and what they are."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is exported beside the recipe."""
 
-    inputs: np.ndarray
-    what: str
+    calibration: ImageSet | None = None
+    """Quantization-calibration images for INT8 and FP8 recipes; the source's own where None."""
+    images: ImageSet | None = None
+    """Images for the parity check where there are no calibration images."""
+    resolutions: tuple[int, ...] = ()
+    """Other input sizes (px) to build for, for the resolution sweep; ranges are chosen anew."""
+    allow_precision_fallback: bool = False
+    """Whether a precision that was not achieved is a caveat instead of an error."""
 
 
 def variant_folder(model: str, recipe: Recipe) -> str:
@@ -71,64 +86,244 @@ def variant_folder(model: str, recipe: Recipe) -> str:
     return f"{plain}--{recipe.id}"
 
 
-def samples(images: ImageSet | None, source: Source, seed: int = 0) -> Samples:
-    """Return inputs for parity: images where there are any and preprocessing is known, else seeded noise."""
-    size = source.size_px or _onnx_size(source)
-    if images is not None and source.preprocess is not None:
-        spread = images.items[:: max(1, len(images.items) // PARITY_IMAGES)][:PARITY_IMAGES]
-        pixels = cached(spread, source.preprocess).pixels()
-        return Samples(normalize(pixels, source.preprocess), f"{len(pixels)} images of {images.source}")
-    noise = np.random.default_rng(seed).standard_normal((PARITY_IMAGES, 3, *size), np.float32)
-    return Samples(noise, f"seeded noise ({PARITY_IMAGES} inputs): no images were given")
+class Exporter:
+    """Exports one source by several recipes: its FP32 graph, inputs for parity and reference outputs are made once.
+
+    Use it as a context manager: its scratch folder lies in `root` and goes away with it.
+    """
+
+    def __init__(self, source: Source, root: Path, wanted: Wanted) -> None:
+        self._source, self._root = source, root
+        self._wanted = replace(wanted, calibration=wanted.calibration or source.calibration)
+        self._bases: dict[int, tuple[Path, dict[str, np.ndarray]]] = {}
+        self._sized: dict[tuple[int, int], Path] = {}
+        self._drawn: dict[tuple[int, int, str], tuple[CalibrationSet, Path]] = {}
+        self._sizes = _other_sizes(source, wanted.resolutions)
+
+    def __enter__(self) -> Self:
+        self._checked = samples(self._wanted.calibration or self._wanted.images, self._source)
+        with writing(self._root):
+            self._root.mkdir(parents=True, exist_ok=True)
+            self._temporary = tempfile.TemporaryDirectory(dir=self._root, prefix=".part-", ignore_cleanup_errors=True)
+        self.scratch = Path(self._temporary.name)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._temporary.cleanup()
+
+    def base(self, opset: int) -> Path:
+        """Return the FP32 graph."""
+        return self._base(opset)[0]
+
+    def export(self, recipe: Recipe, *, force: bool = False) -> Path:
+        """Export by a recipe into ``root/<model>--<recipe>``; an artifact that is already there, unchanged, is kept.
+
+        Args:
+            recipe: How.
+            force: Replace another artifact in the way.
+
+        Raises:
+            EdgebenchError: It cannot be built, or is not what the recipe promises.
+        """
+        folder = self._root / variant_folder(self._source.identity.id, recipe)
+        drawn = self.draw(recipe.quantization) if recipe.quantization else None
+        if self._is_same(folder, recipe, drawn[0] if drawn else None):
+            return folder
+        _make_room(folder, force=force, remove=False)
+        with writing(folder):
+            part = self.scratch / recipe.id
+            part.mkdir()
+            self._fill(part, recipe, drawn)
+            _make_room(folder, force=force)
+            part.rename(folder)
+        return folder
+
+    def draw(self, quantization: Quantization, condition: str = CLEAN) -> tuple[CalibrationSet, Path]:
+        """Return the identity of the quantization-calibration images, and a file of their pixels (N, H, W, 3).
+
+        Raises:
+            InvalidInput: No images, or images without content: ranges from noise would be worse than none.
+        """
+        key = (quantization.images, quantization.seed, condition)
+        if key not in self._drawn:
+            identity, pixels = _draw(self._wanted.calibration, quantization, self._source, condition)
+            file = self.scratch / f"pixels-{len(self._drawn)}.npy"
+            with writing(file):
+                np.save(file, pixels)
+            self._drawn[key] = identity, file
+        return self._drawn[key]
+
+    def build(self, recipe: Recipe, base: Path, folder: Path, condition: str = CLEAN) -> str:
+        """Build the recipe's files from a graph in a process of its own; returns the file that its runtime opens."""
+        drawn = self.draw(recipe.quantization, condition) if recipe.quantization else None
+        return builder.build(builder.BuildJob(
+            base=str(base), model=self._source.identity.id, recipe=recipe, pixels=str(drawn[1]) if drawn else None,
+            preprocess=self._source.preprocess, folder=str(folder)), self.scratch)
+
+    def _base(self, opset: int) -> tuple[Path, dict[str, np.ndarray]]:
+        if opset not in self._bases:
+            base = to_onnx(self._source, opset, self.scratch)
+            self._bases[opset] = base, reference_outputs(self._source, base, self._checked.inputs)
+        return self._bases[opset]
+
+    def _is_same(self, folder: Path, recipe: Recipe, calibration: CalibrationSet | None) -> bool:
+        if not is_artifact(folder):
+            return False
+        try:
+            there = verify(folder)
+        except InvalidInput:
+            return False
+        source = self._source
+        return (there.model, there.recipe, there.preprocess, there.classes, there.calibration) == (
+            source.identity, recipe, source.preprocess, source.classes, calibration) \
+            and there.tools == _tools(recipe) and set(self._sizes) <= {one.size_px for one in there.resolutions} \
+            and (there.precision is None or there.precision.achieved or self._wanted.allow_precision_fallback)
+
+    def _fill(self, folder: Path, recipe: Recipe, drawn: tuple[CalibrationSet, Path] | None) -> None:
+        source, checked = self._source, self._checked
+        base, reference = self._base(recipe.opset)
+        entry = self.build(recipe, base, folder)
+        resolutions = [self._at_size(folder, recipe, size) for size in self._sizes]
+        first = graphs.image_input(base).shape[0]
+        opened = _Opened(folder / entry, recipe)
+        manifest = Artifact(
+            schema=ARTIFACT_SCHEMA, model=source.identity, recipe=recipe, entry=entry, files=(),
+            inputs=_with_batch(opened.inputs, first), outputs=_with_batch(opened.outputs, first),
+            preprocess=source.preprocess, classes=source.classes, calibration=drawn[0] if drawn else None, parity=None,
+            golden=GOLDEN, tools=_tools(recipe), created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            resolutions=tuple(resolutions), family=graphs.family(graphs.load(base)) if drawn else None)
+        _refuse_wrong_classes(manifest)
+        outputs = opened.run(checked.inputs, fixed_batch(manifest))
+        measured = _parity(outputs, reference, checked, source, opened.runtime) if outputs is not None else None
+        precision = opened.precision({manifest.inputs[0].name: checked.inputs[:fixed_batch(manifest) or 1]})
+        doubt = parity.not_achieved(precision, recipe)
+        if doubt is not None and not self._wanted.allow_precision_fallback:
+            raise CannotMeasure(doubt.message, doubt.hint)
+        if recipe.precision == "fp32" and measured is not None:
+            _refuse_disparity(measured, reference[OUTPUT] if OUTPUT in reference else next(iter(reference.values())),
+                              recipe)
+        caveats = [*source.caveats, *_calibration_caveats(drawn[0] if drawn else None), *([doubt] if doubt else []),
+                   *_parity_caveats(measured, recipe)]
+        answers = next(iter(reference.values()))
+        golden = io.BytesIO()
+        np.savez_compressed(
+            golden, inputs=checked.inputs[:GOLDEN_IMAGES], reference=answers[:GOLDEN_IMAGES],
+            outputs=(answers if outputs is None else outputs[manifest.outputs[0].name])[:GOLDEN_IMAGES])
+        write_bytes(folder / GOLDEN, golden.getvalue())
+        write_manifest(folder, replace(manifest, files=list_files(folder), parity=measured, precision=precision,
+                                       caveats=tuple(caveats)))
+
+    def _at_size(self, folder: Path, recipe: Recipe, size: int) -> ResolutionEntry:
+        if (recipe.opset, size) not in self._sized:
+            self._sized[recipe.opset, size] = base_at(self._source, recipe.opset, size, self.scratch)
+        place = folder / RESOLUTIONS / str(size)
+        place.mkdir(parents=True)
+        made = self.build(recipe, self._sized[recipe.opset, size], place, f"resolution:{size}")
+        return ResolutionEntry(size_px=size, entry=(place / made).relative_to(folder).as_posix())
 
 
-def export_all(source: Source, recipes: Sequence[Recipe], root: Path, *, calibration: ImageSet | None,
-               images: ImageSet | None, resolutions: Sequence[int] = (), force: bool = False,
-               progress: Progress = lambda what, done, total: None) -> Iterator[tuple[Recipe, Path | EdgebenchError]]:
-    """Export `source` by each recipe into ``root/<model>--<recipe>``; yields the folder or why there is none.
-
-    The FP32 graph is made once. A folder that already holds the same artifact, unchanged, is kept.
+def export_all(source: Source, recipes: Sequence[Recipe], root: Path, wanted: Wanted | None = None, *,
+               force: bool = False, progress: Progress = lambda what, done, total: None,
+               ) -> Iterator[tuple[Recipe, Path | EdgebenchError]]:
+    """Export `source` by each recipe; yields the artifact's folder or why there is none.
 
     Args:
         source: What to export.
         recipes: How.
         root: Folder of the artifact folders.
-        calibration: Quantization-calibration images for INT8 recipes; the source's own where None.
-        images: Images for the parity check where there are no calibration images.
-        resolutions: Other input sizes (px) to build for, for the resolution sweep; INT8 ranges are chosen anew.
-        force: Replace another artifact in the way.
+        wanted: Images, resolutions, what is forgiven; nothing of it where None.
+        force: Replace other artifacts in the way.
         progress: Told about the steps.
     """
-    calibration = calibration or source.calibration
-    with writing(root):
-        root.mkdir(parents=True, exist_ok=True)
-    with writing(root), tempfile.TemporaryDirectory(dir=root, prefix=".part-", ignore_cleanup_errors=True) as scratch:
-        bases: dict[int, tuple[Path, np.ndarray]] = {}
-        bases_at: dict[tuple[int, int], Path] = {}
-        checked = samples(calibration or images, source)
-        sizes = _other_sizes(source, resolutions)
+    with Exporter(source, root, wanted or Wanted()) as exporter:
         for done, recipe in enumerate(recipes):
-            folder = root / variant_folder(source.identity.id, recipe)
             progress(f"exporting {recipe.id}", done, len(recipes))
             try:
-                drawn = _draw(calibration, recipe.quantization, source) if recipe.quantization else None
-                if _is_same(folder, source, recipe, drawn[0] if drawn else None, sizes):
-                    yield recipe, folder
-                    continue
-                _make_room(folder, force=force, remove=False)
-                if recipe.opset not in bases:
-                    base = to_onnx(source, recipe.opset, Path(scratch))
-                    bases[recipe.opset] = base, _reference(source, base, checked.inputs)
-                part = Path(scratch) / recipe.id
-                part.mkdir()
-                sized = {size: _base_at(source, recipe.opset, size, Path(scratch), bases_at) for size in sizes}
-                _export_one(source, recipe, *bases[recipe.opset], checked, drawn, part, sized, calibration)
-                _make_room(folder, force=force)
-                part.rename(folder)
-                yield recipe, folder
+                yield recipe, exporter.export(recipe, force=force)
             except EdgebenchError as error:
                 yield recipe, error
         progress("exported", len(recipes), len(recipes))
+
+
+class _Opened:
+    """Built files, opened by their own runtime where that runs here; else the ONNX file by ONNX Runtime's CPU."""
+
+    def __init__(self, entry: Path, recipe: Recipe) -> None:
+        own = backends.get(recipe.backend)
+        self._entry, self._recipe = entry, recipe
+        self._reason = own.reason_against(recipe)
+        self.runtime = recipe.backend if self._reason is None else \
+            f"ONNX Runtime on the CPU, for {recipe.backend} cannot run here: {self._reason}"
+        self._open: Callable[[int], Session] | None
+        if self._reason is None:
+            self._open = lambda batch: own.open_session(entry, recipe, batch=batch, threads=1)
+        else:
+            self._open = lambda batch: backends.get("onnxruntime").open_session(entry, PLAIN, batch=batch, threads=1)
+            if recipe.precision in ("bf16", "fp8") or recipe.float_precision == "bf16":
+                # ONNX Runtime's CPU kernels know neither.
+                self._open = None
+        if self._open is not None:
+            session = self._open(1)
+            self.inputs, self.outputs = session.inputs, session.outputs
+        else:
+            self.inputs, self.outputs = graphs.interface(entry)
+
+    def run(self, inputs: np.ndarray, batch: int | None) -> dict[str, np.ndarray] | None:
+        """Return the outputs (N, …) for `inputs` (N, 3, H, W); None where nothing here can run the files."""
+        if self._open is None:
+            return None
+        return run_batches(self._open, {self.inputs[0].name: inputs}, batch or len(inputs))
+
+    def precision(self, feeds: backends.Feeds) -> ExecutedPrecision:
+        """Return what was built: from the runtime where it runs here, else from the element types in the file."""
+        if self._reason is None:
+            return backends.get(self._recipe.backend).executed_precision(self._entry, self._recipe, feeds, threads=1)
+        return graphs.static_precision(graphs.load(self._entry), self._recipe.precision)
+
+
+def _parity(outputs: dict[str, np.ndarray], reference: dict[str, np.ndarray], checked: Samples, source: Source,
+            runtime: str) -> Parity:
+    # An ONNX file's outputs keep their names; a traced model's are named alike on both sides.
+    logits, own = next(iter(outputs.values())), next(iter(reference.values()))
+    compared = parity.compare(outputs, reference)
+    return Parity(
+        reference="eager PyTorch" if source.program is not None else "the given ONNX file in ONNX Runtime",
+        inputs=checked.what, images=len(logits), max_abs_difference=float(np.abs(logits - own).max()),
+        top1_agreement=parity.top1_agreement(logits, own), real_images=checked.real, runtime=runtime, outputs=compared)
+
+
+def _refuse_disparity(measured: Parity, reference: np.ndarray, recipe: Recipe) -> None:
+    allowed = PARITY_TOLERANCE * max(1.0, float(np.abs(reference).max()))
+    if measured.max_abs_difference > allowed:
+        raise CannotMeasure(
+            f"{recipe.id}: the exported model is not the model: outputs differ by up to "
+            f"{measured.max_abs_difference:.3g} (expected at most {allowed:.3g}) on {measured.inputs}",
+            "the exporter mistranslated an operator: report it with the model's name")
+
+
+def _parity_caveats(measured: Parity | None, recipe: Recipe) -> tuple[Caveat, ...]:
+    if measured is None:
+        return (Caveat(code="parity-unchecked", hint="profile it on its device: golden outputs are compared there",
+                       message=f"{recipe.id}: nothing on the exporting machine runs {recipe.precision} files, so the "
+                               "outputs are not compared with the model's"),)
+    if measured.top1_agreement < MIN_AGREEMENT:
+        return (Caveat(
+            code="low-agreement", hint="see edgebench export --explain; --max-drop returns layers to float",
+            message=f"{recipe.id}: {measured.top1_agreement:.0%} of {measured.inputs} get the model's own answer"),)
+    return ()
+
+
+def _refuse_wrong_classes(manifest: Artifact) -> None:
+    count = manifest.outputs[0].shape[-1]
+    if manifest.classes is not None and isinstance(count, int) and len(manifest.classes.ids) != count:
+        raise InvalidInput(f"the class map has {len(manifest.classes.ids)} classes, the model {count} outputs",
+                           "one line per output in the --classes file")
+
+
+def _with_batch(found: tuple[TensorSpec, ...], first: int | str) -> tuple[TensorSpec, ...]:
+    """Restore the batch dimension that opening the session for one image fixed."""
+    batch = first if isinstance(first, int) else "batch"
+    return tuple(TensorSpec(name=spec.name, dtype=spec.dtype, shape=(batch, *spec.shape[1:])) for spec in found)
 
 
 def _make_room(folder: Path, *, force: bool, remove: bool = True) -> None:
@@ -172,104 +367,6 @@ def _other_sizes(source: Source, resolutions: Sequence[int]) -> tuple[int, ...]:
     return sizes
 
 
-def _base_at(source: Source, opset: int, size: int, folder: Path, made: dict[tuple[int, int], Path]) -> Path:
-    """Return the FP32 graph for inputs of `size` × `size`, checked against the model itself."""
-    if (opset, size) not in made:
-        assert source.at_size is not None
-        try:
-            program = source.at_size(size)
-        except (ValueError, RuntimeError, AssertionError, TypeError) as error:
-            raise InvalidInput(f"{source.identity.id} cannot take inputs of {size}×{size}: "
-                               f"{' '.join(str(error).split())[:200]}",
-                               "leave that size out of --resolutions") from error
-        place = folder / f"at-{size}"
-        place.mkdir(exist_ok=True)
-        sized = replace(source, program=program, size_px=(size, size), preprocess=None)
-        base = to_onnx(sized, opset, place)
-        noise = samples(None, sized)
-        plain = Recipe(id="reference", title="", purpose="", checked_on="", backend="onnxruntime", precision="fp32")
-        session = backends.get("onnxruntime").open_session(base, plain, batch=len(noise.inputs), threads=1)
-        difference = np.abs(session.infer({session.inputs[0].name: noise.inputs})[session.outputs[0].name]
-                            - _reference(sized, base, noise.inputs))
-        if difference.max() > PARITY_TOLERANCE * max(1.0, float(np.abs(_reference(sized, base, noise.inputs)).max())):
-            raise CannotMeasure(f"{source.identity.id} at {size} px: the exported model is not the model: outputs "
-                                f"differ by up to {difference.max():.3g}", "leave that size out of --resolutions")
-        made[opset, size] = base
-    return made[opset, size]
-
-
-def _is_same(folder: Path, source: Source, recipe: Recipe, calibration: CalibrationSet | None, sizes: Sequence[int],
-             ) -> bool:
-    if not is_artifact(folder):
-        return False
-    try:
-        there = verify(folder)
-    except InvalidInput:
-        return False
-    return (there.model, there.recipe, there.preprocess, there.classes, there.calibration) == (
-        source.identity, recipe, source.preprocess, source.classes, calibration) and there.tools == _tools(recipe) \
-        and set(sizes) <= {one.size_px for one in there.resolutions}
-
-
-def _export_one(source: Source, recipe: Recipe, base: Path, reference: np.ndarray, checked: Samples,
-                drawn: tuple[CalibrationSet, np.ndarray] | None, folder: Path, sized: Mapping[int, Path],
-                calibration: ImageSet | None) -> None:
-    backend = backends.get(recipe.backend)
-    entry = _build(source, recipe, base, _batches(base, drawn[1], source) if drawn else None, folder)
-    resolutions = []
-    for size, other in sized.items():
-        place = folder / RESOLUTIONS / str(size)
-        place.mkdir(parents=True)
-        drawn_there = _draw(calibration, recipe.quantization, source, f"resolution:{size}") if recipe.quantization \
-            else None
-        batches = _batches(other, drawn_there[1], source) if drawn_there else None
-        made = _build(source, recipe, other, batches, place)
-        resolutions.append(ResolutionEntry(size_px=size, entry=(place / made).relative_to(folder).as_posix()))
-    session = backend.open_session(folder / entry, recipe, batch=1, threads=1)
-    manifest = Artifact(
-        schema=ARTIFACT_SCHEMA, model=source.identity, recipe=recipe, entry=entry, files=(),
-        inputs=_with_batch(session.inputs, base), outputs=_with_batch(session.outputs, base),
-        preprocess=source.preprocess, classes=source.classes, calibration=drawn[0] if drawn else None, parity=None,
-        golden=GOLDEN, tools=_tools(recipe), created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        resolutions=tuple(resolutions), caveats=(*source.caveats, *_calibration_caveats(drawn[0] if drawn else None)))
-    outputs_count = manifest.outputs[0].shape[-1]
-    if source.classes is not None and isinstance(outputs_count, int) and len(source.classes.ids) != outputs_count:
-        raise InvalidInput(f"the class map has {len(source.classes.ids)} classes, the model {outputs_count} outputs",
-                           "one line per output in the --classes file")
-    batch = fixed_batch(manifest) or len(checked.inputs)
-    outputs = run_batches(lambda n: backend.open_session(folder / entry, recipe, batch=n, threads=1),
-                          {manifest.inputs[0].name: checked.inputs}, batch)[manifest.outputs[0].name]
-    parity = Parity(
-        reference="eager PyTorch" if source.program is not None else "the given ONNX file in ONNX Runtime",
-        inputs=checked.what, images=len(outputs), max_abs_difference=float(np.abs(outputs - reference).max()),
-        top1_agreement=float((outputs.argmax(1) == reference.argmax(1)).mean()))
-    allowed = PARITY_TOLERANCE * max(1.0, float(np.abs(reference).max()))
-    if recipe.precision == "fp32" and parity.max_abs_difference > allowed:
-        raise CannotMeasure(
-            f"{recipe.id}: the exported model is not the model: outputs differ by up to "
-            f"{parity.max_abs_difference:.3g} (expected at most {allowed:.3g}) on {checked.what}",
-            "the exporter mistranslated an operator: report it with the model's name")
-    golden = io.BytesIO()
-    np.savez_compressed(golden, inputs=checked.inputs[:GOLDEN_IMAGES], outputs=outputs[:GOLDEN_IMAGES],
-                        reference=reference[:GOLDEN_IMAGES])
-    write_bytes(folder / GOLDEN, golden.getvalue())
-    write_manifest(folder, Artifact(**{**{name: getattr(manifest, name) for name in Artifact.__slots__},
-                                       "files": list_files(folder), "parity": parity}))
-
-
-def _build(source: Source, recipe: Recipe, base: Path, batches: Batches | None, folder: Path) -> str:
-    """Return the file in `folder` that the recipe's runtime opens."""
-    try:
-        with quiet():
-            return backends.get(recipe.backend).build(base, recipe, batches, folder)
-    except EdgebenchError:
-        raise
-    except Exception as error:  # quantizers and converters raise anything; one recipe must not stop others
-        raise InvalidInput(f"{recipe.id} cannot be built from {source.identity.id}: {type(error).__name__}: "
-                           f"{' '.join(str(error).split())[:300]}",
-                           "an old opset or an operator that the tool does not know? try another recipe") from error
-
-
 def _tools(recipe: Recipe) -> dict[str, str]:
     wanted = ["edgebench", "torch", "timm", "open_clip_torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow"]
     if recipe.backend == "openvino":
@@ -281,134 +378,6 @@ def _tools(recipe: Recipe) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def to_onnx(source: Source, opset: int, folder: Path) -> Path:
-    """Write the FP32 graph with one image input and one logits output; returns the file.
-
-    Raises:
-        InvalidInput: No image input, no logits, missing external data, or the exporter cannot translate the model.
-    """
-    target = folder / f"base-{opset}.onnx"
-    if source.onnx is not None:
-        from edgebench.backends.onnxruntime import save_onnx
-
-        save_onnx(_checked_onnx(source.onnx), target)
-        return target
-    torch = require("torch", "export")
-    require("onnxscript", "export")
-    assert source.size_px is not None
-    example = torch.randn(2, 3, *source.size_px)
-    exported = isinstance(source.program, torch.export.ExportedProgram)
-    if not exported:
-        with torch.inference_mode():
-            output = _logits_of(source, source.program(example))
-        if not torch.is_tensor(output) or output.ndim != 2:
-            raise InvalidInput(f"{source.identity.id} has no logits: expected one output (N, classes), got "
-                               f"{tuple(output.shape) if torch.is_tensor(output) else type(output).__name__}")
-    try:
-        with quiet():
-            if exported:
-                program = torch.onnx.export(source.program, opset_version=opset, input_names=[INPUT],
-                                            output_names=[OUTPUT], dynamo=True, verbose=False)
-            else:
-                program = torch.onnx.export(
-                    source.program, (example,), opset_version=opset, input_names=[INPUT],
-                    output_names=[OUTPUT, *[FEATURES] * source.features],
-                    dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},), dynamo=True, verbose=False)
-            program.save(str(target))
-    except torch.onnx.errors.OnnxExporterError as error:
-        raise InvalidInput(f"torch.onnx cannot export {source.identity.id}: {str(error).strip().splitlines()[0]}",
-                           "export it to ONNX yourself and pass the .onnx file") from error
-    _checked_onnx(target)
-    return target
-
-
-def _logits_of(source: Source, output: Any) -> Any:
-    return output[0] if source.features else output
-
-
-def _checked_onnx(path: Path) -> Any:
-    onnx = require("onnx", "export")
-    for data in external_data(path):
-        if not data.is_file():
-            raise InvalidInput(f"{data} is missing: {path.name} keeps its weights there",
-                               "copy the external-data file beside the .onnx file")
-    model = onnx.load(str(path), load_external_data=False)
-    if not model.graph.node:
-        raise InvalidInput(f"{path} is not a readable ONNX file: it holds no graph")
-    try:
-        onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
-        onnx.checker.check_model(model if model.ByteSize() < 2**31 - 2**20 else str(path))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise InvalidInput(f"{path} is not a valid ONNX model: {' '.join(str(error).split())[:200]}",
-                           "its external data may be cut short or belong to another export") from error
-    initializers = {tensor.name for tensor in model.graph.initializer}
-    inputs = [(value.name, value.type.tensor_type.elem_type, _dims(value)) for value in model.graph.input
-              if value.name not in initializers]
-    outputs = [(value.name, _dims(value)) for value in model.graph.output]
-    if len(inputs) != 1 or len(inputs[0][2]) != 4 or inputs[0][2][1] != 3 or inputs[0][1] != onnx.TensorProto.FLOAT:
-        got = ", ".join(f"{name} {onnx.TensorProto.DataType.Name(kind).lower()} {tuple(dims)}"
-                        for name, kind, dims in inputs)
-        raise InvalidInput(f"{path}: expected one float input (N, 3, H, W), got {got or 'none'}",
-                           "channels-last and uint8 inputs need a Transpose or Cast in front of the graph")
-    if not outputs or len(outputs[0][1]) != 2:
-        got = ", ".join(f"{name} {tuple(dims)}" for name, dims in outputs)
-        raise InvalidInput(f"{path} has no logits: expected a first output (N, classes), got {got or 'none'}",
-                           "export the classifier, not its features or post-processing")
-    return model
-
-
-def _dims(value: Any) -> list[int | str]:
-    return [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else (dim.dim_param or "?")
-            for dim in value.type.tensor_type.shape.dim]
-
-
-def _onnx_size(source: Source) -> tuple[int, int]:
-    assert source.onnx is not None
-    height, width = _dims(_checked_onnx(source.onnx).graph.input[0])[2:]
-    wanted = source.preprocess.size_px if source.preprocess else None
-    for name, have, want in zip(("height", "width"), (height, width), wanted or (height, width), strict=True):
-        if isinstance(have, int) and have != want:
-            raise InvalidInput(f"{source.onnx} takes images of {name} {have}, the preprocessing gives {want}",
-                               "change size_px in the --preprocess file")
-    if wanted is not None:
-        return wanted
-    if isinstance(height, int) and isinstance(width, int):
-        return height, width
-    raise InvalidInput(f"{source.onnx}: its input size {height}×{width} may vary", "fix it with --preprocess FILE")
-
-
-def _with_batch(found: tuple[TensorSpec, ...], base: Path) -> tuple[TensorSpec, ...]:
-    """Restore the batch dimension that opening the session for one image fixed."""
-    onnx = require("onnx", "export")
-    graph = onnx.load(str(base), load_external_data=False).graph
-    first = _dims(graph.input[0])[0]
-    batch = first if isinstance(first, int) else "batch"
-    return tuple(TensorSpec(name=spec.name, dtype=spec.dtype, shape=(batch, *spec.shape[1:])) for spec in found)
-
-
-def _reference(source: Source, base: Path, inputs: np.ndarray) -> np.ndarray:
-    """Return the model's own outputs (N, K), from eager PyTorch, or from ONNX Runtime for an ONNX file."""
-    if source.program is None:
-        from edgebench.backends import onnxruntime
-
-        plain = Recipe(id="reference", title="", purpose="", checked_on="", backend="onnxruntime", precision="fp32")
-        graph_batch = _dims(_checked_onnx(base).graph.input[0])[0]
-        size = graph_batch if isinstance(graph_batch, int) else len(inputs)
-        session = onnxruntime.open_session(base, plain, batch=size, threads=1)
-        name = session.inputs[0].name
-        return run_batches(lambda n: session, {name: inputs}, size)[session.outputs[0].name]
-    torch = require("torch", "export")
-    exported = isinstance(source.program, torch.export.ExportedProgram)
-    module = source.program.module() if exported else source.program
-    graph_batch = _dims(_checked_onnx(base).graph.input[0])[0]
-    size = graph_batch if isinstance(graph_batch, int) else 8
-    with torch.inference_mode():
-        rows = [_logits_of(source, module(torch.from_numpy(pad(inputs[start:start + size], size))))[
-                    : len(inputs) - start].numpy()
-                for start in range(0, len(inputs), size)]
-    return np.concatenate(rows)
 
 
 def _draw(calibration: ImageSet | None, quantization: Quantization, source: Source, condition: str = CLEAN,
@@ -442,18 +411,3 @@ def _calibration_caveats(calibration: CalibrationSet | None) -> tuple[Caveat, ..
     return (Caveat(code="few-calibration-images", hint="pass more images with --calibration-data",
                    message=f"INT8 ranges come from {calibration.images} images; {MIN_CALIBRATION_IMAGES} or more are "
                            "usual"),)
-
-
-def _batches(base: Path, pixels: np.ndarray, source: Source) -> Batches:
-    graph = _checked_onnx(base).graph
-    first = _dims(graph.input[0])[0]
-    size, name = first if isinstance(first, int) else 8, graph.input[0].name
-    assert source.preprocess is not None
-    preprocess = source.preprocess
-
-    def batches() -> Iterator[Feeds]:
-        for start in range(0, len(pixels), size):
-            rows = normalize(pixels[start:start + size], preprocess)
-            yield {name: pad(rows, size) if isinstance(first, int) else rows}
-
-    return batches

@@ -10,7 +10,19 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from edgebench import __version__, artifacts, backends, catalog, environment, evaluate, latency, properties, report
+from edgebench import (
+    __version__,
+    artifacts,
+    backends,
+    builds,
+    catalog,
+    environment,
+    evaluate,
+    latency,
+    parity,
+    properties,
+    report,
+)
 from edgebench.datasets import ImageSet, open_images
 from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput, UsageError, unknown, writing
 from edgebench.named_sets import open_sets
@@ -78,6 +90,10 @@ class Request:
     threads: int | None = None
     """None: the usable CPUs."""
     batch: int = 16
+    builds: int = 1
+    """Builds of each artifact to compare with each other."""
+    allow_precision_fallback: bool = False
+    """Whether another executed precision than the one asked for is a caveat instead of an error."""
     resume: bool = False
     force: bool = False
 
@@ -137,7 +153,7 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
     if request.store not in ("logits", "compact"):
         raise unknown("store", request.store, ("logits", "compact"))
     for name, number, least in (("--threads", request.threads, 1), ("--batch", request.batch, 1),
-                                ("--sweep-images", request.sweep_images, 0)):
+                                ("--builds", request.builds, 1), ("--sweep-images", request.sweep_images, 0)):
         if number is not None and number < least:
             raise UsageError(f"{name}: expected {least} or more, got {number}")
     _check_writable(request.out)
@@ -245,10 +261,11 @@ def _exported(request: Request, model: str, device: Device, images: Sequence[Ima
     if not kept:
         raise CannotMeasure(f"no recipe for {model} can be built and run here",
                             "; ".join(f"{skip.what}: {skip.reason}" for skip in result.skips))
-    for recipe, built in export.export_all(
-            source, kept, request.out / "artifacts", calibration=calibration, images=images[0] if images else None,
-            resolutions=request.resolutions, force=True,
-            progress=lambda what, done, total: progress(what, done / total)):
+    exported = export.Wanted(calibration=calibration, images=images[0] if images else None,
+                             resolutions=request.resolutions,
+                             allow_precision_fallback=request.allow_precision_fallback)
+    for recipe, built in export.export_all(source, kept, request.out / "artifacts", exported, force=True,
+                                           progress=lambda what, done, total: progress(what, done / total)):
         if isinstance(built, Path):
             yield built, artifacts.verify(built)
         else:
@@ -259,8 +276,9 @@ def _exported(request: Request, model: str, device: Device, images: Sequence[Ima
 def _reason_against(recipe: Recipe, *, has_calibration: bool) -> str | None:
     if not backends.installed(recipe.backend):
         return f"{recipe.backend} is not installed: pip install 'edgebench[{recipe.backend}]'"
-    if recipe.precision == "bf16" and not environment.supports_bf16(environment.cpu_features()):
-        return "this CPU has no bf16 instructions: it would be executed in FP32"
+    reason = backends.get(recipe.backend).reason_against(recipe)
+    if reason is not None:
+        return reason
     if recipe.quantization is not None and not has_calibration:
         return "INT8 needs images like those seen in use: pass --calibration-data DIR"
     return None
@@ -337,7 +355,8 @@ def _run_variant(request: Request, device: Device, chosen: tuple[str, ...], vari
         budget=request.budget or "none", threads=request.threads or environment.usable_cpus(),
         batch=artifacts.fixed_batch(artifact) or request.batch, preset=request.preset, properties=chosen,
         data=", ".join(dict.fromkeys(job.dataset.source for job in jobs)) or None,
-        sweep_images=request.sweep_images, store="compact" if request.store == "compact" else "logits")
+        sweep_images=request.sweep_images, store="compact" if request.store == "compact" else "logits",
+        builds=request.builds)
     file = out / "run.json"
     if file.exists():
         kept = load(file)
@@ -351,7 +370,8 @@ def _run_variant(request: Request, device: Device, chosen: tuple[str, ...], vari
             raise UsageError(f"{file} was measured with other settings, data or artifact",
                              "--force measures again, --out DIR writes elsewhere")
     job = Job(artifact=str(variant.folder.resolve()), out=str(out.resolve()), threads=settings.threads,
-              batch=settings.batch, budget=request.budget, passes=jobs)
+              batch=settings.batch, budget=request.budget, passes=jobs, builds=request.builds,
+              allow_precision_fallback=request.allow_precision_fallback)
     run_worker(job, progress)
     progress("scoring", 0.0)
     found = load_measurement(out)
@@ -373,7 +393,7 @@ def _run_variant(request: Request, device: Device, chosen: tuple[str, ...], vari
         caveats=(*artifact.caveats, *_timing_caveats(found, artifact), *plan.caveats,
                  *evaluate.caveats(evaluations, mine)),
         skips=(*_skips(request, artifact, planner, found), *(missing if jobs else ()), *plan.skips,
-               *_uncompared(artifact, jobs, reference)))
+               *_uncompared(artifact, jobs, reference)), build_spread=found.build_spread)
     dump(run, file)
     (out / OLD).unlink(missing_ok=True)
     return run
@@ -403,6 +423,8 @@ def _performance(found: Measurement, artifact: Artifact) -> tuple[Score, ...]:
             reason="one process was observed" if memory is not None else "this system does not tell (no VmHWM)"))
     scores.append(Score(name="artifact_size", value=float(artifact.size_bytes), unit="bytes", better="lower", n=1,
                         method="bytes of all files that ship to the device", reason="exact"))
+    if found.build_spread is not None:
+        scores += builds.scores(found.build_spread)
     return tuple(scores)
 
 
@@ -421,6 +443,11 @@ def _timing_caveats(found: Measurement, artifact: Artifact) -> tuple[Caveat, ...
     doubts = [caveat for trace in found.traces for caveat in latency.caveats(trace)]
     if found.traces:
         doubts += latency.environment_caveats(found.environment, found.traces[0].threads)
+    if found.build_spread is not None:
+        doubts += builds.caveats(found.build_spread)
+    doubt = parity.not_achieved(found.precision, artifact.recipe)
+    if doubt is not None:
+        doubts.append(doubt)
     features = found.environment.cpu_features
     if artifact.recipe.precision == "int8" and found.environment.machine == "x86_64" and not any(
             "vnni" in feature or feature == "amx_int8" for feature in features):

@@ -12,7 +12,7 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
@@ -244,7 +244,7 @@ class Artifact:
     def digest(self) -> str:
         """SHA-256 over everything that decides the outputs: file hashes, recipe, preprocessing, classes, model."""
         files = sorted((entry.path, entry.sha256) for entry in self.files)
-        parts = [files, *(to_builtins(part) for part in (
+        parts = [files, *(_stated(part) for part in (
             self.model, self.recipe, self.entry, self.inputs, self.outputs, self.preprocess, self.classes,
             self.calibration, self.resolutions))]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -265,6 +265,8 @@ class Device:
     """Runtimes that can run there."""
     source: str
     """Where the facts come from."""
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    """ONNX Runtime execution providers that it has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,6 +329,27 @@ class LatencyTrace:
         check(len(self.latency_s) > 0, "at least one timing", 0)
         wrong = [value for value in (*self.latency_s, *self.warmup_s) if not 0 <= value < math.inf]
         check(not wrong, "finite latencies of 0 or more", wrong[:1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildSpread:
+    """What several builds of one artifact differ by."""
+
+    builds: int
+    images: int
+    """Images whose answers were compared."""
+    timings_per_build: int
+    p50_s: tuple[float, ...]
+    """Median latency of each build, seconds; the builds took turns."""
+    disagreement: tuple[float, ...]
+    """Share of images with another top class than the first build's, for each further build."""
+    max_abs_difference: tuple[float, ...]
+    """Largest difference of a logit from the first build's, for each further build."""
+
+    def __post_init__(self) -> None:
+        check(self.builds >= 2, "two builds or more", self.builds)
+        check(len(self.p50_s) == self.builds == len(self.disagreement) + 1 == len(self.max_abs_difference) + 1,
+              "a median per build and a comparison per further build", (self.p50_s, self.disagreement))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -436,6 +459,8 @@ class Settings:
     """Images per generated corruption and level of invariance; None: 5 of each class and at least 200; 0: all."""
     store: Literal["logits", "compact"] = "logits"
     """Whether whole logits were stored, or a few numbers per image."""
+    builds: int = 1
+    """Builds of each artifact that were compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -467,11 +492,28 @@ class Run:
     reference: Reference | None
     caveats: tuple[Caveat, ...]
     skips: tuple[Skip, ...]
+    build_spread: BuildSpread | None = None
+    """Several builds of the artifact against each other; None where one was measured."""
 
     def score(self, name: str) -> Score | None:
         """Return the score called `name` from performance or any evaluation; None where there is none."""
         pools = [self.performance, *((*e.scores, *e.reference_scores) for e in self.evaluations)]
         return next((score for pool in pools for score in pool if score.name == name), None)
+
+
+def _stated(value: object) -> Any:
+    """Return `value` as plain data without what is at its default: a field that comes later changes no digest."""
+    if is_dataclass(value) and not isinstance(value, type):
+        found = {}
+        for one in fields(value):
+            inner = getattr(value, one.name)
+            default = one.default if one.default_factory is MISSING else one.default_factory()
+            if inner != default:
+                found[one.name] = _stated(inner)
+        return found
+    if isinstance(value, tuple):
+        return [_stated(one) for one in value]
+    return to_builtins(value)
 
 
 def to_builtins(value: object) -> Any:

@@ -25,6 +25,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
+from edgebench import graphs
 from edgebench.datasets import DEMO, ImageSet, imagenet_wnids
 from edgebench.errors import InvalidInput, UsageError, require, unknown
 from edgebench.imagecache import CACHE_HINT, cache_root
@@ -441,26 +442,11 @@ def _onnx_file(path: Path, weights: str | None, classes: ClassMap | None) -> Sou
         raise UsageError(f"no such file: {path}")
     kind: Literal["random", "embedded"] = "random" if weights == "random" else "embedded"
     state = hashlib.sha256(sha256_file(path).encode())
-    for data in external_data(path):
+    for data in graphs.external_data(path):
         if data.is_file():
             state.update(sha256_file(data).encode())
     return Source(identity=ModelIdentity(id=path.name, weights=kind, weights_sha256=state.hexdigest()), program=None,
                   onnx=path, size_px=None, preprocess=None, classes=classes)
-
-
-def external_data(path: Path) -> tuple[Path, ...]:
-    """Return the files in which an ONNX file keeps its weights, whether they are there or not.
-
-    Raises:
-        InvalidInput: Not a readable ONNX file.
-    """
-    onnx = require("onnx", "export")
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except (OSError, require("google.protobuf.message", "export").DecodeError) as error:
-        raise InvalidInput(f"{path} is not a readable ONNX file: {error}") from error
-    return tuple(sorted({path.parent / item.value for tensor in model.graph.initializer
-                         for item in tensor.external_data if item.key == "location"}))
 
 
 def _exported_program(path: Path, weights: str | None, classes: ClassMap | None) -> Source:

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,13 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from edgebench import artifacts, backends, environment, latency
-from edgebench.errors import KINDS, CannotMeasure, EdgebenchError, ExitCode, writing
+from edgebench import artifacts, backends, builds, child, environment, latency, parity
+from edgebench.artifacts import pad
+from edgebench.errors import CannotMeasure
 from edgebench.evaluate import has_predictions, run_pass, save_predictions
 from edgebench.imagecache import load_cache, normalize
 from edgebench.properties import CLEAN, Pass
 from edgebench.record import (
     Artifact,
+    BuildSpread,
     ColdStart,
     DatasetIdentity,
     Environment,
@@ -39,6 +38,8 @@ from edgebench.record import (
 
 # Distinct inputs that timing goes round in, so that no inference repeats its predecessor's.
 TIMING_INPUTS = 8
+# Images whose answers several builds are compared on.
+COMPARED_IMAGES = 200
 Tell = Callable[[str, float], None]
 
 
@@ -81,10 +82,14 @@ class Job:
     budget: str | None
     """None: no timing."""
     passes: tuple[PassJob, ...]
+    builds: int = 1
+    """Builds of the artifact to compare with each other; 1: none."""
+    allow_precision_fallback: bool = False
+    """Whether another executed precision than the one asked for is reported instead of refused."""
 
     def timing_digest(self, artifact: Artifact) -> str:
         """Identify what decides the timings: an interrupted job with the same one need not time again."""
-        parts = [artifact.digest, self.threads, self.batch, self.budget]
+        parts = [artifact.digest, self.threads, self.batch, self.budget, self.builds]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -99,6 +104,7 @@ class Measurement:
     cold_start: ColdStart | None
     peak_host_memory_bytes: int | None
     traces: tuple[LatencyTrace, ...]
+    build_spread: BuildSpread | None = None
 
 
 def load_measurement(folder: Path) -> Measurement:
@@ -176,16 +182,32 @@ def _measure(job: Job, artifact: Artifact, backend: backends.Backend,
     tell("asking for the executed precision", 0.0)
     precision = backend.executed_precision(folder / artifact.entry, artifact.recipe,
                                            feeds, threads=job.threads)
-    if precision.executed != precision.requested:
-        raise CannotMeasure(
-            f"{artifact.recipe.id}: asked for {precision.requested}, but {precision.executed} was executed "
-            f"({precision.evidence})", "this CPU or runtime cannot execute it: leave the recipe out on this machine")
+    doubt = parity.not_achieved(precision, artifact.recipe)
+    if doubt is not None and not job.allow_precision_fallback:
+        raise CannotMeasure(doubt.message, doubt.hint)
     return Measurement(
         timing_digest=job.timing_digest(artifact), environment=observed, precision=precision,
         golden_max_abs_difference=artifacts.golden_difference(folder, artifact, open_session),
         cold_start=ColdStart(import_s=imported - begin, load_s=loaded - imported,
                              first_inference_s=answered - loaded) if job.budget is not None else None,
-        peak_host_memory_bytes=memory, traces=tuple(traces))
+        peak_host_memory_bytes=memory, traces=tuple(traces),
+        build_spread=_build_spread(job, artifact, backend, single, inputs, tell) if job.builds > 1 else None)
+
+
+def _build_spread(job: Job, artifact: Artifact, backend: backends.Backend, batch: int, inputs: np.ndarray,
+                  tell: Tell) -> BuildSpread:
+    if job.passes:
+        images = load_cache(Path(job.passes[0].cache))
+        inputs = normalize(np.array(images.pixels()[:COMPARED_IMAGES]), images.preprocess)
+    sessions = []
+    for number in range(1, job.builds + 1):
+        tell(f"build {number} of {job.builds}", (number - 1) / job.builds)
+        sessions.append(backend.open_session(Path(job.artifact) / artifact.entry, artifact.recipe, batch=batch,
+                                             threads=job.threads, build_number=number))
+    feeds = [{artifact.inputs[0].name: pad(inputs[start:start + batch], batch)}
+             for start in range(0, len(inputs), batch)]
+    return builds.spread(sessions, feeds, artifact.outputs[0].name,
+                         progress=lambda share: tell("comparing builds", share))
 
 
 def _timing_inputs(job: Job, artifact: Artifact) -> np.ndarray:
@@ -216,24 +238,11 @@ def _trace(scenario: Any, session: backends.Session, artifact: Artifact, inputs:
 
 
 def _tell(what: str, share: float) -> None:
-    _send({"what": what, "share": share})
+    child.send({"what": what, "share": share})
 
 
-def _send(message: dict[str, object]) -> None:
-    sys.stdout.write(json.dumps(message) + "\n")
-    sys.stdout.flush()
-
-
-def main() -> None:
-    """Run the job whose file is the first argument."""
-    path = Path(sys.argv[1])
-    try:
-        work(decode(Job, read_json(path), str(path)), _tell)
-    except EdgebenchError as error:
-        _send({"error": type(error).__name__, "message": error.message, "hint": error.hint})
-        sys.exit(ExitCode.UNMEASURABLE)
-    except KeyboardInterrupt:
-        sys.exit(ExitCode.UNMEASURABLE)
+def _main(path: Path) -> None:
+    work(decode(Job, read_json(path), str(path)), _tell)
 
 
 def run_worker(job: Job, tell: Tell) -> None:
@@ -244,51 +253,14 @@ def run_worker(job: Job, tell: Tell) -> None:
     """
     out = Path(job.out)
     write_json(out / "job.json", job)
-    log = out / "worker.log"
-    told: dict[str, str] = {}
-    with writing(log), log.open("wb") as errors, subprocess.Popen(
-            [sys.executable, "-m", "edgebench.worker", str(out / "job.json")], stdout=subprocess.PIPE, stderr=errors,
-            text=True, env={**os.environ, "PYTHONSAFEPATH": "1"}) as process:
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                message = _message(line)
-                if "error" in message:
-                    told = {key: str(value) for key, value in message.items()}
-                elif "what" in message:
-                    tell(str(message["what"]), float(str(message["share"])))
-        except BaseException:
-            _stop(process)
-            raise
-        status = process.wait()
-    if told:
-        raise KINDS.get(told["error"], CannotMeasure)(told["message"], told["hint"])
-    if status != 0:
-        last = log.read_text(errors="replace").strip().splitlines()[-1:]
-        died = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        raise CannotMeasure(f"the measuring process {died}" + (f": {last[0]}" if last else ""),
-                            "out of memory? try a smaller --batch" if status == -9 else f"its log is {log}")
+
+    def told(message: child.Message) -> None:
+        if "what" in message:
+            tell(str(message["what"]), float(str(message["share"])))
+
+    child.run("edgebench.worker", out / "job.json", out / "worker.log", told, what="the measuring process")
     (out / "job.json").unlink()
-    if not log.stat().st_size:
-        log.unlink()
-
-
-def _stop(process: subprocess.Popen[str]) -> None:
-    process.terminate()
-    try:
-        process.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-
-
-def _message(line: str) -> dict[str, object]:
-    """Return a worker's message; runtimes write to standard output too, and that is passed over."""
-    try:
-        message = json.loads(line)
-    except json.JSONDecodeError:
-        return {}
-    return message if isinstance(message, dict) else {}
 
 
 if __name__ == "__main__":
-    main()
+    child.serve(_main)

@@ -41,7 +41,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = sources.open_source(
         str(onnx_file(root / "m.onnx")), classes=ClassMap(ids=CLASSES, names=CLASSES),
         preprocess=catalog.read_toml(preprocess_file(root), Preprocess))
-    (_, folder), = export_all(source, [catalog.recipe("ort-fp32")], root, calibration=None, images=None)
+    (_, folder), = export_all(source, [catalog.recipe("ort-fp32")], root)
     assert isinstance(folder, Path)
     return folder
 

@@ -15,9 +15,10 @@ import timm
 import torch
 
 from edgebench import artifacts, backends, catalog, sources
+from edgebench.conversion import to_onnx
 from edgebench.datasets import open_images
 from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput
-from edgebench.export import export_all, to_onnx
+from edgebench.export import Wanted, export_all
 from edgebench.recipe import Quantization, Recipe
 from edgebench.record import ClassMap, Preprocess, load_artifact
 from tests.models import CLASSES, onnx_file, tiny_weights
@@ -48,7 +49,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> sources.Source:
 def exported(tiny: sources.Source, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("artifacts")
     found = {recipe.id: built for recipe, built in export_all(
-        tiny, [catalog.recipe(name) for name in ALL], root, calibration=open_images(str(pictures)), images=None)}
+        tiny, [catalog.recipe(name) for name in ALL], root, Wanted(calibration=open_images(str(pictures))))}
     assert all(isinstance(folder, Path) for folder in found.values()), found
     return found
 
@@ -110,8 +111,7 @@ def test_openvino_left_alone_would_not_be_fp32_where_the_cpu_has_bf16(exported: 
 
 def test_the_same_export_is_kept_and_another_is_made_anew(tiny: sources.Source, pictures: Path, tmp_path: Path) -> None:
     def export(*, force: bool = False) -> str:
-        (_, folder), = export_all(tiny, [catalog.recipe("ort-fp32")], tmp_path, calibration=None,
-                                  images=open_images(str(pictures)), force=force)
+        (_, folder), = export_all(tiny, [catalog.recipe("ort-fp32")], tmp_path, Wanted(images=open_images(str(pictures))), force=force)
         assert isinstance(folder, Path), folder
         return load_artifact(folder).created_at + str((folder / "model.onnx").stat().st_mtime_ns)
 
@@ -119,16 +119,16 @@ def test_the_same_export_is_kept_and_another_is_made_anew(tiny: sources.Source, 
     assert first == export()
     file = next(tmp_path.glob("*/model.onnx"))
     file.write_bytes(file.read_bytes() + b"x")
-    (_, refused), = export_all(tiny, [catalog.recipe("ort-fp32")], tmp_path, calibration=None, images=None)
+    (_, refused), = export_all(tiny, [catalog.recipe("ort-fp32")], tmp_path)
     assert "already holds another artifact" in str(refused)
     assert first != export(force=True), "an altered artifact was taken for a good one"
 
 
 def test_a_file_of_the_users_in_the_way_is_never_removed(tiny: sources.Source, tmp_path: Path) -> None:
-    (_, folder), = export_all(tiny, [catalog.recipe("ort-fp32")], tmp_path, calibration=None, images=None)
+    (_, folder), = export_all(tiny, [catalog.recipe("ort-fp32")], tmp_path)
     (folder / "notes.txt").write_text("mine")
     (folder / "model.onnx").write_bytes(b"other")
-    (_, refused), = export_all(tiny, [catalog.recipe("ort-fp32")], tmp_path, calibration=None, images=None, force=True)
+    (_, refused), = export_all(tiny, [catalog.recipe("ort-fp32")], tmp_path, force=True)
     assert "holds notes.txt, which is no part of an artifact" in str(refused)
     assert "mine" == (folder / "notes.txt").read_text()
 
@@ -155,7 +155,7 @@ def test_other_external_data_makes_another_model(tmp_path: Path) -> None:
 
 def test_a_class_map_of_another_length_than_the_outputs_is_refused(tmp_path: Path) -> None:
     source = sources.open_source(str(onnx_file(tmp_path / "m.onnx")), classes=ClassMap(ids=("a", "b"), names=("a", "b")))
-    (_, error), = export_all(source, [catalog.recipe("ort-fp32")], tmp_path / "out", calibration=None, images=None)
+    (_, error), = export_all(source, [catalog.recipe("ort-fp32")], tmp_path / "out")
     assert "the class map has 2 classes, the model 3 outputs" in str(error)
 
 
@@ -163,19 +163,19 @@ def test_preprocessing_of_another_size_than_the_graphs_is_refused(tmp_path: Path
     other = Preprocess(size_px=(16, 16), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), resize="squash")
     source = sources.open_source(str(onnx_file(tmp_path / "m.onnx")), preprocess=other)
     with pytest.raises(InvalidInput, match="takes images of height 8, the preprocessing gives 16"):
-        list(export_all(source, [catalog.recipe("ort-fp32")], tmp_path / "out", calibration=None, images=None))
+        list(export_all(source, [catalog.recipe("ort-fp32")], tmp_path / "out"))
 
 
 def test_fewer_calibration_images_than_a_batch_are_enough(tiny: sources.Source, pictures: Path, tmp_path: Path) -> None:
     recipe = catalog.recipe("ort-int8")
     few = replace(recipe, id="few", quantization=replace(recipe.quantization, images=3))
-    (_, folder), = export_all(tiny, [few], tmp_path, calibration=open_images(str(pictures)), images=None)
+    (_, folder), = export_all(tiny, [few], tmp_path, Wanted(calibration=open_images(str(pictures))))
     assert 3 == artifacts.verify(folder).calibration.images
 
 
 def test_int8_without_images_is_refused_and_the_others_go_on(tiny: sources.Source, tmp_path: Path) -> None:
     found = {recipe.id: built for recipe, built in export_all(
-        tiny, [catalog.recipe("ort-int8"), catalog.recipe("ort-fp32")], tmp_path, calibration=None, images=None)}
+        tiny, [catalog.recipe("ort-int8"), catalog.recipe("ort-fp32")], tmp_path)}
     assert isinstance(found["ort-int8"], InvalidInput)
     assert "never chosen from random numbers" in found["ort-int8"].message
     assert isinstance(found["ort-fp32"], Path)
@@ -188,7 +188,7 @@ def test_calibration_images_of_one_colour_are_refused(tiny: sources.Source, tmp_
     (tmp_path / "gray" / "x").mkdir(parents=True)
     Image.new("RGB", (200, 200), (90, 90, 90)).save(tmp_path / "gray" / "x" / "a.png")
     (_, error), = export_all(tiny, [catalog.recipe("ort-int8")], tmp_path / "out",
-                             calibration=open_images(str(tmp_path / "gray")), images=None)
+                             Wanted(calibration=open_images(str(tmp_path / "gray"))))
     assert "one colour" in str(error)
 
 
@@ -201,13 +201,13 @@ def test_per_tensor_weights_give_another_artifact_than_per_channel_ones(tiny: so
     assert recipe.quantization is not None
     both = [recipe, replace(recipe, id="per-tensor", quantization=replace(recipe.quantization, per_channel=False))]
     found = {one.id: artifacts.verify(built).parity.max_abs_difference for one, built in export_all(
-        tiny, both, tmp_path, calibration=open_images(str(pictures)), images=None)}
+        tiny, both, tmp_path, Wanted(calibration=open_images(str(pictures))))}
     assert found["per-tensor"] != found["ort-int8"]
 
 
 def test_nncf_quantizes_for_openvino(tiny: sources.Source, pictures: Path, tmp_path: Path) -> None:
     recipe = replace(catalog.recipe("openvino-int8"), id="nncf", quantization=Quantization(quantizer="nncf", images=8))
-    (_, folder), = export_all(tiny, [recipe], tmp_path, calibration=open_images(str(pictures)), images=None)
+    (_, folder), = export_all(tiny, [recipe], tmp_path, Wanted(calibration=open_images(str(pictures))))
     artifact = artifacts.verify(folder)
     found = backends.get("openvino").executed_precision(
         folder / artifact.entry, recipe, {"image": np.zeros((1, 3, 160, 160), np.float32)}, threads=1)
@@ -220,7 +220,7 @@ def test_an_exported_program_becomes_an_artifact(tmp_path: Path) -> None:
     program = torch.export.export(module, (torch.randn(2, 3, 96, 96),), dynamic_shapes=({0: batch},))
     torch.export.save(program, tmp_path / "model.pt2")
     source = sources.open_source(str(tmp_path / "model.pt2"))
-    (_, folder), = export_all(source, [catalog.recipe("ort-fp32")], tmp_path / "out", calibration=None, images=None)
+    (_, folder), = export_all(source, [catalog.recipe("ort-fp32")], tmp_path / "out")
     artifact = artifacts.verify(folder)
     assert (("batch", 3, 96, 96), None, "embedded") == (artifact.inputs[0].shape, artifact.preprocess,
                                                          artifact.model.weights)
@@ -228,7 +228,7 @@ def test_an_exported_program_becomes_an_artifact(tmp_path: Path) -> None:
 
 def test_an_onnx_file_becomes_an_artifact_with_its_external_data(tmp_path: Path) -> None:
     source = sources.open_source(str(onnx_file(tmp_path / "m.onnx", external=True)))
-    (_, folder), = export_all(source, [catalog.recipe("ort-fp32")], tmp_path / "out", calibration=None, images=None)
+    (_, folder), = export_all(source, [catalog.recipe("ort-fp32")], tmp_path / "out")
     assert "the given ONNX file in ONNX Runtime" == artifacts.verify(folder).parity.reference
 
 
@@ -332,7 +332,7 @@ def test_a_file_that_the_runtime_cannot_load_is_named(backend: str, tmp_path: Pa
 
 def test_a_fixed_batch_is_kept_and_run_with_padding(tmp_path: Path) -> None:
     source = sources.open_source(str(onnx_file(tmp_path / "m.onnx", input_shape=[4, 3, 8, 8])))
-    (_, folder), = export_all(source, [catalog.recipe("ort-fp32")], tmp_path / "out", calibration=None, images=None)
+    (_, folder), = export_all(source, [catalog.recipe("ort-fp32")], tmp_path / "out")
     artifact = artifacts.verify(folder)
     assert 4 == artifacts.fixed_batch(artifact)
     rows = np.random.default_rng(0).standard_normal((6, 3, 8, 8), np.float32)
@@ -347,11 +347,11 @@ def test_a_fixed_batch_is_kept_and_run_with_padding(tmp_path: Path) -> None:
 def test_an_unwritable_folder_is_named(tiny: sources.Source, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EdgebenchError, match=r"cannot write .*file"):
-        list(export_all(tiny, [catalog.recipe("ort-fp32")], tmp_path / "file" / "out", calibration=None, images=None))
+        list(export_all(tiny, [catalog.recipe("ort-fp32")], tmp_path / "file" / "out"))
 
 
 def test_preprocessing_of_an_onnx_file_comes_from_the_user(tmp_path: Path) -> None:
     wanted = Preprocess(size_px=(8, 8), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), resize="squash")
     source = sources.open_source(str(onnx_file(tmp_path / "m.onnx")), preprocess=wanted)
-    (_, folder), = export_all(source, [catalog.recipe("ort-fp32")], tmp_path / "out", calibration=None, images=None)
+    (_, folder), = export_all(source, [catalog.recipe("ort-fp32")], tmp_path / "out")
     assert json.loads((folder / "manifest.json").read_text())["preprocess"]["size_px"] == [8, 8]

@@ -65,7 +65,7 @@ def test_links_lead_somewhere() -> None:
 def test_the_library_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     source = sources.open_source(str(onnx_file(tmp_path / "m.onnx")))
-    (_, artifact), = export_all(source, [catalog.recipe("ort-fp32")], tmp_path / "artifacts", calibration=None, images=None)
+    (_, artifact), = export_all(source, [catalog.recipe("ort-fp32")], tmp_path / "artifacts")
     example = example.replace('"demo:inspection"', repr(str(artifact))).replace('"quick"', '"smoke"')
     # The small artifact brings no images, so its accuracy is None.
     example = example.replace("top1.value", "top1")

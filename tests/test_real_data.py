@@ -62,7 +62,7 @@ def test_int8_loses_at_most_half_a_point_and_flips_at_most_three_percent(run) ->
 def test_the_demo_reaches_its_accuracy_on_the_half_that_was_not_fitted(tmp_path: Path) -> None:
     pytest.importorskip("conformal_clip_data", reason="the demo extra brings the images")
     source = sources.open_source("demo:inspection")
-    (_, folder), = export_all(source, [catalog.recipe("ort-fp32")], tmp_path, calibration=None, images=None)
+    (_, folder), = export_all(source, [catalog.recipe("ort-fp32")], tmp_path)
     from edgebench import artifacts, backends
 
     artifact = artifacts.verify(folder)

@@ -168,7 +168,7 @@ def test_a_zero_shot_head_matches_open_clips_own_towers_and_is_kept(cache_folder
             ("a photo of a {}.", "a drawing of a {}."))
         expected = 100 * model.encode_image(image, normalize=True) @ theirs
         np.testing.assert_allclose(expected.numpy(), source.program(image)[0].numpy(), atol=2e-4)
-    (_, folder), = export_all(source, [catalog.recipe("ort-fp32")], tmp_path / "artifacts", calibration=None, images=None)
+    (_, folder), = export_all(source, [catalog.recipe("ort-fp32")], tmp_path / "artifacts")
     artifact = artifacts.verify(folder)
     assert ["logits", "features"] == [spec.name for spec in artifact.outputs]
     session = backends.get("onnxruntime").open_session(folder / artifact.entry, artifact.recipe, batch=2, threads=1)

@@ -1,0 +1,383 @@
+"""Accuracy-aware back-off: from all layers quantized, return the most sensitive ones to float until quality holds.
+
+Layers are ranked by what quantizing each of them alone does to the answers. Candidates with 1, 2, 4, 8, … of the most
+sensitive layers in float are then judged on labelled images, not by a point estimate but by the upper confidence bound
+of what they lose; the last step halves the distance to the last one that failed. Everything tried is logged as it is
+known, so that an interrupted search goes on, and the best candidate is kept even where none holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+
+from edgebench import backends, environment, graphs, metrics, stats
+from edgebench.artifacts import pad
+from edgebench.calibration_errors import smece
+from edgebench.conversion import PLAIN
+from edgebench.datasets import ImageSet, targets
+from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput, UsageError, unknown, writing
+from edgebench.export import Exporter, variant_folder
+from edgebench.imagecache import cached, normalize
+from edgebench.quantize import plan, prepare
+from edgebench.recipe import Recipe
+from edgebench.record import decode, to_builtins
+from edgebench.sources import Progress, Source
+
+MEASURES = ("accuracy", "calibration", "flips", "disagreement")
+Measure = Literal["accuracy", "calibration", "flips", "disagreement"]
+MEANING = {
+    "accuracy": "loss of top-1 accuracy against FP32 on the same images (Tango's interval)",
+    "calibration": "increase of the smooth calibration error (paired bootstrap)",
+    "flips": "share of images that turn from right to wrong (Wilson's interval)",
+    "disagreement": "share of images with another answer than FP32's (Wilson's interval)",
+}
+ALPHA = 0.05
+RANKING_IMAGES = 32
+BATCH = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Margin:
+    """How much of one measure may be lost, as a fraction."""
+
+    measure: Measure
+    most: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What a candidate lost of one measure, and at most lost by the upper confidence bound."""
+
+    measure: Measure
+    loss: float
+    bound: float
+    most: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One candidate: which layers it leaves float, and what it loses."""
+
+    keep_float: tuple[str, ...]
+    measured: tuple[Measured, ...]
+
+    @property
+    def excess(self) -> float:
+        """How far the worst bound lies above its margin; 0 or less where all hold."""
+        return max(one.bound - one.most for one in self.measured)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What to search for, and how long."""
+
+    margins: tuple[Margin, ...]
+    max_trials: int = 8
+    """Candidates that are judged, at most; the error probability is shared among them."""
+
+    def __post_init__(self) -> None:
+        if self.max_trials < 1:
+            raise UsageError(f"--max-trials: expected 1 or more, got {self.max_trials}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a search ends with."""
+
+    recipe: Recipe
+    """The best candidate, as a recipe of its own."""
+    best: Trial
+    trials: tuple[Trial, ...]
+    images: int
+    """Labelled images that judged."""
+    layers: int
+    """Layers that the first candidate quantized."""
+
+    @property
+    def verdict(self) -> Literal["holds", "fails", "inconclusive"]:
+        """``holds``: every loss is within its margin with confidence; ``fails``: one exceeds it on these images."""
+        if self.best.excess <= 0:
+            return "holds"
+        return "fails" if any(one.loss > one.most for one in self.best.measured) else "inconclusive"
+
+
+def margins(max_drop: float, keep: Sequence[str]) -> tuple[Margin, ...]:
+    """Return the margins behind ``--max-drop`` and ``--keep NAME[=MARGIN],…``; accuracy is always among them.
+
+    Raises:
+        UsageError: An unknown measure, or a margin that is no fraction.
+    """
+    wanted: dict[str, float] = {"accuracy": max_drop}
+    for word in keep:
+        name, _, value = word.partition("=")
+        if name not in MEASURES:
+            raise unknown("measure", name, MEASURES)
+        try:
+            wanted[name] = float(value) if value else max_drop
+        except ValueError as error:
+            raise UsageError(f"--keep {word}: expected a number after =, got {value!r}") from error
+    for name, most in wanted.items():
+        if not 0 < most < 1:
+            raise UsageError(f"the margin of {name} is a fraction between 0 and 1, got {most:g}",
+                             "0.005 is half a percentage point")
+    return tuple(Margin(measure=cast("Measure", name), most=most) for name, most in wanted.items())
+
+
+class Judge:
+    """Labelled images, what FP32 answers on them, and the verdict on a candidate's answers.
+
+    Args:
+        source: The model.
+        base: Its FP32 graph.
+        images: Labelled images, none of which chose the ranges.
+        excluded: SHA-256 of the images that did.
+    """
+
+    def __init__(self, source: Source, base: Path, images: ImageSet, excluded: Sequence[str]) -> None:
+        if source.preprocess is None:
+            raise InvalidInput(f"the preprocessing of {source.identity.id} is unknown, so images cannot be fed to it",
+                               "pass --preprocess FILE")
+        cache = cached(images.items, source.preprocess)
+        left = set(excluded)
+        rows = [row for row, k in enumerate(cache.kept) if cache.hashes[k] not in left]
+        if not rows:
+            raise InvalidInput(f"every image of {images.source} chose the ranges: none is left to judge by",
+                               "pass --tuning-data DIR, or more images with --calibration-data")
+        self.pixels, self.preprocess = cache.read(rows), source.preprocess
+        self._base = base
+        first = graphs.image_input(base).shape[0]
+        self.batch = first if isinstance(first, int) else BATCH
+        self.reference = self.answers("onnxruntime", base, PLAIN)
+        wanted, _, _ = targets(images, source.classes, self.reference.shape[1])
+        self.targets = np.array([wanted[cache.kept[row]] for row in rows])
+        self.digest = hashlib.sha256("".join(cache.hashes[cache.kept[row]] for row in rows).encode()).hexdigest()
+
+    def answers(self, backend: str, entry: Path, recipe: Recipe, count: int | None = None) -> np.ndarray:
+        """Return the logits (n, K) of a built file on the first `count` images; all by default."""
+        session = backends.get(backend).open_session(entry, recipe, batch=self.batch, threads=environment.usable_cpus())
+        name, output = session.inputs[0].name, session.outputs[0].name
+        found = []
+        for start in range(0, len(self.pixels[:count]), self.batch):
+            rows = normalize(self.pixels[:count][start:start + self.batch], self.preprocess)
+            found.append(np.array(session.infer({name: pad(rows, self.batch)})[output][: len(rows)], np.float32))
+        return np.concatenate(found)
+
+    def judge(self, logits: np.ndarray, wanted: Sequence[Margin], alpha: float) -> tuple[Measured, ...]:
+        """Return each loss with its one-sided upper bound at error probability `alpha`."""
+        mine, theirs = metrics.outcomes(logits, self.targets), metrics.outcomes(self.reference, self.targets)
+        n = len(self.targets)
+        negative, positive = metrics.flips(theirs.correct, mine.correct)
+        two_sided = 1 - 2 * alpha
+        found = []
+        for margin in wanted:
+            if margin.measure == "accuracy":
+                loss = (negative - positive) / n
+                bound = stats.paired_interval(negative, positive, n, two_sided)[1]
+            elif margin.measure == "calibration":
+                loss, bound = _calibration_loss(mine, theirs, alpha)
+            else:
+                count = negative if margin.measure == "flips" else int((mine.predicted != theirs.predicted).sum())
+                loss, bound = count / n, stats.wilson(count, n, two_sided)[1]
+            found.append(Measured(measure=margin.measure, loss=loss, bound=bound, most=margin.most))
+        return tuple(found)
+
+
+def _calibration_loss(mine: metrics.Outcomes, theirs: metrics.Outcomes, alpha: float) -> tuple[float, float]:
+    def change(chosen: np.ndarray) -> np.ndarray:
+        return np.array([smece(mine.confidence[chosen], mine.correct[chosen])
+                         - smece(theirs.confidence[chosen], theirs.correct[chosen])])
+
+    n = len(mine)
+    loss = change(np.arange(n))
+    # Shifted by its bias: smoothed residuals grow under resampling, more for the better calibrated side.
+    _, high = stats.bootstrap(change, n, confidence=1 - 2 * alpha, estimate=loss)
+    return float(loss[0]), float(high[0])
+
+
+def search(source: Source, recipe: Recipe, exporter: Exporter, root: Path, images: ImageSet, wanted: Search,
+           progress: Progress = lambda what, done, total: None) -> Outcome:
+    """Search for the quantized recipe with as few layers in float as keep every margin.
+
+    Args:
+        source: The model.
+        recipe: What is quantized, and how: the first candidate.
+        exporter: Of the source; builds the candidates.
+        root: Where the log is kept, as ``<model>--<recipe>.search.jsonl``.
+        images: Labelled images to judge by; those that chose the ranges are left out.
+        wanted: Margins and bounds of the search.
+        progress: Told about the steps.
+
+    Raises:
+        UsageError: A recipe that quantizes nothing.
+        EdgebenchError: The first candidate cannot be built.
+    """
+    if recipe.quantization is None:
+        raise UsageError(f"recipe {recipe.id!r} quantizes nothing: there is no layer to return to float",
+                         "--max-drop and --keep go with INT8 and FP8 recipes")
+    base = exporter.base(recipe.opset)
+    judge = Judge(source, base, images, exporter.draw(recipe.quantization)[0].image_sha256)
+    prepared = prepare(base, exporter.scratch)
+    quantized = [one.name for one in plan(graphs.load(prepared), recipe).decisions if one.quantized]
+    if not quantized:
+        raise CannotMeasure(f"{recipe.id} quantizes no layer of {source.identity.id}", "see edgebench export --explain")
+    key = hashlib.sha256(json.dumps([
+        to_builtins(source.identity), to_builtins(recipe), judge.digest, to_builtins(wanted), quantized,
+    ], sort_keys=True).encode()).hexdigest()
+    log = _Log(root / f"{variant_folder(source.identity.id, recipe)}.search.jsonl", key)
+    attempts = _Attempts(recipe, exporter, judge, base, log)
+    alpha = ALPHA / wanted.max_trials
+
+    def attempt(keep: Sequence[str]) -> Trial:
+        progress(f"judging {recipe.id} with {len(keep)} of {len(quantized)} layers in float", len(attempts.trials),
+                 wanted.max_trials)
+        return attempts.judged(keep, wanted.margins, alpha)
+
+    trials = [attempt(())]
+    if trials[0].excess > 0 and wanted.max_trials > 1:
+        def told(done: int) -> None:
+            progress(f"ranking the layers of {recipe.id}", done, len(quantized))
+
+        ranked = attempts.ranked(quantized, told)
+        failed, held, count = 0, None, 1
+        while len(trials) < wanted.max_trials and held is None:
+            count = min(count, len(ranked))
+            trials.append(attempt(ranked[:count]))
+            if trials[-1].excess <= 0:
+                held = count
+            elif count == len(ranked):
+                break
+            else:
+                failed, count = count, count * 2
+        while held is not None and held - failed > 1 and len(trials) < wanted.max_trials:
+            middle = (held + failed) // 2
+            trials.append(attempt(ranked[:middle]))
+            failed, held = (failed, middle) if trials[-1].excess <= 0 else (middle, held)
+    holding = [one for one in trials if one.excess <= 0]
+    best = min(holding, key=lambda one: len(one.keep_float)) if holding else min(trials, key=lambda one: one.excess)
+    return Outcome(recipe=_tuned(recipe, best, len(judge.targets), len(quantized)), best=best, trials=tuple(trials),
+                   images=len(judge.targets), layers=len(quantized))
+
+
+class _Log:
+    """One JSON object per line, appended as soon as it is known; lines of another search are not read."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path, self.key = path, key
+        self.lines = list(self._read())
+
+    def _read(self) -> Iterator[dict[str, object]]:
+        if not self.path.exists():
+            return
+        for text in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:
+                # The line that an interruption cut short.
+                continue
+            if isinstance(line, dict) and line.get("search") == self.key:
+                yield line
+
+    def add(self, **entry: object) -> None:
+        line = {"search": self.key, **entry}
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+        self.lines.append(line)
+
+
+class _Attempts:
+    """Builds candidates, and remembers in the log what they were worth."""
+
+    def __init__(self, recipe: Recipe, exporter: Exporter, judge: Judge, base: Path, log: _Log) -> None:
+        self._recipe, self._exporter, self._judge, self._base, self._log = recipe, exporter, judge, base, log
+        self.trials: list[Trial] = []
+        reason = backends.get(recipe.backend).reason_against(recipe)
+        # A file for a device that is elsewhere is judged by what ONNX Runtime's CPU makes of its Q/DQ nodes.
+        self._backend, self._opened_as = (recipe.backend, recipe) if reason is None else ("onnxruntime", PLAIN)
+
+    def judged(self, keep: Sequence[str], wanted: Sequence[Margin], alpha: float) -> Trial:
+        known = next((line for line in self._log.lines if line.get("keep_float") == list(keep)), None)
+        if known is not None:
+            trial = decode(Trial, {"keep_float": known["keep_float"], "measured": known["measured"]},
+                           str(self._log.path))
+        else:
+            measured = self._judge.judge(self._answers(keep), wanted, alpha)
+            trial = Trial(keep_float=tuple(keep), measured=measured)
+            self._log.add(**to_builtins(trial), images=len(self._judge.targets), alpha=alpha)
+        self.trials.append(trial)
+        return trial
+
+    def ranked(self, quantized: Sequence[str], told: Callable[[int], None]) -> list[str]:
+        """Return the layers, the one that does most harm alone first: mean KL divergence from FP32 in nats."""
+        harm: dict[str, float] = {str(line["layer"]): float(cast("float", line["kl_nat"])) for line in self._log.lines
+                                  if "layer" in line}
+        reference = self._judge.reference[:RANKING_IMAGES]
+        for done, name in enumerate(quantized):
+            told(done)
+            if name in harm:
+                continue
+            others = [other for other in quantized if other != name]
+            try:
+                logits = self._answers(others, RANKING_IMAGES)
+                harm[name] = float(metrics.divergences(reference, logits).kl.mean())
+            except EdgebenchError as error:
+                # Some layers cannot be quantized alone; they are taken for harmless, and the candidates will tell.
+                harm[name] = 0.0
+                self._log.add(layer=name, kl_nat=0.0, failed=error.message)
+                continue
+            self._log.add(layer=name, kl_nat=harm[name])
+        told(len(quantized))
+        return sorted(quantized, key=lambda name: -harm[name])
+
+    def _answers(self, keep: Sequence[str], count: int | None = None) -> np.ndarray:
+        candidate = _keeping(self._recipe, keep)
+        folder = self._exporter.scratch / "candidate"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        entry = self._exporter.build(candidate, self._base, folder)
+        logits = self._judge.answers(self._backend, folder / entry, replace(self._opened_as), count)
+        if not np.isfinite(logits).all():
+            raise CannotMeasure(f"{self._recipe.id} gives NaN or infinity with {len(keep)} layers in float")
+        return logits
+
+
+def _keeping(recipe: Recipe, keep: Sequence[str]) -> Recipe:
+    assert recipe.quantization is not None
+    kept = tuple(dict.fromkeys((*recipe.quantization.keep_float, *keep)))
+    return replace(recipe, quantization=replace(recipe.quantization, keep_float=kept))
+
+
+def _tuned(recipe: Recipe, best: Trial, images: int, layers: int) -> Recipe:
+    def text(one: Measured) -> str:
+        return f"{one.measure} {one.loss:+.4f} (at most {one.bound:+.4f}, margin {one.most:g})"
+
+    words = "; ".join(text(one) for one in best.measured)
+    return replace(
+        _keeping(recipe, best.keep_float), id=f"{recipe.id}-tuned", title=f"{recipe.title}, tuned",
+        purpose=f"{recipe.purpose} {len(best.keep_float)} of {layers} layers returned to float.",
+        checked_on=f"{images} labelled images, losses against FP32: {words}.")
+
+
+def images_needed(trial: Trial, images: int) -> int | None:
+    """Return about how many images would settle a trial whose losses lie within the margins but not their bounds.
+
+    The width of the bound shrinks with the root of the number of images. None where a loss itself is too large.
+    """
+    if any(one.loss >= one.most for one in trial.measured):
+        return None
+    return max(math.ceil(images * ((one.bound - one.loss) / (one.most - one.loss)) ** 2) for one in trial.measured)
+
+
+def summary(outcome: Outcome) -> Mapping[str, object]:
+    """Return the outcome as plain data, for ``--json``."""
+    return {"recipe": outcome.recipe.id, "verdict": outcome.verdict, "images": outcome.images, "layers": outcome.layers,
+            "best": to_builtins(outcome.best), "trials": [to_builtins(one) for one in outcome.trials],
+            "images_needed": None if outcome.verdict == "holds" else images_needed(outcome.best, outcome.images)}

@@ -1,0 +1,162 @@
+"""Source → FP32 ONNX graph, and what the model itself answers: what every recipe starts from and is checked against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgebench import backends, graphs
+from edgebench.artifacts import pad, run_batches
+from edgebench.datasets import ImageSet
+from edgebench.errors import CannotMeasure, InvalidInput, require
+from edgebench.evaluate import FEATURES
+from edgebench.imagecache import cached, normalize
+from edgebench.recipe import Recipe
+from edgebench.sources import Source, quiet
+
+PARITY_IMAGES = 16
+# FP32 graphs must agree with the model within this share of its largest logit.
+PARITY_TOLERANCE = 1e-3
+INPUT, OUTPUT = "image", "logits"
+PLAIN = Recipe(id="reference", title="", purpose="", checked_on="", backend="onnxruntime", precision="fp32")
+"""The graph as it is, in ONNX Runtime on the CPU."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Inputs (N, 3, H, W) that parity is checked on, and what they are."""
+
+    inputs: np.ndarray
+    what: str
+    real: bool
+    """Whether they are images; noise otherwise."""
+
+
+def samples(images: ImageSet | None, source: Source, seed: int = 0) -> Samples:
+    """Return inputs for parity: images where there are any and preprocessing is known, else seeded noise."""
+    size = source.size_px or _onnx_size(source)
+    if images is not None and source.preprocess is not None:
+        spread = images.items[:: max(1, len(images.items) // PARITY_IMAGES)][:PARITY_IMAGES]
+        pixels = cached(spread, source.preprocess).pixels()
+        return Samples(normalize(pixels, source.preprocess), f"{len(pixels)} images of {images.source}", real=True)
+    noise = np.random.default_rng(seed).standard_normal((PARITY_IMAGES, 3, *size), np.float32)
+    return Samples(noise, f"seeded noise ({PARITY_IMAGES} inputs): no images were given", real=False)
+
+
+def to_onnx(source: Source, opset: int, folder: Path) -> Path:
+    """Write the FP32 graph with one image input and one logits output; returns the file.
+
+    Raises:
+        InvalidInput: No image input, no logits, missing external data, or the exporter cannot translate the model.
+    """
+    target = folder / f"base-{opset}.onnx"
+    if source.onnx is not None:
+        graphs.save(graphs.load_checked(source.onnx), target)
+        return target
+    torch = require("torch", "export")
+    require("onnxscript", "export")
+    assert source.size_px is not None
+    example = torch.randn(2, 3, *source.size_px)
+    exported = isinstance(source.program, torch.export.ExportedProgram)
+    if not exported:
+        with torch.inference_mode():
+            output = _logits_of(source, source.program(example))
+        if not torch.is_tensor(output) or output.ndim != 2:
+            raise InvalidInput(f"{source.identity.id} has no logits: expected one output (N, classes), got "
+                               f"{tuple(output.shape) if torch.is_tensor(output) else type(output).__name__}")
+    try:
+        with quiet():
+            if exported:
+                program = torch.onnx.export(source.program, opset_version=opset, input_names=[INPUT],
+                                            output_names=[OUTPUT], dynamo=True, verbose=False)
+            else:
+                program = torch.onnx.export(
+                    source.program, (example,), opset_version=opset, input_names=[INPUT],
+                    output_names=[OUTPUT, *[FEATURES] * source.features],
+                    dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},), dynamo=True, verbose=False)
+            program.save(str(target))
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise InvalidInput(f"torch.onnx cannot export {source.identity.id}: {str(error).strip().splitlines()[0]}",
+                           "export it to ONNX yourself and pass the .onnx file") from error
+    graphs.load_checked(target)
+    return target
+
+
+def reference_outputs(source: Source, base: Path, inputs: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the model's own outputs by name, from eager PyTorch, or from ONNX Runtime for an ONNX file.
+
+    Args:
+        source: The model.
+        base: Its FP32 graph.
+        inputs: Float32 (N, 3, H, W).
+
+    Returns:
+        Logits (N, K), and features (N, D) where the source has them.
+    """
+    first = graphs.image_input(base).shape[0]
+    if source.program is None:
+        size = first if isinstance(first, int) else len(inputs)
+        session = backends.get("onnxruntime").open_session(base, PLAIN, batch=size, threads=1)
+        return run_batches(lambda n: session, {session.inputs[0].name: inputs}, size)
+    torch = require("torch", "export")
+    exported = isinstance(source.program, torch.export.ExportedProgram)
+    module = source.program.module() if exported else source.program
+    size = first if isinstance(first, int) else 8
+    rows: list[tuple[np.ndarray, ...]] = []
+    with torch.inference_mode():
+        for start in range(0, len(inputs), size):
+            output = module(torch.from_numpy(pad(inputs[start:start + size], size)))
+            parts = output if source.features else (output[0] if isinstance(output, tuple) else output,)
+            rows.append(tuple(part[: len(inputs) - start].numpy() for part in parts))
+    names = (OUTPUT, FEATURES)[: len(rows[0])]
+    return {name: np.concatenate([row[k] for row in rows]) for k, name in enumerate(names)}
+
+
+def base_at(source: Source, opset: int, size: int, folder: Path) -> Path:
+    """Write the FP32 graph for inputs of `size` × `size` pixels, checked against the model itself; returns the file.
+
+    Raises:
+        InvalidInput: The model cannot take that size.
+        CannotMeasure: The graph is not the model.
+    """
+    assert source.at_size is not None
+    try:
+        program = source.at_size(size)
+    except (ValueError, RuntimeError, AssertionError, TypeError) as error:
+        raise InvalidInput(f"{source.identity.id} cannot take inputs of {size}×{size}: "
+                           f"{' '.join(str(error).split())[:200]}",
+                           "leave that size out of --resolutions") from error
+    place = folder / f"at-{size}"
+    place.mkdir(exist_ok=True)
+    sized = replace(source, program=program, size_px=(size, size), preprocess=None)
+    base = to_onnx(sized, opset, place)
+    noise = samples(None, sized)
+    session = backends.get("onnxruntime").open_session(base, PLAIN, batch=len(noise.inputs), threads=1)
+    own = reference_outputs(sized, base, noise.inputs)[OUTPUT]
+    difference = np.abs(session.infer({session.inputs[0].name: noise.inputs})[session.outputs[0].name] - own)
+    if difference.max() > PARITY_TOLERANCE * max(1.0, float(np.abs(own).max())):
+        raise CannotMeasure(f"{source.identity.id} at {size} px: the exported model is not the model: outputs "
+                            f"differ by up to {difference.max():.3g}", "leave that size out of --resolutions")
+    return base
+
+
+def _logits_of(source: Source, output: Any) -> Any:
+    return output[0] if source.features else output
+
+
+def _onnx_size(source: Source) -> tuple[int, int]:
+    assert source.onnx is not None
+    height, width = graphs.image_input(source.onnx).shape[2:]
+    wanted = source.preprocess.size_px if source.preprocess else None
+    for name, have, want in zip(("height", "width"), (height, width), wanted or (height, width), strict=True):
+        if isinstance(have, int) and have != want:
+            raise InvalidInput(f"{source.onnx} takes images of {name} {have}, the preprocessing gives {want}",
+                               "change size_px in the --preprocess file")
+    if wanted is not None:
+        return wanted
+    if isinstance(height, int) and isinstance(width, int):
+        return height, width
+    raise InvalidInput(f"{source.onnx}: its input size {height}×{width} may vary", "fix it with --preprocess FILE")

@@ -1,0 +1,191 @@
+"""What a terminal shows: tables, progress with an ETA, errors. Beside `edgebench.cli` the only module that prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from edgebench.errors import ExitCode
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from typing_extensions import Self
+
+    from edgebench.backoff import Outcome
+    from edgebench.export_job import DrawSpread
+    from edgebench.quantize import Plan
+    from edgebench.recipe import Recipe
+    from edgebench.record import Run
+
+
+def print_runs(runs: Sequence[Run]) -> None:
+    """Print the table of runs, its notes and the caveats."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from edgebench import report
+
+    content = report.table(runs)
+    terminal = console()
+    shown = _fitting(content, terminal.width)
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for k in shown:
+        grid.add_column(content.headers[k], justify="left" if k == 0 else "right", no_wrap=True)
+    for row in content.rows:
+        # As Text, for names may hold what the console would take for markup.
+        grid.add_row(*(Text(row[k]) for k in shown))
+    terminal.print(grid)
+    hidden = [header for k, header in enumerate(content.headers) if k not in shown]
+    if hidden:
+        terminal.print(f"A wider terminal shows {', '.join(hidden)} too.", style="dim", highlight=False, markup=False)
+    for line in content.notes:
+        terminal.print(line, style="dim", highlight=False, markup=False)
+    doubts = [(run, caveat) for run in runs for caveat in run.caveats]
+    if doubts:
+        terminal.print("\ncaveats", style="bold yellow")
+    seen: dict[tuple[str, str], list[str]] = {}
+    for run, caveat in doubts:
+        seen.setdefault((caveat.message, caveat.hint), []).append(run.artifact.recipe.id)
+    for (message, hint), recipes in seen.items():
+        terminal.print(f"  {', '.join(recipes)}: {message}", markup=False, highlight=False)
+        terminal.print(f"    {hint}", style="dim", markup=False, highlight=False)
+
+
+def _fitting(content: Any, width: int) -> list[int]:
+    """Return the columns that fit a terminal of that width, the least telling ones left away first."""
+    shown = list(range(len(content.headers)))
+    widest = [max(len(row[k]) for row in (content.headers, *content.rows)) for k in shown]
+    for header in ("Size MB", "img/s", "p99 ms", "Caveats"):
+        if sum(widest[k] + 2 for k in shown) > width and header in content.headers:
+            shown.remove(content.headers.index(header))
+    return shown
+
+
+def listing(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, as_json: bool) -> None:
+    """Print rows as a table of these columns, or all of them as JSON."""
+    from rich.table import Table
+
+    if as_json:
+        click.echo(json.dumps(list(rows), indent=1, ensure_ascii=False))
+        return
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        grid.add_column(column, overflow="fold")
+    for row in rows:
+        grid.add_row(*(", ".join(value) if isinstance(value, list | tuple) else str(value)
+                       for value in (row[column] for column in columns)))
+    console().print(grid, highlight=False, markup=False)
+
+
+def console(*, err: bool = False) -> Console:
+    """Return a console on standard output, or standard error."""
+    from rich.console import Console
+
+    # Piped output keeps whole rows: a log wrapped at 80 columns cannot be read or parsed.
+    file = sys.stderr if err else sys.stdout
+    return Console(file=file, width=None if file.isatty() else 200, soft_wrap=not file.isatty())
+
+
+class Display:
+    """Progress with an ETA on a terminal, plain lines elsewhere, both on standard error."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._what = ""
+        self._bar: Any = None
+        self._task: Any = None
+        self._begun = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._live:
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+            # Repainting costs CPU time that the timed process would miss: only when something is told.
+            self._bar = Progress(TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn(), "·",
+                                 TimeRemainingColumn(), console=console(err=True), auto_refresh=False, transient=True)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def note(self, text: str) -> None:
+        """Show a line that stays."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            click.echo(text, err=True)
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """Show that `done` of `total` are done."""
+        self.progress(what, done / max(total, 1))
+
+    def progress(self, what: str, share: float) -> None:
+        """Show what is being done, and the share of it that is done."""
+        changed = what != self._what
+        self._what = what
+        if self._bar is None:
+            if changed:
+                click.echo(f"{time.monotonic() - self._begun:6.1f} s  {what}", err=True)
+            return
+        if changed:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(what, total=1.0)
+        self._bar.update(self._task, completed=share)
+        self._bar.refresh()
+
+
+def fail(message: str, hint: str = "", code: int = ExitCode.UNMEASURABLE) -> NoReturn:
+    """Print an error with its hint and end the program."""
+    click.echo(f"error: {message}", err=True)
+    if hint:
+        click.echo(f"hint:  {hint}", err=True)
+    sys.exit(code)
+
+
+
+
+def print_plan(recipe: Recipe, plan: Plan | None) -> None:
+    """Print what a recipe will do to a graph: counts, and each node that stays float with the reason."""
+    click.echo(f"{recipe.id}: {recipe.title}")
+    if plan is None:
+        click.echo(f"  nothing is quantized: every layer is {recipe.precision}\n")
+        return
+    quantized = [one for one in plan.decisions if one.quantized]
+    detected = "" if plan.family == plan.detected else f" (the graph looks like {plan.detected})"
+    click.echo(f"  family {plan.family}{detected}; {len(quantized)} of {len(plan.decisions)} nodes are quantized")
+    for verdict in (True, False):
+        groups: dict[tuple[str, str], list[str]] = {}
+        for one in plan.decisions:
+            if one.quantized == verdict:
+                groups.setdefault((one.operator, one.reason), []).append(one.name)
+        for (operator, reason), names in groups.items():
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            click.echo(f"  {'INT8 ' if verdict else 'float'}  {len(names):4} × {operator}: {reason} [{shown}]")
+    click.echo("")
+
+
+def print_search(outcome: Outcome) -> None:
+    """Print how a search for layers to return to float ended, trial by trial."""
+    for trial in outcome.trials:
+        losses = ", ".join(f"{one.measure} {one.loss:+.2%} (at most {one.bound:+.2%}, margin {one.most:.2%})"
+                           for one in trial.measured)
+        mark = "holds" if trial.excess <= 0 else "     "
+        click.echo(f"  {mark}  {len(trial.keep_float):3} of {outcome.layers} layers in float: {losses}")
+
+
+def print_draws(found: DrawSpread) -> None:
+    """Print what the draw of quantization-calibration images decides."""
+    click.echo(f"{found.recipe}: {len(found.top1)} draws, judged on {found.images} images; "
+               f"FP32 top-1 {found.top1_reference:.2%}")
+    click.echo(f"  top-1      {', '.join(f'{one:.2%}' for one in found.top1)}; "
+               f"standard deviation {found.top1_std * 100:.2f} points")
+    click.echo(f"  agreement  {', '.join(f'{one:.2%}' for one in found.agreement)}")
