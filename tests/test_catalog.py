@@ -177,7 +177,7 @@ class TestBrokenToml:
         ('"onnxruntime"', "3", ".backend: expected `str`, got `int`"),
         ('"fp32"', '"fp31"', ".precision: invalid enum value 'fp31'"),
         ('title = "My own"\n', "", ": object missing required field `title`"),
-        ('"fp32"', '"int8"', ": expected a [quantization] table exactly where precision is 'int8', got 'int8'"),
+        ('"fp32"', '"int8"', ": expected a [quantization] table exactly where precision is 'int8' or 'fp8', got 'int8'"),
         ('"fp32"\n', '"fp32"\nopset = 19\n', ": expected opset between 20 and 23, got 19"),
         ('"fp32"\n', '"fp32"\nopset = "20"\n', ".opset: expected `int`, got `str`")])
     def test_wrong_value_is_named_with_its_key(self, tmp_path, old, new, complaint):

@@ -215,7 +215,7 @@ class TestRanges:
         (lambda: Quantization(quantizer="nncf", images=0), "expected at least 1 image, got 0"),
         (lambda: replace(full_run().artifact.recipe, opset=24), "expected opset between 20 and 23, got 24"),
         (lambda: replace(full_run().artifact.recipe, precision="fp32"),
-         "expected a [quantization] table exactly where precision is 'int8', got 'fp32'"),
+         "expected a [quantization] table exactly where precision is 'int8' or 'fp8', got 'fp32'"),
         (lambda: replace(TRACE, latency_s=()), "expected at least one timing, got 0"),
         (lambda: replace(TRACE, latency_s=(0.1, -0.1)), "expected finite latencies of 0 or more, got [-0.1]"),
         (lambda: replace(ACCURACY, value=math.nan), "expected a finite number for accuracy_top1, got nan"),
