@@ -29,6 +29,8 @@ from edgebench.worker import PassJob
 
 # Of each class, under every generated corruption and level of invariance: RobustBench's number, and the least in all.
 PER_CLASS, AT_LEAST = 5, 200
+# Pixels a side of ImageNet-C's files: a model of this input gets them as they are.
+_SIDE_C = 224
 # Scored among some of their classes, or by whole probability vectors: their logits are always kept.
 _WHOLE = frozenset({IMAGENET_A, IMAGENET_R, CUE_CONFLICT})
 
@@ -169,8 +171,13 @@ class Planner:
                     made, features=needed in with_features,
                     compact=self._wanted.compact and needed.dataset not in _WHOLE
                     and not needed.dataset.startswith(f"{VTAB}/")))
+        height, width = preprocess.size_px
+        if any(one.key.dataset == IMAGENET_C for one in jobs) and (height, width) != (_SIDE_C, _SIDE_C):
+            skips[f"{IMAGENET_C} without resizing"] = (
+                f"the model takes {width}×{height} pixels, to which the files of {_SIDE_C}×{_SIDE_C} were resized")
         skips |= unfit
-        return Plan(passes=tuple(jobs), caveats=tuple(caveats),
+        # A set whose conditions lie on disk is prepared once for each, with the same doubts.
+        return Plan(passes=tuple(jobs), caveats=tuple(dict.fromkeys(caveats)),
                     skips=tuple(Skip(what=what, reason=reason) for what, reason in skips.items()))
 
     def _features(self, artifact: Artifact, sets: dict[str, ImageSet]) -> frozenset[Pass]:

@@ -107,6 +107,15 @@ class TestAWholeRoot:
         corrupted = {(one.dataset.name, one.condition) for one in run.passes if corruptions.parse(one.condition)}
         assert {("imagenet-c", "fog:1"), ("imagenet-c", "fog:2"), ("imagenet-c", "jpeg_compression:5")} == corrupted
 
+    def test_files_of_imagenet_c_that_are_resized_for_the_model_are_said_to_be(self, profiled):
+        run, _ = run_of(profiled, "ort-int8")
+        (skip,) = [one for one in run.skips if one.what == "imagenet-c without resizing"]
+        assert "the model takes 160×160 pixels" in skip.reason
+
+    def test_no_doubt_is_told_twice(self, profiled):
+        run, _ = run_of(profiled, "ort-fp32")
+        assert len(set(run.caveats)) == len(run.caveats)
+
     def test_resolutions_run_on_graphs_of_their_own_and_the_rest_is_skipped_with_the_way_to_it(self, profiled):
         run, _ = run_of(profiled, "ort-int8")
         assert {112, 224} == {one.size_px for one in run.artifact.resolutions}
@@ -207,7 +216,7 @@ class TestAUsersOwnFolder:
         run, _ = run_of(out, "ort-fp32")
         assert {"accuracy", "calibration", "robustness", "transfer", "invariance"} == {
             one.property for one in run.evaluations}
-        assert ("parts", "generated-corruptions") in evaluated(run, "robustness")
+        assert ("parts", "imagenet-c-generated") in evaluated(run, "robustness")
         assert ("ood/elsewhere", "ood:parts") in evaluated(run, "robustness")
 
     def test_what_has_no_data_is_a_skip_with_the_expected_layout(self, out):
