@@ -34,7 +34,7 @@ from edgebench.wording import fixed, level_title
 
 HELD_OUT = frozenset(("speckle_noise", "gaussian_blur", "spatter", "saturate"))
 """Corruptions that never enter a mean."""
-MADE = {"corruptions": "published files", "generated-corruptions": "corrupted here"}
+MADE = {"corruptions": "published files", "imagenet-c-generated": "corrupted here"}
 """Conditions that hold corruptions, in words."""
 _FAMILIES = ("scale", "shift", "resolution")
 # By family, and where the preset `paper` has another parameter, by both.

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 UNITS = {"s": (1e3, "ms"), "bytes": (1e-6, "MB"), "fraction": (100.0, "%"), "images/s": (1.0, "img/s"), "1": (1.0, "")}
 BACKENDS = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
 BOUNDARIES = {"host_to_host": "host to host", "compute": "device work alone"}
-CONDITIONS = {"corruptions": "corrupted", "generated-corruptions": "corrupted here", "scale": "scale", "shift": "shift",
+CONDITIONS = {"corruptions": "corrupted", "imagenet-c-generated": "corrupted here", "scale": "scale", "shift": "shift",
               "resolution": "resolution", "probe": "linear probe"}
 TITLES = {
     "latency_p50": "Latency p50", "latency_p90": "Latency p90", "latency_p95": "Latency p95",
@@ -29,7 +29,9 @@ TITLES = {
     "factor_mcnemar_p": "McNemar p by factor",
     "factor_mcnemar_p_holm": "McNemar p by factor, adjusted by Holm", "factor_accuracy": "Accuracy by factor",
     "factor_error": "Error by factor", "js_divergence": "Jensen–Shannon divergence",
-    "accuracy_real": "Top-1, ReaL labels", "ce": "CE", "mean_ce": "mCE", "relative_mean_ce": "Relative mCE",
+    "accuracy_real": "Top-1, ReaL labels", "mcnemar_p_real": "McNemar p, ReaL labels",
+    "mcnemar_p_real_holm": "McNemar p, ReaL labels, adjusted by Holm",
+    "ce": "CE", "mean_ce": "mCE", "relative_mean_ce": "Relative mCE",
     "mean_of_seven": "Mean of the seven sets",
     "vtab_mean": "VTAB mean", "vtab_swap_mean": "VTAB mean with the reference's probes", "probe_c": "Probe's C",
     "p_true": "Probability of the target",

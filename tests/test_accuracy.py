@@ -87,8 +87,19 @@ class TestAgainstTheReference:
         _, changes = scored(mine, theirs)
         for score in fidelity.fidelity(mine[THINGS], theirs[THINGS]):
             assert changes[score.name] == score
-        assert {"accuracy_top1_change", "negative_flips", "positive_flips", "mcnemar_p"} == set(changes) - {
+        assert {"accuracy_top1_change", "negative_flips", "positive_flips", "mcnemar_p", "mcnemar_p_holm"} == set(changes) - {
             score.name for score in fidelity.fidelity(mine[THINGS], theirs[THINGS])}
+
+    def test_the_tests_on_all_data_sets_are_one_family(self):
+        keys, after, before = [Pass("one"), Pass("two"), Pass("three")], {}, {}
+        for key, lost in zip(keys, (12, 7, 3), strict=True):
+            after |= predictions([1] * lost + [0] * (60 - lost), [0] * 60, key=key)
+            before |= predictions([0] * 60, [0] * 60, key=key)
+        found = [{score.name: score for score in one.reference_scores} for one in accuracy.score(after, before)]
+        raw = [stats.mcnemar_exact(lost, 0) for lost in (12, 7, 3)]
+        assert raw == [one["mcnemar_p"].value for one in found]
+        assert list(stats.holm(raw)) == [one["mcnemar_p_holm"].value for one in found]
+        assert "Holm's method for 3 tests" in found[0]["mcnemar_p_holm"].method
 
     def test_outcomes_stored_in_compact_form_lack_what_needs_logits_alone(self):
         mine, theirs = predictions([0, 1, 2, 9] * 10, [0, 1, 3, 9] * 10), predictions([0, 1, 3, 8] * 10, [0, 1, 3, 9] * 10)
@@ -121,6 +132,8 @@ class TestReassessedLabels:
         change = changes["accuracy_real_change"]
         assert (-2 / 3, 3, *stats.paired_interval(0, 2, 3)) == (change.value, change.n, change.low, change.high)
         assert stats.mcnemar_exact(2, 0) == changes["mcnemar_p_real"].value
+        # Original labels and ReaL ones are tested on the same flips: two tests.
+        assert min(1.0, 2 * stats.mcnemar_exact(2, 0)) == changes["mcnemar_p_real_holm"].value
 
     def test_without_the_labels_a_reason_stands_in_for_the_value(self, monkeypatch):
         monkeypatch.setattr(accuracy, "real_outcome", lambda found: None)

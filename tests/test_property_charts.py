@@ -240,7 +240,7 @@ class TestAllCharts:
 
     def test_names_from_users_reach_plotly_escaped(self):
         found = of(evaluation("robustness", "<b>", [share("accuracy_top1", 0.5)]),
-                   evaluation("robustness", "<b>", [share("accuracy@fog:1", 0.5)], condition="generated-corruptions"),
+                   evaluation("robustness", "<b>", [share("accuracy@fog:1", 0.5)], condition="imagenet-c-generated"),
                    evaluation("transfer", "vtab/<b>/test", [share("probe_accuracy", 0.5)], condition="probe"))
         for key in ("natural", "transfer"):
             panel, = chart(key, found).panels
@@ -406,7 +406,7 @@ class TestCorruptions:
     def test_held_out_corruptions_are_drawn_but_enter_no_mean(self):
         one = evaluation("robustness", "mine", [share("accuracy@fog:1", 0.6), share("accuracy@fog:2", 0.4), share("accuracy@spatter:1", 0.1),
                                                 share("accuracy@spatter:2", 0.1), share("accuracy@fog", 0.5)],
-                         condition="generated-corruptions")
+                         condition="imagenet-c-generated")
         panel, = chart("corruptions", of(one)).panels
         assert [[60.0, 40.0], [10.0, 10.0]] == panel.figure["data"][0]["z"]
         assert "mean 50.0 %" == panel.note

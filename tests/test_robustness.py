@@ -500,7 +500,7 @@ class TestGeneratedCorruptions:
         one = Random(2)
         evaluations = robustness.score(one.passes(), None)
         evaluation, = evaluations
-        assert ("robustness", "mine", "generated-corruptions") == (evaluation.property, evaluation.dataset.name, evaluation.condition)
+        assert ("robustness", "mine", "imagenet-c-generated") == (evaluation.property, evaluation.dataset.name, evaluation.condition)
         scores = by_name(evaluation.scores)
         assert not any(name.partition("@")[0] in {"ce", "mean_ce", "relative_mean_ce", "corruption_error"} for name in scores)
         assert not any("AlexNet" in score.method for score in evaluation.scores)
@@ -510,7 +510,7 @@ class TestGeneratedCorruptions:
 
     def test_validation_images_are_corrupted_here_beside_their_real_labels(self, no_packages: None) -> None:
         found = robustness.score(Random(2, dataset="imagenet-val").passes(), None)
-        assert [("imagenet-val", "clean"), ("imagenet-val", "generated-corruptions")] == [(one.dataset.name, one.condition) for one in found]
+        assert [("imagenet-val", "clean"), ("imagenet-val", "imagenet-c-generated")] == [(one.dataset.name, one.condition) for one in found]
 
     def test_the_clean_pass_may_hold_more_images(self) -> None:
         one = Random(2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from edgebench import metrics, stats
 from edgebench.datasets import IMAGENET_VAL
@@ -19,6 +20,9 @@ _REAL = "share of images whose largest logit is any of the reassessed (ReaL) lab
 _NO_REAL = "the ReaL labels are not at hand: install imagenet-x or timm, or put real.json into the data root"
 _NO_REAL_IMAGE = "none of these images has a ReaL label, or the model's classes are not ImageNet's in their usual order"
 
+_ADJUSTED = {"mcnemar_p": "mcnemar_p_holm", "mcnemar_p_real": "mcnemar_p_real_holm"}
+"""What each test is called after the adjustment for all of them."""
+
 
 def passes(datasets: Sequence[str], preset: str = "native") -> tuple[Pass, ...]:
     """Return the clean pass over every labelled data set."""
@@ -27,7 +31,7 @@ def passes(datasets: Sequence[str], preset: str = "native") -> tuple[Pass, ...]:
 
 def score(predictions: Mapping[Pass, Predictions], reference: Mapping[Pass, Predictions] | None,
           ) -> tuple[Evaluation, ...]:
-    """Return accuracy per pass, as fractions."""
+    """Return accuracy per pass, as fractions; the tests of all passes together are one family for Holm's method."""
     evaluations = []
     for key, found in predictions.items():
         other = paired(found, reference, key)
@@ -36,7 +40,7 @@ def score(predictions: Mapping[Pass, Predictions], reference: Mapping[Pass, Pred
             property="accuracy", dataset=found.dataset, condition=key.condition, preset=key.preset,
             predictions=(key.file,), scores=(*_scores(found), *real),
             reference_scores=(*_against(found, other), *real_changes) if other else ()))
-    return tuple(evaluations)
+    return _adjusted(evaluations)
 
 
 def _scores(found: Predictions) -> tuple[Score, ...]:
@@ -82,3 +86,19 @@ def _real(found: Predictions, other: Predictions | None) -> tuple[tuple[Score, .
     if before is None:
         return scores, ()
     return scores, _change("accuracy_real_change", "mcnemar_p_real", before[0][has_labels], after, "ReaL top-1")
+
+
+def _adjusted(evaluations: Sequence[Evaluation]) -> tuple[Evaluation, ...]:
+    """Return the evaluations with an adjusted p-value behind each test, over data sets and kinds of labels."""
+    tests = [score.value for one in evaluations for score in one.reference_scores
+             if score.name in _ADJUSTED and score.value is not None]
+    adjusted = iter(stats.holm(tests))
+
+    def doubled(score: Score) -> tuple[Score, ...]:
+        if score.name not in _ADJUSTED or score.value is None:
+            return (score,)
+        return score, replace(score, name=_ADJUSTED[score.name], value=next(adjusted),
+                              method=f"{score.method}; adjusted by Holm's method for {len(tests)} tests of accuracy")
+
+    return tuple(replace(one, reference_scores=tuple(each for score in one.reference_scores for each in doubled(score)))
+                 for one in evaluations)

@@ -443,7 +443,7 @@ def _sweep(keys: Sequence[Pass], predictions: Mapping[Pass, Predictions], ids: n
 def _corruption_evaluation(family: _Family) -> Evaluation:
     return Evaluation(
         property="robustness", dataset=family.dataset, preset=family.preset, predictions=family.files,
-        condition="corruptions" if family.published else "generated-corruptions", scores=_corruption_scores(family),
+        condition="corruptions" if family.published else "imagenet-c-generated", scores=_corruption_scores(family),
         reference_scores=_corruption_changes(family, *family.compared) if family.compared and family.ids.size else ())
 
 
