@@ -27,7 +27,9 @@ Feeds = Mapping[str, Array]
 Batches = Callable[[], Iterator[Feeds]]
 """Yields the quantization-calibration inputs, batch by batch, afresh at each call."""
 
-BUILTIN = ("onnxruntime", "openvino")
+BUILTIN = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
+# Their artifacts are exported for boards on machines that cannot have the runtime.
+WITHOUT_RUNTIME = ("tensorrt", "tensorrt_rtx")
 
 
 class Session(Protocol):
@@ -49,8 +51,14 @@ class Backend(Protocol):
     def build(self, base: Path, recipe: Recipe, calibration: Batches | None, folder: Path) -> str:
         """Turn the FP32 ONNX file `base` into the recipe's files in `folder`; return the file to open."""
 
-    def open_session(self, entry: Path, recipe: Recipe, *, batch: int, threads: int) -> Session:
-        """Open the artifact for inferences of `batch` images on `threads` CPU threads."""
+    def reason_against(self, recipe: Recipe) -> str | None:
+        """Return why this recipe cannot run on this machine, such as without a GPU; None where it can."""
+
+    def open_session(self, entry: Path, recipe: Recipe, *, batch: int, threads: int, build_number: int = 0) -> Session:
+        """Open the artifact for inferences of `batch` images on `threads` CPU threads.
+
+        `build_number` above 0 asks for a build of its own of the same artifact, where opening builds anything.
+        """
 
     def executed_precision(self, entry: Path, recipe: Recipe, feeds: Feeds, *, threads: int) -> ExecutedPrecision:
         """Ask the runtime what it executes for one inference, in a session of its own, outside of any timing."""
@@ -73,7 +81,13 @@ def names() -> tuple[str, ...]:
 
 def installed(name: str) -> bool:
     """Return whether the runtime behind a built-in backend can be found; others bring their own."""
-    return name not in BUILTIN or importlib.util.find_spec(name) is not None
+    return name not in BUILTIN or is_installed(name)
+
+
+def is_installed(module: str) -> bool:
+    """Return whether a package can be imported; a folder of type stubs alone (it has no file of its own) is none."""
+    spec = importlib.util.find_spec(module)
+    return spec is not None and spec.origin is not None
 
 
 def get(name: str) -> Backend:
@@ -84,7 +98,7 @@ def get(name: str) -> Backend:
         MissingDependency: Its runtime is not installed.
     """
     if name in BUILTIN:
-        if not installed(name):
+        if not installed(name) and name not in WITHOUT_RUNTIME:
             raise MissingDependency(f"{name} is not installed", f"install it with: pip install 'edgebench[{name}]'")
         module: ModuleType = importlib.import_module(f"edgebench.backends.{name}")
         return cast("Backend", module)
