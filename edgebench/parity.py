@@ -16,6 +16,8 @@ from edgebench.record import Caveat, ExecutedPrecision, OutputParity
 Array = npt.NDArray[Any]
 NOT_ACHIEVED = "precision-not-achieved"
 """Code of the caveat that `not_achieved` returns."""
+UNFUSED = 0.9
+"""Runtimes may merge layers, so that shares by number are compared with this much room."""
 
 
 def compare(outputs: Mapping[str, Array], reference: Mapping[str, Array]) -> tuple[OutputParity, ...]:
@@ -85,12 +87,24 @@ def top1_agreement(logits: Array, reference: Array) -> float:
     return float((logits.argmax(axis=1) == reference.argmax(axis=1)).mean())
 
 
-def not_achieved(precision: ExecutedPrecision, recipe: Recipe) -> Caveat | None:
+def not_achieved(precision: ExecutedPrecision, recipe: Recipe, written: ExecutedPrecision | None = None,
+                 ) -> Caveat | None:
     """Return the doubt about an artifact that did not get the precision that its recipe asks for; None if it did.
 
     Its message names what was asked for, what was executed, in which shares, and how that was read.
+
+    Args:
+        precision: As the runtime tells.
+        recipe: What was asked for.
+        written: As the file has it, where that is known: quantized layers that the runtime executes in float are a
+            failure even where they are not the most.
     """
-    if precision.achieved:
+    if not precision.achieved:
+        what = f"{precision.executed} was executed"
+    elif written is not None and _share(precision) < UNFUSED * _share(written):
+        what = (f"only {_share(precision):.0%} of the convolutions and matrix products were executed in it, and "
+                f"{_share(written):.0%} of the file's are written in it")
+    else:
         return None
     shares = [f"{share:.0%} of the time in {name}" for name, share in _ranked(precision.time_share)]
     counts = [f"{count} {name}" for name, count in _ranked(precision.compute_layers or precision.layers)]
@@ -98,9 +112,15 @@ def not_achieved(precision: ExecutedPrecision, recipe: Recipe) -> Caveat | None:
     told = "; ".join(filter(None, (", ".join(shares), f"{kind}: {', '.join(counts)}" if counts else "")))
     return Caveat(
         code=NOT_ACHIEVED,
-        message=f"{recipe.id}: asked for {precision.requested}, but {precision.executed} was executed"
+        message=f"{recipe.id}: asked for {precision.requested}, but {what}"
                 + (f" ({told})" if told else "") + f", as read from {precision.evidence}",
         hint=f"{_hint(precision, recipe)}; --allow-precision-fallback goes on with a caveat")
+
+
+def _share(precision: ExecutedPrecision) -> float:
+    """Return the share of convolutions and matrix products in the precision asked for, by their number."""
+    total = sum(precision.compute_layers.values())
+    return precision.compute_layers.get(precision.requested, 0) / total if total else 1.0
 
 
 def _hint(precision: ExecutedPrecision, recipe: Recipe) -> str:

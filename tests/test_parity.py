@@ -133,3 +133,16 @@ def test_the_symmetric_dialect_on_the_cpu_is_told_what_to_use_instead():
     found = parity.not_achieved(PRECISION, symmetric)
     assert found is not None
     assert "kernels fuse uint8 activations" in found.hint
+
+
+def test_quantized_layers_that_run_in_float_are_told_even_where_they_are_few():
+    # The symmetric dialect on a CPU: convolutions before a clip do not fuse, the others do.
+    executed = replace(PRECISION, executed="int8", compute_layers={"int8": 35, "fp32": 15})
+    written = replace(PRECISION, executed="int8", compute_layers={"int8": 50})
+    recipe = catalog.recipe("ort-int8")
+    assert parity.not_achieved(executed, recipe) is None
+    found = parity.not_achieved(executed, recipe, written)
+    assert found is not None
+    assert "only 70% of the convolutions and matrix products were executed in it, and 100% of the file's" in found.message
+    partly = replace(written, compute_layers={"int8": 36, "fp32": 14})
+    assert parity.not_achieved(executed, recipe, partly) is None, "layers that the recipe leaves float are no failure"
