@@ -313,8 +313,8 @@ def static_precision(model: Any, requested: Precision) -> ExecutedPrecision:
         kinds.FLOAT: "fp32", kinds.DOUBLE: "fp32", kinds.FLOAT16: "fp16", kinds.BFLOAT16: "bf16", kinds.INT8: "int8",
         kinds.UINT8: "int8", kinds.FLOAT8E4M3FN: "fp8", kinds.FLOAT8E5M2: "fp8"}
     graph, known = index(model), types(model)
-    layers: Counter[Precision] = Counter()
-    compute: Counter[Precision] = Counter()
+    layers: dict[str, int] = {}
+    compute: dict[str, int] = {}
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Cast", "Constant"):
             continue
@@ -325,11 +325,11 @@ def static_precision(model: Any, requested: Precision) -> ExecutedPrecision:
             inside = {names.get(known.get(name, 0)) for name in stored}
             precision = inside.pop() if len(inside) == 1 and all(stored) else names.get(known.get(node.input[0], 0))
             if precision is not None:
-                compute[precision] += 1
+                compute[precision] = compute.get(precision, 0) + 1
         if precision is not None:
-            layers[precision] += 1
+            layers[precision] = layers.get(precision, 0) + 1
     counted = compute or layers
-    executed = max(counted, key=lambda one: counted[one]) if counted else "fp32"
+    executed = cast("Precision", max(counted, key=lambda one: counted[one])) if counted else "fp32"
     return ExecutedPrecision(
-        requested=requested, executed=executed, time_share={}, layers={**layers}, compute_layers={**compute},
+        requested=requested, executed=executed, time_share={}, layers=layers, compute_layers=compute,
         evidence="types of the nodes as the ONNX file has them; no runtime was asked")

@@ -1,0 +1,427 @@
+"""Which layers a recipe quantizes and why, and quantized ONNX files in every runtime's dialect."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from edgebench import graphs, typed
+from edgebench.backends import Batches, Feeds
+from edgebench.errors import InvalidInput, require
+from edgebench.patterns import COMPUTE, Index, attentions, attribute, index, is_depthwise, types
+from edgebench.recipe import Family, Quantization, Recipe
+
+Dialect = Literal["cpu", "tensorrt"]
+# What ONNX Runtime's CPU kernels compute in INT8, or pass on in INT8 between two layers that do.
+_CPU_CONVNET = frozenset({
+    "Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "Relu", "Clip", "MaxPool", "AveragePool",
+    "GlobalAveragePool", "Concat", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Pad", "Resize", "Split",
+    "Slice"})
+_FUSED = frozenset({"Relu", "Clip", "Add", "MaxPool"})
+# Operators that work on shapes and indices.
+_SHAPES = frozenset({"Shape", "Size", "Range", "ConstantOfShape", "Constant"})
+_SQUEEZE = frozenset({"ReduceMean", "GlobalAveragePool"})
+_GATES = frozenset({"Sigmoid", "HardSigmoid"})
+FP8_LARGEST = 448.0
+"""Largest number of E4M3."""
+INT8_LARGEST = 127.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeDecision:
+    """Whether one node is quantized, and why."""
+
+    name: str
+    operator: str
+    quantized: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a recipe does to a graph, node by node."""
+
+    family: Family
+    """Whose rules were followed."""
+    detected: Family
+    """What the graph looks like."""
+    decisions: tuple[NodeDecision, ...]
+
+    @property
+    def quantized(self) -> tuple[str, ...]:
+        """Names of the nodes that are quantized."""
+        return tuple(one.name for one in self.decisions if one.quantized)
+
+
+def prepare(base: Path, folder: Path) -> Path:
+    """Write `base` as it is quantized: BatchNorm folded, shapes inferred, every node with a name of its own.
+
+    Decisions, and ``keep_float`` in recipes, refer to these names.
+
+    Raises:
+        InvalidInput: The file is quantized already.
+    """
+    onnx = require("onnx", "export")
+    tools = require("onnxruntime.quantization.shape_inference", "export")
+    target = folder / "prepared.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        tools.quant_pre_process(str(base), str(target), skip_symbolic_shape=True)
+    model = onnx.load(str(target))
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
+        raise InvalidInput(f"{base.name} is quantized already", "give the recipe the FP32 model")
+    typed.name_nodes(model)
+    typed.drop_unused_domains(model)
+    graphs.save(model, target)
+    return target
+
+
+def dialect(quantization: Quantization) -> Dialect:
+    """Return whose Q/DQ dialect the recipe writes."""
+    return "cpu" if quantization.activations == "uint8" else "tensorrt"
+
+
+def plan(model: Any, recipe: Recipe) -> Plan:
+    """Return which nodes of a prepared graph a recipe quantizes, with a reason for every node.
+
+    Raises:
+        InvalidInput: ``keep_float`` names no node.
+    """
+    quantization = _quantization(recipe)
+    detected = graphs.family(model)
+    family = detected if quantization.family == "auto" else quantization.family
+    graph = index(model)
+    unmatched = [one for one in quantization.keep_float
+                 if not any(fnmatchcase(node.name, one) for node in model.graph.node)]
+    if unmatched:
+        raise InvalidInput(f"recipe {recipe.id!r}: keep_float {unmatched[0]!r} names no node of this graph",
+                           "edgebench export --explain lists the names")
+    known, floats = types(model), _float_kinds()
+    decide = _Rules(graph, family, quantization)
+    decisions = []
+    for node in model.graph.node:
+        if node.op_type in _SHAPES or known.get(node.output[0], 0) not in floats:
+            quantized, reason = False, "computes shapes or indices"
+        else:
+            quantized, reason = decide(node)
+        decisions.append(NodeDecision(name=node.name, operator=node.op_type, quantized=quantized, reason=reason))
+    return Plan(family=family, detected=detected, decisions=tuple(decisions))
+
+
+def _quantization(recipe: Recipe) -> Quantization:
+    assert recipe.quantization is not None, f"{recipe.id} quantizes nothing"
+    return recipe.quantization
+
+
+def _float_kinds() -> frozenset[int]:
+    kinds = require("onnx", "export").TensorProto
+    return frozenset({kinds.FLOAT, kinds.FLOAT16, kinds.BFLOAT16})
+
+
+class _Rules:
+    """The decision for one node, given the whole graph."""
+
+    def __init__(self, graph: Index, family: Family, quantization: Quantization) -> None:
+        self._graph, self._family, self._wanted = graph, family, quantization
+        self._dialect = dialect(quantization)
+        self._float = typed.sensitive(graph)
+        for scores, softmax, values in attentions(graph):
+            self._float[softmax.name] = "softmax: its outputs crowd near 0, where 256 steps are too few"
+            for product in (scores, values):
+                self._float[product.name] = "attention: a product of two activations, whose outliers need floats"
+        self._squeezed = {node.name for gate in graph.graph.node if gate.op_type in _GATES
+                          for node in _squeeze_excite(graph, gate)}
+
+    def __call__(self, node: Any) -> tuple[bool, str]:
+        if any(fnmatchcase(node.name, one) for one in self._wanted.keep_float):
+            return False, "named in keep_float"
+        if self._wanted.operators:
+            named = node.op_type in self._wanted.operators
+            return named, "named in operators" if named else "not named in operators"
+        if node.name in self._float:
+            return False, self._float[node.name]
+        if node.op_type in COMPUTE:
+            return self._product(node)
+        if self._family in ("transformer", "convnext"):
+            return False, self._between_linear(node)
+        return self._between_convolutions(node)
+
+    def _product(self, node: Any) -> tuple[bool, str]:
+        weight = self._graph.weight(node)
+        if weight is None:
+            return False, "a product of two activations: there are no weights to store in 8 bits"
+        if node.name in self._squeezed:
+            return False, "squeeze-excite: hardly any operations, and a gate scales whole channels"
+        pixels = node.op_type == "Conv" and weight.dims[1] == 3 and node.input[0] in {
+            value.name for value in self._graph.graph.input}
+        if pixels and self._family == "transformer":
+            return False, "patch embedding: few of the operations, and all tokens carry its error"
+        if is_depthwise(self._graph, node):
+            return True, "depthwise convolution: " + (
+                "a range for every channel" if self._wanted.per_channel else "one range for all channels")
+        kind = "convolution" if node.op_type in ("Conv", "ConvTranspose") else "linear layer"
+        if pixels:
+            return True, "convolution that reads pixels, which have 8 bits themselves"
+        return True, f"{kind} with stored weights"
+
+    def _between_linear(self, node: Any) -> str:
+        if node.op_type == "Add":
+            constant = any(self._graph.constant(name) for name in node.input)
+            return "bias, added in float" if constant else "residual Add: it carries outliers"
+        if node.op_type in ("Gelu", "Erf", "Tanh", "Sigmoid", "QuickGelu"):
+            return "activation function in float"
+        return "left as the layers around it are: nothing to gain in 8 bits"
+
+    def _between_convolutions(self, node: Any) -> tuple[bool, str]:
+        if self._dialect == "tensorrt":
+            return False, "TensorRT fuses it into the layer before, or passes on what that wrote"
+        if node.op_type not in _CPU_CONVNET:
+            return False, "operator without INT8 kernels in this runtime"
+        if node.op_type in ("Add", "Mul") and any(self._graph.constant(name) for name in node.input):
+            return False, "a constant is added or multiplied: nothing to gain in 8 bits"
+        if node.op_type == "Mul" and self._is_gate(node):
+            return False, "squeeze-excite: a gate scales whole channels"
+        if node.op_type in _FUSED:
+            return True, "computed in INT8 together with the layers around it"
+        return True, "passes INT8 on between the layers around it"
+
+    def _is_gate(self, node: Any) -> bool:
+        return any((made := self._graph.behind(name)) is not None and made.op_type in _GATES for name in node.input)
+
+
+def _squeeze_excite(graph: Index, gate: Any) -> list[Any]:
+    """Return the products between the pooling of a squeeze-excite block and its gate; empty where it is none."""
+    found: list[Any] = []
+    node = graph.behind(gate.input[0])
+    while node is not None and len(found) <= 2:
+        if node.op_type in _SQUEEZE:
+            return found
+        if node.op_type in COMPUTE:
+            found.append(node)
+        elif node.op_type not in ("Relu", "Add", "Clip", "Mul", "HardSigmoid", "Sigmoid", "PRelu", "LeakyRelu"):
+            return []
+        node = graph.behind(node.input[0])
+    return []
+
+
+def quantize(base: Path, recipe: Recipe, calibration: Batches, target: Path) -> Plan:
+    """Write the quantized model to `target`, in the recipe's dialect and its float parts in ``float_precision``.
+
+    Args:
+        base: FP32 ONNX file.
+        recipe: With a quantization table whose quantizer is ``onnxruntime``.
+        calibration: Inputs that choose the ranges.
+        target: File to write.
+
+    Raises:
+        InvalidInput: Nothing to quantize, a graph that is quantized already, or unusable calibration inputs.
+    """
+    onnx = require("onnx", "export")
+    quantization = _quantization(recipe)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".quantize-") as scratch:
+        prepared = prepare(base, Path(scratch))
+        model = graphs.load(prepared)
+        decided = plan(model, recipe)
+        if not decided.quantized:
+            raise InvalidInput(f"recipe {recipe.id!r} quantizes no layer of this {decided.family}",
+                               "edgebench export --explain says why; --family overrides what was detected")
+        originals = _original_inputs(model)
+        may_vary = not isinstance(graphs.dims(model.graph.input[0])[0], int)
+        del model
+        written = Path(scratch) / "quantized.onnx"
+        _with_onnxruntime(prepared, quantization, decided, _Reader(
+            calibration, one_by_one=may_vary and quantization.calibrator != "minmax"), written)
+        prepared.unlink()
+        model = onnx.load(str(written))
+    if decided.family in ("transformer", "convnext"):
+        _float_reads_float(model, decided, originals)
+    if quantization.weights == "float8":
+        _to_float8(model)
+    if recipe.float_precision != "fp32":
+        model = typed.convert(model, recipe.float_precision, [
+            one.name for one in decided.decisions if one.name in typed.sensitive(index(model))])
+    typed.drop_unused_domains(model)
+    graphs.save(model, target)
+    return decided
+
+
+class _Reader:
+    """Calibration inputs as ONNX Runtime reads them: checked, counted, and one batch at a time in memory."""
+
+    def __init__(self, calibration: Batches, *, one_by_one: bool) -> None:
+        self._one_by_one = one_by_one
+        self._calibration = calibration
+        self._count = sum(1 for feeds in self._feeds() if _usable(feeds))
+        if not self._count:
+            raise InvalidInput("no quantization-calibration images were given: ranges are never chosen without any",
+                               "pass --calibration-data DIR with a few hundred images like those seen in use")
+        self._rest: Iterator[Feeds] = iter(())
+        self._left = 0
+
+    def _feeds(self) -> Iterator[Feeds]:
+        for feeds in self._calibration():
+            if not self._one_by_one:
+                yield feeds
+                continue
+            for row in range(len(next(iter(feeds.values())))):
+                yield {name: value[row:row + 1] for name, value in feeds.items()}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        """Let `get_next` return that many more batches; ranges follow each other."""
+        if start_index == 0:
+            self._rest = self._feeds()
+        self._left = end_index - start_index
+
+    def get_next(self) -> Feeds | None:
+        """Return the next batch of the range, None at its end."""
+        if not self._left:
+            return None
+        self._left -= 1
+        return next(self._rest, None)
+
+
+def _usable(feeds: Feeds) -> bool:
+    """Return True; refuse inputs that no sensible range could follow from."""
+    for name, value in feeds.items():
+        if not value.size:
+            raise InvalidInput(f"an empty batch came as quantization-calibration input {name!r}",
+                               "pass --calibration-data DIR with images like those seen in use")
+        if not np.isfinite(value).all():
+            raise InvalidInput(f"quantization-calibration input {name!r} holds NaN or infinity",
+                               "check the mean and std of the preprocessing")
+        if np.ptp(value) == 0:
+            raise InvalidInput(f"a batch of quantization-calibration input {name!r} is one constant, "
+                               f"{value.flat[0]:g}: ranges cannot follow from it",
+                               "pass --calibration-data DIR with images like those seen in use")
+    return True
+
+
+def _with_onnxruntime(prepared: Path, quantization: Quantization, decided: Plan, reader: _Reader, target: Path) -> None:
+    tools = require("onnxruntime.quantization", "export")
+    method = {"minmax": tools.CalibrationMethod.MinMax, "entropy": tools.CalibrationMethod.Entropy,
+              "percentile": tools.CalibrationMethod.Percentile}[quantization.calibrator]
+    symmetric = dialect(quantization) == "tensorrt"
+    operators = sorted({one.operator for one in decided.decisions if one.quantized})
+    # Logits, and what float layers read, keep their resolution; only convolutions on CPUs need their output's range.
+    outputs_float = list(COMPUTE) if symmetric else ["MatMul", "Gemm"]
+    options: dict[str, Any] = {
+        "ActivationSymmetric": symmetric, "WeightSymmetric": True, "QuantizeBias": quantization.bias == "int32",
+        "CalibTensorRangeSymmetric": symmetric, "CalibPercentile": quantization.percentile, "CalibStridedMinMax": 1,
+        "OpTypesToExcludeOutputQuantization": outputs_float,
+        "AddQDQPairToWeight": quantization.weights == "float8"}
+    activations = tools.QuantType.QUInt8 if quantization.activations == "uint8" else tools.QuantType.QInt8
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        # The quantizer converts NumPy scalars in ways that newer NumPy warns about; nothing a user could act on.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        tools.quantize_static(
+            str(prepared), str(target), reader, quant_format=tools.QuantFormat.QDQ, op_types_to_quantize=operators,
+            nodes_to_quantize=list(decided.quantized), per_channel=quantization.per_channel,
+            activation_type=activations, weight_type=tools.QuantType.QInt8, calibrate_method=method,
+            extra_options=options)
+
+
+def _original_inputs(model: Any) -> dict[str, tuple[str, ...]]:
+    return {node.name: tuple(node.input) for node in model.graph.node}
+
+
+def _float_reads_float(model: Any, decided: Plan, originals: Mapping[str, tuple[str, ...]]) -> None:
+    """Let float nodes read values as they were before Q/DQ pairs: the residual stream is rounded for nobody else."""
+    quantized = set(decided.quantized)
+    made = {name for node in model.graph.node for name in node.output} | {one.name for one in model.graph.input}
+    for node in model.graph.node:
+        if node.name in originals and node.name not in quantized:
+            for place, name in enumerate(originals[node.name]):
+                if name in made and place < len(node.input):
+                    node.input[place] = name
+
+
+def _to_float8(model: Any) -> None:
+    """Rewrite symmetric INT8 Q/DQ pairs as E4M3: scales so that the largest magnitude meets 448."""
+    onnx = require("onnx", "export")
+    graph = index(model)
+    pairs = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    scales = {node.input[1] for node in pairs}
+    zeros = {node.input[2] for node in pairs}
+    for name in scales:
+        value = onnx.numpy_helper.to_array(graph.constants[name])
+        graph.constants[name].CopyFrom(onnx.numpy_helper.from_array(
+            (value * np.float32(INT8_LARGEST / FP8_LARGEST)).astype(value.dtype), name))
+    for name in zeros:
+        shape = list(graph.constants[name].dims)
+        graph.constants[name].CopyFrom(onnx.helper.make_tensor(
+            name, onnx.TensorProto.FLOAT8E4M3FN, shape, bytes(int(np.prod(shape, dtype=np.int64))), raw=True))
+    weights = [node for node in pairs if node.op_type == "QuantizeLinear" and node.input[0] in graph.constants]
+    for node in weights:
+        _store_float8(graph, node)
+        model.graph.node.remove(node)
+    # The FP32 weights have no reader any more.
+    read = {name for node in model.graph.node for name in node.input}
+    for tensor in [one for one in model.graph.initializer if one.name not in read]:
+        model.graph.initializer.remove(tensor)
+    for value in [one for one in model.graph.value_info if one.name not in read]:
+        model.graph.value_info.remove(value)
+
+
+def _store_float8(graph: Index, node: Any) -> None:
+    """Make the output of a weight's QuantizeLinear an initializer."""
+    onnx = require("onnx", "export")
+    kind = onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.FLOAT8E4M3FN)
+    weight = onnx.numpy_helper.to_array(graph.constants[node.input[0]])
+    scale = onnx.numpy_helper.to_array(graph.constants[node.input[1]])
+    axis = attribute(node, "axis", 1) % max(weight.ndim, 1)
+    if scale.ndim:
+        scale = scale.reshape([-1 if k == axis else 1 for k in range(weight.ndim)])
+    stored = np.clip(weight / scale, -FP8_LARGEST, FP8_LARGEST).astype(kind)
+    graph.graph.initializer.append(onnx.helper.make_tensor(
+        node.output[0], onnx.TensorProto.FLOAT8E4M3FN, weight.shape, stored.tobytes(), raw=True))
+
+
+def nncf_scope(decided: Plan, model: Any) -> tuple[tuple[str, ...], bool]:
+    """Return what NNCF needs: names of the nodes to leave float, and whether the model is a transformer."""
+    del model
+    return tuple(one.name for one in decided.decisions if not one.quantized), decided.family == "transformer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReasonGroup:
+    """Nodes that one reason holds for."""
+
+    quantized: bool
+    operator: str
+    reason: str
+    nodes: tuple[str, ...]
+
+
+def explain(decided: Plan) -> tuple[ReasonGroup, ...]:
+    """Return the decisions of a plan grouped by what was decided, operator and reason; quantized groups first."""
+    groups: dict[tuple[bool, str, str], list[str]] = {}
+    for one in decided.decisions:
+        groups.setdefault((one.quantized, one.operator, one.reason), []).append(one.name)
+    return tuple(ReasonGroup(quantized=key[0], operator=key[1], reason=key[2], nodes=tuple(groups[key]))
+                 for key in sorted(groups, key=lambda key: (not key[0], -len(groups[key]), key[1:])))
+
+
+def explain_text(decided: Plan) -> str:
+    """Return a plan as text: family, counts, and every group of nodes with its reason."""
+    count = Counter(one.quantized for one in decided.decisions)
+    lines = [f"family {decided.family}" + ("" if decided.family == decided.detected else
+                                           f" (the graph looks like {decided.detected})")
+             + f": {count[True]} nodes quantized, {count[False]} left float"]
+    for group in explain(decided):
+        shown = ", ".join(group.nodes[:3]) + (" …" if len(group.nodes) > 3 else "")
+        lines.append(f"  {'INT8' if group.quantized else 'float'} {len(group.nodes):4d} {group.operator}: "
+                     f"{group.reason} ({shown})")
+    return "\n".join(lines)
