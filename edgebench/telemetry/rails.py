@@ -62,9 +62,9 @@ class PowerRails:
         for folder in numbered(root / "sys/bus/i2c/drivers", "ina3221*/*/iio:device*"):
             self._iio(folder, declared)
         seen = {source.channel.label for source in self._sources}
-        missing = {one.what for one in self._absent}
+        reported = {one.what for one in self._absent}
         self._absent += [Absent(what=f"rail {label}", reason="no sensor with this label")
-                         for label in declared if label not in seen and f"rail {label}" not in missing]
+                         for label in declared if label not in seen and f"rail {label}" not in reported]
         self.total: str | None = None
         self.total_reason = ""
         self._sum: list[int] = []
@@ -138,6 +138,9 @@ class PowerRails:
 
     def _total(self, device: Device | None) -> None:
         rule = device.total_power if device else None
+        if not self._sources:
+            self.total_reason = "no INA3221 or INA238 power sensor is shown under /sys"
+            return
         if device is None or rule is None:
             why = device.total_power_reason if device else ""
             self.total_reason = why or "no device file says how the rails add up"

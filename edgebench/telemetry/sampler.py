@@ -84,7 +84,8 @@ class Sampler:
                  cpu_clock: Callable[[], int] = time.thread_time_ns) -> None:
         if interval_s is not None and not MIN_INTERVAL_S <= interval_s < math.inf:
             raise UsageError(f"expected a sampling interval of {MIN_INTERVAL_S} s or more, got {interval_s}")
-        self._sensors = tuple(sensors)
+        self._all = tuple(sensors)
+        self._sensors = tuple(sensor for sensor in sensors if sensor.channels)
         self._intervals = [interval_s or sensor.interval_s for sensor in self._sensors]
         self._tracks = [[_Track(channel, interval) for channel in sensor.channels]
                         for sensor, interval in zip(self._sensors, self._intervals, strict=True)]
@@ -139,7 +140,7 @@ class Sampler:
         return Recording(
             begin_ns=self._begin_ns, end_ns=self._end_ns, cost=cost,
             series=tuple(track.finish(self._end_ns) for tracks in self._tracks for track in tracks),
-            absent=tuple(one for sensor in self._sensors for one in sensor.absent))
+            absent=tuple(one for sensor in self._all for one in sensor.absent))
 
     def _loop(self, started: threading.Event) -> None:
         cpu_before = self._cpu_clock()
