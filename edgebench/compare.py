@@ -1,0 +1,410 @@
+"""Two runs side by side: whether they may be compared, what changed with which doubt, and which images flipped."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from edgebench import metric_names, properties, tails
+from edgebench.errors import InvalidInput, UsageError, suggest
+from edgebench.properties import Pass, Predictions
+from edgebench.record import Better, Evaluation, LatencyTrace, Run, Score
+from edgebench.tails import Ends
+
+Outcome = Literal["better", "worse", "same", "inconclusive", "changed"]
+
+TIMING = ("device", "cpu", "power mode", "governor", "threads", "batch", "scenario", "boundary")
+DATA = ("dataset", "preset", "classes")
+FIELDS = (*TIMING, *DATA, "method")
+"""What may be allowed to differ, by name."""
+BANDS = (0.0, 0.5, 0.7, 0.9, 0.99, 1.0)
+"""Edges of the bands of the first run's confidence that flips are counted by."""
+INDIFFERENT_ABSOLUTE = {"fraction": 0.005, "1": 0.0, "nat": 0.01}
+"""Changes of quality below this are the same, by unit: half a point."""
+INDIFFERENT_RELATIVE = 0.02
+"""Changes of speed, energy and memory below this share are the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """What makes two runs not comparable."""
+
+    what: str
+    """One of `FIELDS`."""
+    where: str
+    """Of which scenario, data set or metric; empty where of the run as a whole."""
+    first: str
+    second: str
+
+    @property
+    def words(self) -> str:
+        """Both values in a row."""
+        return f"{self.what}{f' ({self.where})' if self.where else ''}: {self.first} against {self.second}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One metric of both runs, and what became of it."""
+
+    of: str
+    """Property, or ``performance``."""
+    metric: str
+    where: str
+    """Data set and condition; empty for performance."""
+    unit: str
+    better: Better | None
+    first: float | None
+    second: float | None
+    relative: bool
+    """Whether `change` is a fraction of the first value; else in the metric's unit."""
+    change: float | None
+    low: float | None
+    high: float | None
+    outcome: Outcome
+    n: int
+    method: str
+    reason: str | None = None
+    """Why `change` or its interval is absent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Flips among some of the images."""
+
+    name: str
+    images: int
+    changed: int
+    """Other answer, right or wrong."""
+    negative: int
+    """Right before, wrong now."""
+    positive: int
+    """Wrong before, right now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangedImage:
+    """An image with another answer."""
+
+    id: str
+    target: int
+    first: int
+    """Class answered by the first run."""
+    second: int
+    first_confidence: float
+    second_confidence: float
+    kind: Literal["negative", "positive", "other"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flips:
+    """Where the answers to one data set changed."""
+
+    dataset: str
+    condition: str
+    total: Group
+    bands: tuple[Group, ...]
+    """By confidence of the first run."""
+    classes: tuple[Group, ...]
+    """By class of the target, those that lost most first; classes without any change are left out."""
+    changed: tuple[ChangedImage, ...]
+    """Surest answers of the first run first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Two runs, side by side."""
+
+    first: str
+    second: str
+    allowed: tuple[Difference, ...]
+    """Differences that were let pass by name."""
+    items: tuple[Item, ...]
+    flips: tuple[Flips, ...]
+
+
+def timing_differences(first: Run, second: Run) -> tuple[Difference, ...]:
+    """Return what makes the timings of two runs not comparable."""
+    def facts(run: Run) -> dict[tuple[str, str], object]:
+        found: dict[tuple[str, str], object] = {
+            ("device", ""): run.device.id, ("cpu", ""): run.environment.cpu,
+            ("power mode", ""): getattr(run.environment, "power_mode", None),
+            ("governor", ""): run.environment.governor}
+        if run.traces:
+            found["threads", ""] = run.settings.threads
+            found["scenario", ""] = ", ".join(sorted(trace.scenario for trace in run.traces))
+        for trace in run.traces:
+            found["batch", trace.scenario], found["boundary", trace.scenario] = trace.batch, trace.boundary
+        return found
+
+    one, two = facts(first), facts(second)
+    return tuple(Difference(what=what, where=where, first=_said(one[what, where]), second=_said(two[what, where]))
+                 for what, where in one if (what, where) in two and one[what, where] != two[what, where])
+
+
+def data_differences(first: Run, second: Run) -> tuple[Difference, ...]:
+    """Return what makes the quality scores of two runs not comparable: other images, presets or methods."""
+    found = []
+    one_map, other_map = (_class_map(run) for run in (first, second))
+    if first.evaluations and second.evaluations and one_map != other_map:
+        found.append(Difference(what="classes", where="", first=one_map, second=other_map))
+    theirs = {(one.property, one.dataset.name, one.condition): one for one in second.evaluations}
+    by_preset = {(one.property, one.dataset.name): one for one in second.evaluations}
+    for one in first.evaluations:
+        name = f"{one.property} on {one.dataset.name}"
+        other = theirs.get((one.property, one.dataset.name, one.condition)) or by_preset.get(
+            (one.property, one.dataset.name))
+        if other is None:
+            continue
+        if one.dataset.digest != other.dataset.digest:
+            found.append(Difference(what="dataset", where=one.dataset.name, first=_identity(one),
+                                    second=_identity(other)))
+        if one.preset != other.preset:
+            found.append(Difference(what="preset", where=name, first=one.preset, second=other.preset))
+        if one.condition == other.condition and one.dataset.digest == other.dataset.digest:
+            found += _methods(one.scores, other.scores, name)
+    found += _methods(first.performance, second.performance, "")
+    return tuple({(one.what, one.where, one.first, one.second): one for one in found}.values())
+
+
+def refuse(found: Sequence[Difference], allow: Collection[str], names: tuple[str, str]) -> tuple[Difference, ...]:
+    """Return the differences that `allow` lets pass.
+
+    Args:
+        found: All differences.
+        allow: Fields that may differ, of `FIELDS`.
+        names: What the two runs are called.
+
+    Raises:
+        InvalidInput: A difference that is not allowed; all of them are named, with both values.
+        UsageError: `allow` names no field.
+    """
+    for word in allow:
+        if word not in FIELDS:
+            raise UsageError(f"unknown field {word!r} to allow{suggest(word, FIELDS)}", f"known: {', '.join(FIELDS)}")
+    left = [one for one in found if one.what not in allow]
+    if left:
+        fields = ",".join(dict.fromkeys(one.what for one in left))
+        raise InvalidInput(f"{names[0]} and {names[1]} are not comparable: {'; '.join(one.words for one in left)}",
+                           f"measure both alike, or take the exception upon you: --allow '{fields}'")
+    return tuple(found)
+
+
+def compare(first: tuple[Run, Path], second: tuple[Run, Path], *, allow: Collection[str] = ()) -> Comparison:
+    """Return what changed from the first run to the second.
+
+    Quality is compared image by image where both runs saw the same images and their predictions are at hand; speed,
+    memory and energy as ratios of independent measurements.
+
+    Args:
+        first: The run that changes are against, and its folder.
+        second: The run in question, and its folder.
+        allow: Fields of `FIELDS` that may differ; the comparison records them.
+
+    Raises:
+        InvalidInput: They are not comparable, or predictions are damaged.
+        UsageError: `allow` names no field.
+    """
+    (one, _), (two, _) = first, second
+    allowed = refuse((*timing_differences(one, two), *data_differences(one, two)), allow, (one.variant, two.variant))
+    before, after = common_predictions(first, second)
+    items = [*_performance(one, two)]
+    for evaluation in changes(two, after, before):
+        where = place(evaluation)
+        items += [_paired_item(evaluation, where, score) for score in evaluation.reference_scores
+                  if metric_names.plain(score.name) != score.name]
+    return Comparison(first=one.variant, second=two.variant, allowed=allowed, items=tuple(items), flips=tuple(
+        flips(key, before[key], after[key]) for key in after
+        if key.condition == properties.CLEAN and properties.is_plain(key.dataset)))
+
+
+def common_predictions(first: tuple[Run, Path], second: tuple[Run, Path], of: Collection[str] | None = None,
+                       ) -> tuple[dict[Pass, Predictions], dict[Pass, Predictions]]:
+    """Return the stored predictions of both runs for the passes that they share, on the same images.
+
+    Args:
+        first: A run and its folder.
+        second: Another run and its folder.
+        of: Only what these properties need; all by default.
+
+    Raises:
+        InvalidInput: Predictions are missing or damaged.
+    """
+    def records(run: Run) -> dict[Pass, str]:
+        return {Pass(one.dataset.name, one.condition, one.preset): one.dataset.digest for one in run.passes}
+
+    if _class_map(first[0]) != _class_map(second[0]):
+        return {}, {}
+    mine, theirs = records(second[0]), records(first[0])
+    shared = [key for key, digest in mine.items() if theirs.get(key) == digest]
+    if of is not None:
+        names = sorted({key.dataset for key in shared})
+        presets = {key.preset for key in shared}
+        needed = {key for name in of for preset in presets for key in properties.get(name).passes(names, preset)}
+        shared = [key for key in shared if key in needed]
+
+    def read(run: Run, folder: Path) -> dict[Pass, Predictions]:
+        identities = {Pass(one.dataset.name, one.condition, one.preset): one.dataset for one in run.passes}
+        return {key: properties.load_predictions(folder / key.file, identities[key], run.artifact.digest)
+                for key in shared}
+
+    return read(*first), read(*second)
+
+
+def changes(run: Run, predictions: Mapping[Pass, Predictions], against: Mapping[Pass, Predictions],
+            of: Collection[str] | None = None) -> tuple[Evaluation, ...]:
+    """Return the evaluations of a run with another run as its reference, computed from both runs' predictions.
+
+    Args:
+        run: Whose predictions these are.
+        predictions: Of the run.
+        against: Of the other, on the same images.
+        of: Only these properties; all of the run by default.
+    """
+    chosen = [name for name in run.settings.properties if of is None or name in of]
+    datasets = sorted({key.dataset for key in predictions})
+    found: list[Evaluation] = []
+    for name in chosen:
+        one = properties.get(name)
+        needed = {key: predictions[key] for key in one.passes(datasets, run.settings.preset) if key in predictions}
+        if needed:
+            found.extend(one.score(needed, against))
+    return tuple(found)
+
+
+def flips(key: Pass, before: Predictions, after: Predictions) -> Flips:
+    """Return which answers changed, by confidence of the first run and by class.
+
+    Raises:
+        ValueError: Other images, or in another order.
+    """
+    if not np.array_equal(before.ids, after.ids):
+        raise ValueError(f"expected the same {len(before.ids)} images in the same order, got {len(after.ids)}")
+    one, two = before.outcomes, after.outcomes
+    changed = one.predicted != two.predicted
+    negative, positive = one.correct & ~two.correct, ~one.correct & two.correct
+
+    def group(name: str, chosen: np.ndarray) -> Group:
+        return Group(name=name, images=int(chosen.sum()), changed=int((changed & chosen).sum()),
+                     negative=int((negative & chosen).sum()), positive=int((positive & chosen).sum()))
+
+    everything = np.ones(len(one), bool)
+    bands = [group(f"{low:g}–{high:g}", (one.confidence > low if low else everything) & (one.confidence <= high))
+             for low, high in pairwise(BANDS)]
+    classes = [group(str(kind), before.targets == kind) for kind in np.unique(before.targets[changed])]
+    order = np.flatnonzero(changed)
+    order = order[np.argsort(-one.confidence[order], kind="stable")]
+    return Flips(
+        dataset=key.dataset, condition=key.condition, total=group("all", everything), bands=tuple(bands),
+        classes=tuple(sorted(classes, key=lambda of: (of.positive - of.negative, -of.changed))),
+        changed=tuple(ChangedImage(
+            id=str(before.ids[k]), target=int(before.targets[k]), first=int(one.predicted[k]),
+            second=int(two.predicted[k]), first_confidence=float(one.confidence[k]),
+            second_confidence=float(two.confidence[k]),
+            kind="negative" if negative[k] else "positive" if positive[k] else "other") for k in order))
+
+
+def outcome(change: Ends | None, better: Better | None, indifference: float) -> Outcome:
+    """Return what an interval of a change says.
+
+    Same where all of it lies within `indifference` of 0; better or worse where 0 lies outside of it (changed where
+    neither direction is better); inconclusive else.
+    """
+    if change is None:
+        return "inconclusive"
+    if -indifference <= change.low and change.high <= indifference:
+        return "same"
+    if change.low <= 0.0 <= change.high:
+        return "inconclusive"
+    if better is None:
+        return "changed"
+    return "better" if (change.value > 0) == (better == "higher") else "worse"
+
+
+def ends(score: Score) -> Ends | None:
+    """Return a score's value and interval; None where an end is absent."""
+    if score.value is None or score.low is None or score.high is None:
+        return None
+    return Ends(score.value, score.low, score.high)
+
+
+def place(evaluation: Evaluation) -> str:
+    """Return data set, condition and preset of an evaluation in words; what is usual is left out."""
+    return ", ".join([evaluation.dataset.name, *(word for word in (evaluation.condition, evaluation.preset)
+                                                 if word not in (properties.CLEAN, "native"))])
+
+
+def trace(run: Run, scenario: str) -> LatencyTrace | None:
+    """Return the run's first trace of that scenario."""
+    return next((one for one in run.traces if one.scenario == scenario), None)
+
+
+def _performance(one: Run, two: Run) -> list[Item]:
+    before = {score.name: score for score in one.performance}
+    items = []
+    for score in two.performance:
+        other = before.get(score.name)
+        if other is None or score.value is None or other.value is None or not other.value:
+            continue
+        mine, theirs = ends(score), ends(other)
+        exact = score.name == "artifact_size"
+        ratio = Ends(*[score.value / other.value] * 3) if exact else mine and theirs and tails.ratio(mine, theirs)
+        change = None if ratio is None else Ends(*(value - 1.0 for value in ratio))
+        items.append(Item(
+            of=metric_names.PERFORMANCE, metric=score.name, where="", unit=score.unit, better=score.better,
+            first=other.value, second=score.value, relative=True, change=score.value / other.value - 1.0,
+            low=change.low if change and not exact else None, high=change.high if change and not exact else None,
+            outcome=outcome(change, score.better, 0.0 if exact else INDIFFERENT_RELATIVE), n=min(score.n, other.n),
+            method="exact" if exact else "ratio of independent measurements; interval from both runs' own",
+            reason="exact" if exact else None if change else score.reason or other.reason))
+    return items
+
+
+def _paired_item(evaluation: Evaluation, where: str, score: Score) -> Item:
+    own = {one.name: one for one in evaluation.scores}.get(metric_names.plain(score.name))
+    value = own.value if own else None
+    return Item(
+        of=evaluation.property, metric=metric_names.plain(score.name), where=where, unit=score.unit,
+        better=score.better, first=None if value is None or score.value is None else value - score.value,
+        second=value, relative=False, change=score.value, low=score.low, high=score.high,
+        outcome=outcome(ends(score), score.better, INDIFFERENT_ABSOLUTE.get(score.unit, 0.0)), n=score.n,
+        method=score.method, reason=score.reason)
+
+
+def _methods(first: Sequence[Score], second: Sequence[Score], where: str) -> list[Difference]:
+    theirs = {score.name: score for score in second}
+    found = []
+    for score in first:
+        other = theirs.get(score.name)
+        # What follows a semicolon tells numbers of this run, such as which factors had enough images.
+        mine, its = (_formula(one) for one in (score, other) if one is not None) if other else ("", "")
+        if mine != its:
+            found.append(Difference(what="method", where=" of ".join(filter(None, (score.name, where))),
+                                    first=repr(mine), second=repr(its)))
+    return found
+
+
+def _formula(score: Score) -> str:
+    return score.method.partition(";")[0].strip()
+
+
+def _identity(evaluation: Evaluation) -> str:
+    data = evaluation.dataset
+    return f"{data.images:,} images, digest {data.digest[:12]}"
+
+
+def _class_map(run: Run) -> str:
+    classes = run.artifact.classes
+    if classes is None:
+        return "none"
+    digest = hashlib.sha256("\n".join(classes.ids).encode()).hexdigest()
+    return f"{len(classes.ids):,} classes, digest {digest[:12]}"
+
+
+def _said(value: object) -> str:
+    return "unknown" if value is None else str(value)
