@@ -122,6 +122,8 @@ class Device:
     """Runtimes that can run there."""
     source: str
     """Where the facts come from, in one sentence; `sources` says it fact by fact."""
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    """ONNX Runtime execution providers that it has."""
     kind: Kind = "cpu"
     compute_capability: str | None = None
     """CUDA's, such as ``8.7``."""

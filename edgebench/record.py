@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar, get_args, get_type_hints
 import msgspec
 
 from edgebench.checks import check
+from edgebench.device import Device as Device  # noqa: PLC0414  # a type of the run file, imported from here
 from edgebench.errors import InvalidInput, suggest, writing
 from edgebench.recipe import Precision, Recipe
 
@@ -253,20 +254,6 @@ class Artifact:
     def size_bytes(self) -> int:
         """Bytes that ship to the device."""
         return sum(entry.size_bytes for entry in self.files if entry.deployed)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
-    """A declared device, from ``devices/``."""
-
-    id: str
-    title: str
-    backends: tuple[str, ...]
-    """Runtimes that can run there."""
-    source: str
-    """Where the facts come from."""
-    providers: tuple[str, ...] = ("CPUExecutionProvider",)
-    """ONNX Runtime execution providers that it has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
