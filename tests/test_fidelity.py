@@ -106,6 +106,9 @@ class TestKnownChanges:
         _, reference = noisy_pair(50)
         for score in fidelity(predictions(reference), predictions(reference)):
             assert (1.0 if score.name == "top5_overlap" else 0.0) == pytest.approx(score.value, abs=1e-15), score.name
+            # An interval of no width would claim certainty.
+            assert score.low is None or score.low < score.high, score.name
+            assert score.low is not None or score.reason, score.name
 
     def test_a_number_added_to_all_logits_shows_in_the_logits_alone(self):
         _, reference = noisy_pair(50)

@@ -278,6 +278,9 @@ class TestAgainstTheReference:
         scores = by_name(synthetic.score(mine, mine)[0].reference_scores)
         assert 0.0 == scores["accuracy_change@Worlds"].value == scores["negative_flips@Worlds"].value
         assert 1.0 == scores["mcnemar_p@Worlds"].value
+        # No resample differs from another: an interval of no width would claim certainty.
+        assert scores["accuracy_change@Worlds"].low is None
+        assert "resampling cannot bound it" in (scores["accuracy_change@Worlds"].reason or "")
 
     def test_a_reference_of_other_images_is_refused(self) -> None:
         with pytest.raises(InvalidInput, match="other images"):

@@ -12,7 +12,7 @@ import numpy as np
 from edgebench import calibration_errors, class_subsets, metrics, selective, stats, temperature
 from edgebench.datasets import IMAGENET_R
 from edgebench.properties import CLEAN, Pass, Predictions, labelled, paired
-from edgebench.properties.fidelity import COMPACT
+from edgebench.properties.fidelity import COMPACT, CONSTANT, is_constant
 from edgebench.record import Better, Evaluation, ReliabilityBin, Score
 
 SUMMARY = "Calibration errors, NLL, Brier score, signed gap, temperature scaling and selective prediction"
@@ -327,6 +327,8 @@ def _score(name: str, unit: str, better: Better | None, n: int, method: str, num
         return _absent(name, unit, better, n, method, undefined)
     if math.isnan(low):
         return Score(name=name, value=value, unit=unit, better=better, n=n, method=method, reason=_SOME_RESAMPLES)
+    if is_constant(low, high):
+        return Score(name=name, value=value, unit=unit, better=better, n=n, method=method, reason=CONSTANT)
     return Score(name=name, value=value, low=max(bounds[0], low), high=min(bounds[1], high), unit=unit, better=better,
                  n=n, method=method)
 

@@ -17,6 +17,8 @@ from edgebench.stats import FloatArray
 DECILES = 10
 COMPACT = "the predictions were stored in compact form"
 """Why a score that needs logits is absent."""
+CONSTANT = "every resample gives the same: resampling cannot bound it"
+"""Why a score has no interval where nothing varies between images: a width of 0 would claim certainty."""
 _BOOTSTRAP = "percentile bootstrap over images, 1,000 resamples"
 _MARGIN = "largest less second largest probability"
 
@@ -88,6 +90,11 @@ def flips(correct_reference: BoolArray, correct: BoolArray) -> tuple[Score, Scor
                    "share of images that the reference gets wrong and this variant right; Wilson interval"))
 
 
+def is_constant(low: float, high: float) -> bool:
+    """Return whether the ends of a bootstrap interval are equal up to rounding."""
+    return high - low < 1e-12
+
+
 def proportion(name: str, count: int, n: int, better: Better | None, method: str) -> Score:
     """Return a share of images with its Wilson interval."""
     low, high = stats.wilson(count, n)
@@ -112,5 +119,8 @@ def _mean(name: str, unit: str, better: Better, values: FloatArray | None, n: in
     method = f"{method}; {_BOOTSTRAP}"
     if values is None or ends is None:
         return Score(name=name, value=None, unit=unit, better=better, n=n, method=method, reason=reason)
+    if is_constant(*ends):
+        return Score(name=name, value=float(values.mean()), unit=unit, better=better, n=n, method=method,
+                     reason=CONSTANT)
     return Score(name=name, value=float(values.mean()), low=ends[0], high=ends[1], unit=unit, better=better, n=n,
                  method=method)

@@ -22,6 +22,7 @@ from edgebench import stats
 from edgebench.errors import InvalidInput, MissingDependency
 from edgebench.metrics import BoolArray
 from edgebench.properties import Pass, Predictions, paired
+from edgebench.properties.fidelity import CONSTANT, is_constant
 from edgebench.record import Better, Evaluation, Score
 from edgebench.stats import FloatArray, IntArray
 
@@ -411,6 +412,8 @@ def _bounded(name: str, value: float | None, bounds: tuple[float, float], better
     if no_interval or not all(map(math.isfinite, bounds)):
         return Score(name=name, value=value, unit="1", better=better, n=n, method=method,
                      reason=no_interval or "too few images for an interval: some resamples have none with the factor")
+    if is_constant(*bounds):
+        return Score(name=name, value=value, unit="1", better=better, n=n, method=method, reason=CONSTANT)
     return Score(name=name, value=value, low=bounds[0], high=bounds[1], unit="1", better=better, n=n, method=method)
 
 

@@ -14,6 +14,7 @@ from edgebench import metrics, stats
 from edgebench.errors import InvalidInput
 from edgebench.metrics import BoolArray
 from edgebench.properties import Pass, Predictions, paired
+from edgebench.properties.fidelity import CONSTANT, is_constant
 from edgebench.record import Better, Evaluation, Score
 from edgebench.stats import FloatArray, IntArray
 
@@ -302,6 +303,8 @@ def _bounded(name: str, value: float | None, low: float, high: float, better: Be
     if no_interval or not np.isfinite([low, high]).all():
         return Score(name=name, value=value, unit="fraction", better=better, n=n, method=method,
                      reason=no_interval or "too few images for an interval: some resamples have no decision for a cue")
+    if is_constant(low, high):
+        return Score(name=name, value=value, unit="fraction", better=better, n=n, method=method, reason=CONSTANT)
     return Score(name=name, value=value, low=low, high=high, unit="fraction", better=better, n=n, method=method)
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from edgebench import metrics, stats
 from edgebench.metrics import BoolArray
 from edgebench.properties import CLEAN, Pass, Predictions, paired
-from edgebench.properties.fidelity import proportion
+from edgebench.properties.fidelity import CONSTANT, is_constant, proportion
 from edgebench.pug import CLASSES, SUBSETS
 from edgebench.record import DatasetIdentity, Evaluation, Score
 from edgebench.stats import FloatArray, IntArray
@@ -274,6 +274,8 @@ def _intervals(subsets: Sequence[_Subset], statistic: _Shares) -> tuple[str, lis
 def _bounded(name: str, value: float, low: float, high: float, n: int, method: str, unbounded: str = "") -> Score:
     if not np.isfinite([low, high]).all():
         unbounded = "too few clusters: a single one, or so few that some resamples leave a subset without images"
+    elif is_constant(low, high):
+        unbounded = unbounded or CONSTANT
     if unbounded:
         return Score(name=name, value=value, unit="fraction", better="higher", n=n, method=method, reason=unbounded)
     return Score(name=name, value=value, low=low, high=high, unit="fraction", better="higher", n=n, method=method)

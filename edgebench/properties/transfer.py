@@ -18,7 +18,7 @@ from edgebench import metrics, probe, stats
 from edgebench.metrics import BoolArray
 from edgebench.probe import Features, Probe
 from edgebench.properties import CLEAN, Pass, Predictions, is_plain, labelled, paired
-from edgebench.properties.fidelity import proportion
+from edgebench.properties.fidelity import CONSTANT, is_constant, proportion
 from edgebench.properties.synthetic import combined
 from edgebench.record import Better, DatasetIdentity, Evaluation, Score
 from edgebench.stats import FloatArray, IntArray
@@ -281,14 +281,15 @@ def _changes(one: _Result, adjusted: Mapping[int, Mapping[str, tuple[float, floa
                                  (_SWAP, "probe_swap", "the reference's probe on this variant's features")):
         if which not in one.right:
             continue
-        less = f"of {subject} minus that of the reference's probe on its own; {sizes}; paired {_BOOTSTRAP}"
+        less = f"of {subject} minus that of the reference's probe on its own; {sizes}"
         negative, positive = one.flips(which)
         p, holm = adjusted[which][one.name]
         test = f"exact two-sided McNemar test that both kinds of flips of {subject} are equally likely"
         scores += [
             _difference(f"{stem}_accuracy_change", one, which, _THEIRS, f"accuracy {less}"),
             _bounded(f"{stem}_recall_change", one.recalls[which][0] - one.recalls[_THEIRS][0],
-                     one.recalls[which][1] - one.recalls[_THEIRS][1], n, f"mean per-class recall {less}"),
+                     one.recalls[which][1] - one.recalls[_THEIRS][1], n,
+                     f"mean per-class recall {less}; paired {_BOOTSTRAP}"),
             proportion(f"{stem}_negative_flips", negative, n, "lower", "share of test images that the reference's "
                        f"probe on its own features reads right and {subject} wrong; Wilson interval"),
             proportion(f"{stem}_positive_flips", positive, n, "higher", "share of test images that the reference's "
@@ -298,11 +299,11 @@ def _changes(one: _Result, adjusted: Mapping[int, Mapping[str, tuple[float, floa
                   method=f"{test}; Holm-adjusted over tasks, {len(adjusted[which])} in all")]
     scores.append(_difference(
         "probe_accuracy_normalised_change", one, _OWN_UNIT, _THEIRS_UNIT, "accuracy of the probe fitted on this "
-        f"variant's features scaled to unit length, minus the reference's; {sizes}; paired {_BOOTSTRAP}"))
+        f"variant's features scaled to unit length, minus the reference's; {sizes}"))
     if _SWAP in one.right:
         scores.append(_difference(
             "probe_refit_gain", one, _OWN, _SWAP, "accuracy of the probe fitted on this variant's features minus that "
-            f"of the reference's probe on them: drift that refitting mends; {sizes}; paired {_BOOTSTRAP}", better=None))
+            f"of the reference's probe on them: drift that refitting mends; {sizes}", better=None))
     return tuple(scores)
 
 
@@ -338,7 +339,7 @@ def _mean(name: str, tasks: Sequence[_Result], which: int, less: int | None = No
     return _bounded(
         name, value, resamples, sum(len(one.task.test.y) for one in tasks),
         f"unweighted mean over {over} of {what}{'_change' if less is not None else ''}; {_BOOTSTRAP} of each task",
-        "" if less is not None else _UNBOUNDED)
+        CONSTANT if less is not None else _UNBOUNDED)
 
 
 def _holm(results: Sequence[_Result], which: int) -> dict[str, tuple[float, float]]:
@@ -349,16 +350,19 @@ def _holm(results: Sequence[_Result], which: int) -> dict[str, tuple[float, floa
 
 
 def _difference(name: str, one: _Result, which: int, less: int, method: str, better: Better | None = "higher") -> Score:
-    gained = int(np.count_nonzero(one.right[which])) - int(np.count_nonzero(one.right[less]))
-    return _bounded(name, gained / len(one.right[which]), one.accuracies[which] - one.accuracies[less],
-                    len(one.right[which]), method, better=better)
+    """Return the change of a share of the same test images, with a width even where no answer changed."""
+    lost, won = metrics.flips(one.right[less], one.right[which])
+    n = len(one.right[which])
+    low, high = stats.paired_interval(won, lost, n)
+    return Score(name=name, value=(won - lost) / n, low=low, high=high, unit="fraction", better=better, n=n,
+                 method=f"{method}; Tango's score interval")
 
 
-def _bounded(name: str, value: float, resamples: FloatArray, n: int, method: str, constant: str = "",
+def _bounded(name: str, value: float, resamples: FloatArray, n: int, method: str, constant: str = CONSTANT,
              better: Better | None = "higher") -> Score:
-    """Return a score with the percentiles of its resamples; `constant` is why there are none where all are equal."""
+    """Return a score with the percentiles of its resamples; where all are equal, with `constant` as the reason."""
     low, high = np.quantile(resamples, [0.025, 0.975]).tolist()
-    if constant and resamples.min() == resamples.max():
+    if is_constant(low, high):
         return Score(name=name, value=value, unit="fraction", better=better, n=n, method=method, reason=constant)
     return Score(name=name, value=value, low=low, high=high, unit="fraction", better=better, n=n, method=method)
 
