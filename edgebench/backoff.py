@@ -8,6 +8,7 @@ known, so that an interrupted search goes on, and the best candidate is kept eve
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import math
@@ -27,6 +28,7 @@ from edgebench.datasets import ImageSet, targets
 from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput, UsageError, unknown, writing
 from edgebench.export import Exporter, variant_folder
 from edgebench.imagecache import cached, normalize
+from edgebench.patterns import COMPUTE
 from edgebench.quantize import plan, prepare
 from edgebench.recipe import Recipe
 from edgebench.record import decode, to_builtins
@@ -226,27 +228,28 @@ def search(source: Source, recipe: Recipe, exporter: Exporter, root: Path, image
     base = exporter.base(recipe.opset)
     judge = Judge(source, base, images, exporter.draw(recipe.quantization)[0].image_sha256)
     prepared = prepare(base, exporter.scratch)
-    quantized = [one.name for one in plan(graphs.load(prepared), recipe).decisions if one.quantized]
-    if not quantized:
+    decided = plan(graphs.load(prepared), recipe)
+    layers = [one.name for one in decided.decisions if one.quantized and one.operator in COMPUTE]
+    if not layers:
         raise CannotMeasure(f"{recipe.id} quantizes no layer of {source.identity.id}", "see edgebench export --explain")
     key = hashlib.sha256(json.dumps([
-        to_builtins(source.identity), to_builtins(recipe), judge.digest, to_builtins(wanted), quantized,
+        to_builtins(source.identity), to_builtins(recipe), judge.digest, to_builtins(wanted), layers,
     ], sort_keys=True).encode()).hexdigest()
     log = _Log(root / f"{variant_folder(source.identity.id, recipe)}.search.jsonl", key)
     attempts = _Attempts(recipe, exporter, judge, base, log)
     alpha = ALPHA / wanted.max_trials
 
     def attempt(keep: Sequence[str]) -> Trial:
-        progress(f"judging {recipe.id} with {len(keep)} of {len(quantized)} layers in float", len(attempts.trials),
+        progress(f"judging {recipe.id} with {len(keep)} of {len(layers)} layers in float", len(attempts.trials),
                  wanted.max_trials)
         return attempts.judged(keep, wanted.margins, alpha)
 
     trials = [attempt(())]
     if trials[0].excess > 0 and wanted.max_trials > 1:
         def told(done: int) -> None:
-            progress(f"ranking the layers of {recipe.id}", done, len(quantized))
+            progress(f"ranking the layers of {recipe.id}", done, len(layers))
 
-        ranked = attempts.ranked(quantized, told)
+        ranked = attempts.ranked(layers, decided.quantized, told)
         failed, held, count = 0, None, 1
         while len(trials) < wanted.max_trials and held is None:
             count = min(count, len(ranked))
@@ -263,8 +266,8 @@ def search(source: Source, recipe: Recipe, exporter: Exporter, root: Path, image
             failed, held = (failed, middle) if trials[-1].excess <= 0 else (middle, held)
     holding = [one for one in trials if one.excess <= 0]
     best = min(holding, key=lambda one: len(one.keep_float)) if holding else min(trials, key=lambda one: one.excess)
-    return Outcome(recipe=_tuned(recipe, best, len(judge.targets), len(quantized)), best=best, trials=tuple(trials),
-                   images=len(judge.targets), layers=len(quantized))
+    return Outcome(recipe=_tuned(recipe, best, len(judge.targets), len(layers)), best=best, trials=tuple(trials),
+                   images=len(judge.targets), layers=len(layers))
 
 
 class _Log:
@@ -315,12 +318,12 @@ class _Attempts:
         self.trials.append(trial)
         return trial
 
-    def ranked(self, quantized: Sequence[str], told: Callable[[int], None]) -> list[str]:
+    def ranked(self, layers: Sequence[str], quantized: Sequence[str], told: Callable[[int], None]) -> list[str]:
         """Return the layers, the one that does most harm alone first: mean KL divergence from FP32 in nats."""
         harm: dict[str, float] = {str(line["layer"]): float(cast("float", line["kl_nat"])) for line in self._log.lines
                                   if "layer" in line}
         reference = self._judge.reference[:RANKING_IMAGES]
-        for done, name in enumerate(quantized):
+        for done, name in enumerate(layers):
             told(done)
             if name in harm:
                 continue
@@ -334,8 +337,8 @@ class _Attempts:
                 self._log.add(layer=name, kl_nat=0.0, failed=error.message)
                 continue
             self._log.add(layer=name, kl_nat=harm[name])
-        told(len(quantized))
-        return sorted(quantized, key=lambda name: -harm[name])
+        told(len(layers))
+        return sorted(layers, key=lambda name: -harm[name])
 
     def _answers(self, keep: Sequence[str], count: int | None = None) -> np.ndarray:
         candidate = _keeping(self._recipe, keep)
@@ -351,7 +354,8 @@ class _Attempts:
 
 def _keeping(recipe: Recipe, keep: Sequence[str]) -> Recipe:
     assert recipe.quantization is not None
-    kept = tuple(dict.fromkeys((*recipe.quantization.keep_float, *keep)))
+    # Names are patterns there: what is special in a pattern stands for itself.
+    kept = tuple(dict.fromkeys((*recipe.quantization.keep_float, *map(glob.escape, keep))))
     return replace(recipe, quantization=replace(recipe.quantization, keep_float=kept))
 
 

@@ -166,7 +166,7 @@ def explain(request: ExportRequest, progress: Progress = lambda what, done, tota
         EdgebenchError: The model cannot be opened or converted.
     """
     source, recipes = opened(request, progress)
-    found = []
+    found: list[tuple[Recipe, quantize.Plan | None]] = []
     with Exporter(source, request.out, Wanted()) as exporter:
         for recipe in recipes:
             if recipe.quantization is None:

@@ -154,22 +154,11 @@ def fail(message: str, hint: str = "", code: int = ExitCode.UNMEASURABLE) -> NoR
 
 
 def print_plan(recipe: Recipe, plan: Plan | None) -> None:
-    """Print what a recipe will do to a graph: counts, and each node that stays float with the reason."""
+    """Print what a recipe will do to a graph: counts, and which nodes are quantized or stay float and why."""
+    from edgebench.quantize import explain_text
+
     click.echo(f"{recipe.id}: {recipe.title}")
-    if plan is None:
-        click.echo(f"  nothing is quantized: every layer is {recipe.precision}\n")
-        return
-    quantized = [one for one in plan.decisions if one.quantized]
-    detected = "" if plan.family == plan.detected else f" (the graph looks like {plan.detected})"
-    click.echo(f"  family {plan.family}{detected}; {len(quantized)} of {len(plan.decisions)} nodes are quantized")
-    for verdict in (True, False):
-        groups: dict[tuple[str, str], list[str]] = {}
-        for one in plan.decisions:
-            if one.quantized == verdict:
-                groups.setdefault((one.operator, one.reason), []).append(one.name)
-        for (operator, reason), names in groups.items():
-            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            click.echo(f"  {'INT8 ' if verdict else 'float'}  {len(names):4} × {operator}: {reason} [{shown}]")
+    click.echo(explain_text(plan) if plan else f"nothing is quantized: every layer is {recipe.precision}")
     click.echo("")
 
 

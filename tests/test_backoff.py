@@ -1,0 +1,246 @@
+"""Accuracy-aware back-off: finds the layer that does the harm, judges by bounds, goes on after an interruption."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.helper as oh
+import pytest
+import scipy.stats
+from onnx.numpy_helper import from_array
+from PIL import Image
+
+from edgebench import backoff, catalog, export_job, sources
+from edgebench.datasets import open_images
+from edgebench.errors import InvalidInput, UsageError
+from edgebench.export import Exporter, Wanted
+from edgebench.record import ClassMap, Preprocess
+from tests.models import cli
+
+CLASSES = ("a", "b", "c", "d")
+PREPROCESS = Preprocess(size_px=(16, 16), mean=(0.5,) * 3, std=(0.5,) * 3, resize="none")
+IMAGES = 240
+
+
+def network(path: Path) -> Path:
+    """Write a small network whose second convolution has weights of 100 for a channel that is always 0.
+
+    They change no answer, but with one range for the whole tensor all other weights of the layer round to nothing.
+    """
+    generator = np.random.default_rng(3)
+    first = generator.standard_normal((8, 3, 3, 3)).astype(np.float32) * 0.5
+    second = generator.standard_normal((8, 8, 3, 3)).astype(np.float32) * 0.2
+    last = generator.standard_normal((4, 8)).astype(np.float32) * 3
+    first[7] = 0
+    second[0, 7] = 100
+    nodes = [oh.make_node("Conv", ["image", "w1"], ["c1"], "first", pads=[1] * 4), oh.make_node("Relu", ["c1"], ["r1"], "relu1"),
+             oh.make_node("Conv", ["r1", "w2"], ["c2"], "second", pads=[1] * 4), oh.make_node("Relu", ["c2"], ["r2"], "relu2"),
+             oh.make_node("GlobalAveragePool", ["r2"], ["p"], "pool"), oh.make_node("Flatten", ["p"], ["f"], "flat"),
+             oh.make_node("Gemm", ["f", "w3", "b3"], ["logits"], "last", transB=1)]
+    graph = oh.make_graph(
+        nodes, "small", [oh.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["batch", 3, 16, 16])],
+        [oh.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", 4])],
+        [from_array(first, "w1"), from_array(second, "w2"), from_array(last, "w3"),
+         from_array(np.zeros(4, np.float32), "b3")])
+    model = oh.make_model(graph, opset_imports=[oh.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return network(tmp_path_factory.mktemp("model") / "small.onnx")
+
+
+@pytest.fixture(scope="module")
+def labelled(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random pictures in folders named by what the FP32 network answers: it is always right."""
+    import onnxruntime
+
+    root = tmp_path_factory.mktemp("labelled")
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    generator = np.random.default_rng(0)
+    for number in range(IMAGES):
+        pixels = (generator.random((16, 16, 3)) * generator.random(3) * 255).astype(np.uint8)
+        logits = session.run(None, {"image": ((pixels / 255 - 0.5) / 0.5).astype(np.float32).transpose(2, 0, 1)[None]})[0]
+        folder = root / CLASSES[int(logits.argmax())]
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{number:03d}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def source(model: Path) -> sources.Source:
+    return sources.open_source(str(model), classes=ClassMap(ids=CLASSES, names=CLASSES), preprocess=PREPROCESS)
+
+
+def per_tensor(**changed):
+    recipe = catalog.recipe("ort-int8")
+    assert recipe.quantization is not None
+    return replace(recipe, id="naive", quantization=replace(recipe.quantization, per_channel=False, images=40, **changed))
+
+
+def find(source, labelled: Path, out: Path, margin: float = 0.05, keep=("flips=0.05",), trials: int = 4, recipe=None):
+    recipe = recipe or per_tensor()
+    images = open_images(str(labelled))
+    with Exporter(source, out, Wanted(calibration=images)) as exporter:
+        return backoff.search(source, recipe, exporter, out, images,
+                              backoff.Search(margins=backoff.margins(margin, keep), max_trials=trials))
+
+
+@pytest.fixture(scope="module")
+def found(source, labelled, tmp_path_factory):
+    out = tmp_path_factory.mktemp("found")
+    return find(source, labelled, out), out
+
+
+class TestTheSearch:
+    def test_the_naive_recipe_is_caught_and_the_guilty_layer_returned_to_float(self, found):
+        outcome, _ = found
+        assert outcome.trials[0].keep_float == ()
+        assert outcome.trials[0].excess > 0.05
+        assert "holds" == outcome.verdict
+        assert ("second",) == outcome.best.keep_float
+        assert ("second",) == outcome.recipe.quantization.keep_float
+
+    def test_images_that_chose_ranges_do_not_judge(self, found):
+        assert IMAGES - 40 == found[0].images
+
+    def test_everything_tried_stands_in_the_log(self, found):
+        outcome, out = found
+        lines = [json.loads(line) for line in (out / "small.onnx--naive.search.jsonl").read_text().splitlines()]
+        assert [list(one.keep_float) for one in outcome.trials] == [line["keep_float"] for line in lines if "measured" in line]
+        harm = {line["layer"]: line["kl_nat"] for line in lines if "layer" in line}
+        assert {"first", "second", "last"} == set(harm)
+        assert "second" == max(harm, key=harm.__getitem__)
+
+    def test_a_search_goes_on_from_its_log(self, found, source, labelled, monkeypatch):
+        outcome, out = found
+        monkeypatch.setattr(Exporter, "build", lambda *_: pytest.fail("a candidate was built again"))
+        assert outcome == find(source, labelled, out)
+
+    def test_a_log_line_cut_short_is_measured_again(self, found, source, labelled, tmp_path):
+        outcome, out = found
+        log = (out / "small.onnx--naive.search.jsonl").read_text()
+        (tmp_path / "small.onnx--naive.search.jsonl").write_text(log[: len(log) - 40])
+        assert outcome.best == find(source, labelled, tmp_path).best
+
+    def test_another_margin_is_another_search(self, found, source, labelled, tmp_path):
+        _, out = found
+        (tmp_path / "small.onnx--naive.search.jsonl").write_text((out / "small.onnx--naive.search.jsonl").read_text())
+        loose = find(source, labelled, tmp_path, margin=0.9, keep=())
+        assert ("holds", 1, ()) == (loose.verdict, len(loose.trials), loose.best.keep_float)
+
+    def test_the_best_candidate_is_kept_where_none_holds(self, source, labelled, tmp_path):
+        outcome = find(source, labelled, tmp_path, margin=0.0005, keep=(), trials=2)
+        assert 2 == len(outcome.trials)
+        assert outcome.verdict in ("inconclusive", "fails")
+        assert outcome.best.excess == min(one.excess for one in outcome.trials)
+
+    def test_what_could_settle_it_is_told(self, found):
+        outcome, _ = found
+        tight = replace(outcome.best, measured=tuple(replace(one, most=one.loss + (one.bound - one.loss) / 2)
+                                                     for one in outcome.best.measured))
+        assert 4 * outcome.images == pytest.approx(backoff.images_needed(tight, outcome.images), abs=1)
+        hopeless = replace(tight, measured=tuple(replace(one, most=one.loss) for one in tight.measured))
+        assert backoff.images_needed(hopeless, outcome.images) is None
+
+
+class TestJudging:
+    def test_bounds_are_those_of_the_named_intervals(self, source, labelled, tmp_path):
+        images = open_images(str(labelled))
+        with Exporter(source, tmp_path, Wanted(calibration=images)) as exporter:
+            judge = backoff.Judge(source, exporter.base(20), images, ())
+        logits = judge.reference.copy()
+        # Seven answers are wrong now, all of them right before.
+        for row in range(7):
+            logits[row, judge.targets[row]] = logits[row].min() - 1
+        accuracy, flips, disagreement = judge.judge(logits, backoff.margins(0.01, ("flips", "disagreement")), alpha=0.05)
+        n = len(judge.targets)
+        assert 7 / n == pytest.approx(accuracy.loss)
+        wilson = scipy.stats.binomtest(7, n).proportion_ci(0.9, method="wilson")
+        assert wilson.high == pytest.approx(flips.bound, abs=1e-9)
+        assert flips.bound == pytest.approx(disagreement.bound)
+        assert flips.loss < accuracy.bound < 0.1
+
+    def test_calibration_is_kept_where_nothing_changed(self, source, labelled, tmp_path):
+        images = open_images(str(labelled))
+        with Exporter(source, tmp_path, Wanted(calibration=images)) as exporter:
+            judge = backoff.Judge(source, exporter.base(20), images, ())
+        _, unchanged = judge.judge(judge.reference, backoff.margins(0.01, ("calibration",)), alpha=0.05)
+        assert (0.0, 0.0) == (unchanged.loss, unchanged.bound)
+        _, sharper = judge.judge(judge.reference * 0.2, backoff.margins(0.01, ("calibration",)), alpha=0.05)
+        assert sharper.loss > 0.05
+        assert sharper.bound > sharper.loss
+
+
+@pytest.mark.parametrize(("drop", "keep", "complaint"), [
+    (0.005, ("calibraton",), "did you mean 'calibration'"), (0.005, ("flips=much",), "expected a number after ="),
+    (5.0, (), "a fraction between 0 and 1"), (0.01, ("flips=0",), "a fraction between 0 and 1")])
+def test_margins_that_are_none_are_refused(drop, keep, complaint):
+    with pytest.raises(UsageError, match=complaint):
+        backoff.margins(drop, keep)
+
+
+def test_a_recipe_without_quantization_has_nothing_to_return(source, labelled, tmp_path):
+    with pytest.raises(UsageError, match="quantizes nothing"):
+        find(source, labelled, tmp_path, recipe=catalog.recipe("ort-fp32"))
+
+
+def test_all_images_in_the_draw_leave_none_to_judge_by(source, labelled, tmp_path):
+    with pytest.raises(InvalidInput, match="none is left to judge by"):
+        find(source, labelled, tmp_path, recipe=per_tensor() if IMAGES <= 40 else replace(
+            per_tensor(), quantization=replace(per_tensor().quantization, images=IMAGES)))
+
+
+@pytest.fixture
+def words(model, labelled, tmp_path) -> list[str | Path]:
+    (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
+    (tmp_path / "preprocess.toml").write_text('size_px = [16, 16]\nmean = [0.5, 0.5, 0.5]\nstd = [0.5, 0.5, 0.5]\nresize = "none"\n')
+    export_job.write_recipe(per_tensor(), tmp_path)
+    return ["export", model, "--recipe", tmp_path / "naive.toml", "--classes", tmp_path / "classes.txt", "--preprocess",
+            tmp_path / "preprocess.toml", "--calibration-data", labelled, "--out", tmp_path / "out"]
+
+
+class TestTheCommand:
+    def test_the_result_is_a_recipe_that_the_command_takes_again(self, words, tmp_path):
+        done = cli(*words, "--max-drop", "0.05", "--keep", "flips,calibration=0.1", "--max-trials", "4")
+        assert 0 == done.returncode, done.stderr
+        assert "holds" in done.stdout
+        assert "1 of 3 layers in float" in done.stdout
+        tuned = tmp_path / "out" / "naive-tuned.toml"
+        assert ("second",) == catalog.recipe(str(tuned)).quantization.keep_float
+        again = cli(*words[:3], tuned, *words[4:])
+        assert 0 == again.returncode, again.stderr
+        assert (tmp_path / "out" / "small.onnx--naive-tuned" / "manifest.json").exists()
+
+    def test_draws_are_compared_as_json(self, words):
+        done = cli(*words, "--draws", "3", "--json")
+        assert 0 == done.returncode, done.stderr
+        (draws,) = json.loads(done.stdout)["draws"]
+        assert 3 == len(draws["top1"]) == len(draws["agreement"])
+        assert 1.0 == draws["top1_reference"]
+        assert float(np.std(draws["top1"], ddof=1)) == pytest.approx(draws["top1_std"])
+
+    def test_explain_names_every_node_and_builds_nothing(self, words, tmp_path):
+        done = cli(*words[:-2], "--explain", "--json")
+        assert 0 == done.returncode, done.stderr
+        (one,) = json.loads(done.stdout)
+        reasons = {node["name"]: node["quantized"] for node in one["plan"]["decisions"]}
+        assert reasons["first"] and reasons["second"] and reasons["last"]
+        assert "convnet" == one["plan"]["family"]
+        plain = cli(*words[:-2], "--explain")
+        assert "convnet" in plain.stdout
+        assert not (tmp_path / "out").exists()
+
+    def test_another_family_is_followed(self, words):
+        done = cli(*words[:-2], "--explain", "--json", "--family", "transformer")
+        assert "transformer" == json.loads(done.stdout)[0]["plan"]["family"]
+
+    def test_keep_without_a_margin_is_a_usage_error(self, words):
+        done = cli(*words, "--keep", "flips")
+        assert (2, True) == (done.returncode, "--max-drop" in done.stderr)
