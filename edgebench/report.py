@@ -334,8 +334,9 @@ def _data_notes(runs: Sequence[Run]) -> list[str]:
     notes = [f"{_capitalized(', '.join(distinct(names)))}: {name}, {fixed(images, 0)} images."
              for (name, images, _), names in plain.items()]
     if others:
+        # A family's own name is that of a summary over its members, which is no set of images.
         notes.append("Further images: " + "; ".join(f"{name} on " + ", ".join(
-            family if len(members) == 1 and family in members else f"{family} ({len(members)})"
+            next(iter(members)) if len(members) == 1 else f"{family} ({len(members - {family})})"
             for family, members in families.items()) for name, families in others.items()) + ".")
     if len({run.evaluations[0].dataset.digest for run in runs if run.evaluations}) > 1:
         notes.append("Not all variants were evaluated on the same images: their accuracies are not comparable.")

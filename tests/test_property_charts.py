@@ -804,6 +804,13 @@ class TestNotes:
                 "imagenet-sketch, imagenet-hard, imagenet-c, ood (2); transfer on vtab (10); synthetic on pug (10); "
                 "invariance on imagenet-val.") in notes
 
+    def test_a_summary_over_a_family_is_not_counted_as_a_set_of_it(self):
+        parts = [evaluation("transfer", name, [share("vtab_mean" if name == "vtab" else "probe_accuracy", 0.5)])
+                 for name in ("vtab/dtd", "vtab/svhn", "vtab")]
+        foreign = evaluation("robustness", "ood/places", [share("auroc_msp", 0.9)], condition="ood:mine")
+        notes = report.table([builders.run(latency_s=None, evaluations=(*parts, foreign))]).notes
+        assert "Further images: transfer on vtab (2); robustness on ood/places." in notes
+
     def test_variants_that_saw_other_images_of_a_set_are_noted(self):
         first, second = runs(5)[:2]
         other = replace(second.evaluations[4], dataset=replace(second.evaluations[4].dataset, digest="e" * 64))
