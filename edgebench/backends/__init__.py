@@ -10,7 +10,6 @@ import importlib
 import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, cast
@@ -18,8 +17,8 @@ from typing import Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from edgebench.errors import CannotMeasure, MissingDependency, unknown
-from edgebench.recipe import Precision, Recipe
+from edgebench.errors import MissingDependency, unknown
+from edgebench.recipe import Recipe
 from edgebench.record import ExecutedPrecision, TensorSpec
 
 Array = npt.NDArray[Any]
@@ -64,16 +63,6 @@ class Backend(Protocol):
         """Ask the runtime what it executes for one inference, in a session of its own, outside of any timing."""
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One executed layer, as a runtime's own profile tells it."""
-
-    precision: Precision
-    time_s: float
-    compute: bool
-    """A convolution or matrix product: what the precision was chosen for."""
-
-
 def names() -> tuple[str, ...]:
     """Return the names of all known backends, installed or not."""
     return (*BUILTIN, *(point.name for point in importlib.metadata.entry_points(group="edgebench.backends")))
@@ -106,24 +95,6 @@ def get(name: str) -> Backend:
         if point.name == name:
             return cast("Backend", point.load())
     raise unknown("backend", name, names())
-
-
-def summarize_precision(requested: Precision, layers: list[Layer], evidence: str) -> ExecutedPrecision:
-    """Return what was executed: shares of time and counts by precision, and the precision of most compute time."""
-    if not layers:
-        raise CannotMeasure(f"the runtime reported no executed layers, so {requested} cannot be proven ({evidence})")
-    total = sum(layer.time_s for layer in layers) or 1.0
-    compute: dict[Precision, float] = {}
-    share: dict[str, float] = {}
-    count: dict[str, int] = {}
-    for layer in layers:
-        share[layer.precision] = share.get(layer.precision, 0.0) + layer.time_s / total
-        count[layer.precision] = count.get(layer.precision, 0) + 1
-        if layer.compute:
-            compute[layer.precision] = compute.get(layer.precision, 0.0) + layer.time_s
-    weight = compute or {layer.precision: layer.time_s for layer in layers}
-    executed = max(weight, key=lambda precision: weight[precision], default=requested)
-    return ExecutedPrecision(requested=requested, executed=executed, time_share=share, layers=count, evidence=evidence)
 
 
 def specs(entries: list[tuple[str, object, list[object]]]) -> tuple[TensorSpec, ...]:

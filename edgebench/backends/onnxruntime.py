@@ -1,26 +1,42 @@
-"""ONNX Runtime: FP32 and INT8 (Q/DQ) ONNX files on CPUs."""
+"""ONNX Runtime: ONNX files on CPUs, and on NVIDIA GPUs through its CUDA and TensorRT execution providers.
+
+A node on a provider that the recipe does not name is an error: its numbers would be another device's.
+"""
 
 from __future__ import annotations
 
 import json
+import platform
+import re
+import statistics
 import tempfile
-import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgebench.backends import Batches, Feeds, Layer, Session, specs, summarize_precision
-from edgebench.errors import CannotMeasure, InvalidInput, require
-from edgebench.recipe import Precision, Quantization, Recipe
+from edgebench.backends import Batches, Feeds, Session, ort_gpu, specs
+from edgebench.backends.layers import Layer, summarize_precision
+from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput, require
+from edgebench.recipe import Precision, Recipe, Setting
 from edgebench.record import ExecutedPrecision, TensorSpec
 
-CPU = "CPUExecutionProvider"
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+_GPU = (TENSORRT, CUDA)
 _NUMPY = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64",
           "tensor(uint8)": "uint8", "tensor(int8)": "int8", "tensor(int32)": "int32", "tensor(int64)": "int64"}
-_PRECISION: dict[str, Precision] = {"float": "fp32", "double": "fp32", "float16": "fp16", "bfloat16": "bf16",
-                                    "uint8": "int8", "int8": "int8"}
+# From wide to narrow: a kernel's precision is the widest of what it reads and writes.
+_PRECISION: dict[str, Precision] = {"double": "fp32", "float": "fp32", "bfloat16": "bf16", "float16": "fp16",
+                                    "float8e4m3fn": "fp8", "uint8": "int8", "int8": "int8"}
 # Kernels that multiply and add: their precision is the one that the recipe asked for.
-_COMPUTE = ("Conv", "Gemm", "MatMul", "QGemm")
+_COMPUTE = ("Conv", "Gemm", "MatMul", "Attention")
+# They quantize their float inputs themselves.
+_DYNAMIC = ("Integer", "DynamicQuantize")
+# Each lets TensorRT choose a layer's precision; without any, the provider builds strongly typed networks.
+_WEAK_TYPING = ("trt_fp16_enable", "trt_bf16_enable", "trt_int8_enable", "trt_fp8_enable")
+_CUDA_GRAPHS = ("enable_cuda_graph", "trt_cuda_graph_enable")
+_PROFILED, _WARM = 5, 2
 
 
 def packages() -> dict[str, str]:
@@ -29,58 +45,73 @@ def packages() -> dict[str, str]:
 
 
 def build(base: Path, recipe: Recipe, calibration: Batches | None, folder: Path) -> str:
-    """Write ``model.onnx`` into `folder`: `base` as it is, or quantized.
+    """Write ``model.onnx`` into `folder`: `base` as it is, typed, or quantized.
 
     Raises:
-        InvalidInput: The recipe asks for a precision that this backend cannot build.
+        InvalidInput: Images to choose ranges from are missing.
     """
-    onnx = require("onnx", "export")
+    from edgebench import graphs, quantize, typed
+
     target = folder / "model.onnx"
-    if recipe.precision == "fp32":
-        save_onnx(onnx.load(str(base)), target)
-    elif recipe.quantization is not None and calibration is not None:
-        quantize_onnx(base, recipe.quantization, calibration, target)
-    else:
-        raise InvalidInput(f"recipe {recipe.id!r}: ONNX Runtime on CPUs builds fp32 and int8, not {recipe.precision}")
+    if recipe.quantization is not None:
+        if calibration is None:
+            raise InvalidInput(f"recipe {recipe.id!r} needs quantization-calibration images",
+                               "pass --calibration-data DIR")
+        quantize.quantize(base, recipe, calibration, target)
+        return target.name
+    model = require("onnx", "export").load(str(base))
+    precision = recipe.precision
+    graphs.save(typed.convert(model, precision) if precision in ("fp16", "bf16") else model, target)
     return target.name
 
 
-def save_onnx(model: Any, target: Path) -> None:
-    """Write an ONNX model as one file, or with its weights beside it where one file would exceed protobuf's 2 GB."""
-    onnx = require("onnx", "export")
-    if model.ByteSize() < 2**31 - 2**20:
-        onnx.save(model, str(target))
-    else:
-        onnx.save(model, str(target), save_as_external_data=True, location=f"{target.name}.data")
+def reason_against(recipe: Recipe) -> str | None:
+    """Return why this recipe cannot run here, from the providers, the GPU and the CPU's kernels; None if it can."""
+    runtime = require("onnxruntime", "onnxruntime")
+    wanted = _wanted(recipe)
+    missing = _missing(runtime, wanted)
+    if missing is not None:
+        return missing
+    if set(wanted) & set(_GPU) and (problem := ort_gpu.gpu()[1]) is not None:
+        return f"{wanted[0]} needs an NVIDIA GPU: {problem}"
+    if wanted != [CPU]:
+        return None
+    kernels = recipe.float_precision if recipe.quantization is not None else recipe.precision
+    if recipe.precision == "fp8":
+        return "ONNX Runtime has no FP8 kernels for CPUs"
+    if kernels == "bf16" or (kernels == "fp16" and "asimdhp" not in _arm_features()):
+        return (f"ONNX Runtime has no {kernels.upper()} kernels for this CPU ({platform.machine()}): it would cast to "
+                "FP32 and compute in that")
+    return None
 
 
-def quantize_onnx(base: Path, quantization: Quantization, calibration: Batches, target: Path) -> None:
-    """Quantize `base` statically to Q/DQ form and write it to `target`."""
-    tools = require("onnxruntime.quantization", "export")
-    shapes = require("onnxruntime.quantization.shape_inference", "export")
-
-    class Reader(tools.CalibrationDataReader):  # type: ignore[name-defined,misc]  # the class is known only at run time
-        def __init__(self) -> None:
-            self.batches: Iterator[Feeds] = calibration()
-
-        def get_next(self) -> Feeds | None:
-            return next(self.batches, None)
-
-    method = {"minmax": tools.CalibrationMethod.MinMax, "entropy": tools.CalibrationMethod.Entropy,
-              "percentile": tools.CalibrationMethod.Percentile}[quantization.calibrator]
-    kind = {"uint8": tools.QuantType.QUInt8, "int8": tools.QuantType.QInt8}
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch, warnings.catch_warnings():
-        # The quantizer converts NumPy scalars in ways that newer NumPy warns about; nothing a user could act on.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        prepared = Path(scratch) / "prepared.onnx"
-        shapes.quant_pre_process(str(base), str(prepared), skip_symbolic_shape=True)
-        tools.quantize_static(
-            str(prepared), str(target), Reader(), quant_format=tools.QuantFormat.QDQ,
-            per_channel=quantization.per_channel, activation_type=kind[quantization.activations],
-            weight_type=kind[quantization.weights], calibrate_method=method)
+def _arm_features() -> set[str]:
+    """Return the flags of an Arm CPU; ``asimdhp`` is what half-precision kernels need."""
+    if platform.machine() not in ("aarch64", "arm64"):
+        return set()
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return set()
+    return {flag for line in text.splitlines() if line.startswith("Features") for flag in line.split()}
 
 
-class _OnnxSession:
+def _wanted(recipe: Recipe) -> list[str]:
+    return list(recipe.providers) or [CPU]
+
+
+def _missing(runtime: Any, wanted: list[str]) -> str | None:
+    available = runtime.get_available_providers()
+    missing = [provider for provider in wanted if provider not in available]
+    if not missing:
+        return None
+    return (f"execution provider {missing[0]!r} is not in this build of ONNX Runtime, which has "
+            f"{', '.join(available)}")
+
+
+class _HostSession:
+    """Inputs and outputs in host memory; ONNX Runtime copies where its provider needs it."""
+
     def __init__(self, session: Any) -> None:
         self._run = session.run
         self.inputs = _specs(session.get_inputs())
@@ -88,32 +119,73 @@ class _OnnxSession:
         self._names = [spec.name for spec in self.outputs]
 
     def infer(self, feeds: Feeds) -> Feeds:
-        return dict(zip(self._names, self._run(self._names, feeds), strict=True))
+        try:
+            return dict(zip(self._names, self._run(self._names, feeds), strict=True))
+        except _failures() as error:
+            raise CannotMeasure(f"ONNX Runtime failed in an inference: {_text(error)}") from error
 
 
-def open_session(entry: Path, recipe: Recipe, *, batch: int, threads: int) -> Session:
+class _GpuSession(ort_gpu.DeviceSession):
+    def infer(self, feeds: Feeds) -> Feeds:
+        try:
+            return super().infer(feeds)
+        except _failures() as error:
+            raise CannotMeasure(f"ONNX Runtime failed in an inference on the GPU: {_text(error)}",
+                                "out of memory? try a smaller --batch") from error
+
+
+def open_session(entry: Path, recipe: Recipe, *, batch: int, threads: int, build_number: int = 0) -> Session:
     """Open `entry` on exactly the execution providers that the recipe names; the CPU where it names none.
 
+    On GPUs the first inferences have run when it returns: engines are built (or come from their cache) and CUDA graphs
+    captured.
+
+    Args:
+        entry: The ONNX file.
+        recipe: Names providers and their options.
+        batch: Images per inference.
+        threads: CPU threads.
+        build_number: Above 0: another engine of the same artifact, in a cache of its own.
+
     Raises:
-        CannotMeasure: A provider is missing or did not take the model: its numbers would be another device's.
+        CannotMeasure: A provider is missing or did not take every node: its numbers would be another device's.
         InvalidInput: ONNX Runtime cannot load the file.
     """
-    return _OnnxSession(_open(entry, recipe, batch=batch, threads=threads))
-
-
-def _open(entry: Path, recipe: Recipe, *, batch: int, threads: int, profile: Path | None = None) -> Any:
     runtime = require("onnxruntime", "onnxruntime")
-    wanted = list(recipe.providers) or [CPU]
-    available = runtime.get_available_providers()
-    for provider in wanted:
-        if provider not in available:
-            raise CannotMeasure(f"execution provider {provider!r} is not in this build of ONNX Runtime",
-                                f"it has: {', '.join(available)}")
+    options = _provider_options(entry, recipe, batch, build_number)
+    session = _open(entry, recipe, options, batch=batch, threads=threads)
+    first = _wanted(recipe)[0]
+    if first not in _GPU:
+        return _HostSession(session)
+    return _GpuSession(
+        runtime, session, inputs=_specs(session.get_inputs()), outputs=_specs(session.get_outputs()), provider=first,
+        device=int(options[first].get("device_id", 0)), batch=batch)
+
+
+def _provider_options(entry: Path, recipe: Recipe, batch: int, build_number: int) -> dict[str, dict[str, Setting]]:
+    options = {provider: dict(recipe.provider_options.get(provider, {})) for provider in _wanted(recipe)}
+    if TENSORRT in options and "trt_engine_cache_enable" not in options[TENSORRT]:
+        options[TENSORRT] |= ort_gpu.engine_cache(entry, options[TENSORRT], packages()["onnxruntime"], batch,
+                                                  build_number)
+    return options
+
+
+def _open(entry: Path, recipe: Recipe, settings: Mapping[str, Mapping[str, Setting]], *, batch: int, threads: int,
+          profile: Path | None = None) -> Any:
+    runtime = require("onnxruntime", "onnxruntime")
+    wanted = _wanted(recipe)
+    missing = _missing(runtime, wanted)
+    if missing is not None:
+        raise CannotMeasure(missing, "install a build of ONNX Runtime that has it, or drop the recipe")
+    if set(wanted) & set(_GPU) and hasattr(runtime, "preload_dlls"):
+        # CUDA's libraries may come from Python packages, which the loader does not search.
+        runtime.preload_dlls()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_free_dimension_override_by_name("batch", batch)
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if CPU not in wanted:
         # Listing the CPU provider together with this key is an error of its own.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -121,45 +193,151 @@ def _open(entry: Path, recipe: Recipe, *, batch: int, threads: int, profile: Pat
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     try:
-        session = runtime.InferenceSession(str(entry), options, providers=wanted)
+        # Left alone, ONNX Runtime prints an error and goes on with the CPU, at start as well as in an inference.
+        session = runtime.InferenceSession(
+            str(entry), options, enable_fallback=0,
+            providers=[(name, {key: _setting(value) for key, value in settings[name].items()})
+                       if settings.get(name) else name for name in wanted])
     except _failures() as error:
-        text = " ".join(str(error).split())
-        if CPU not in wanted:
-            raise CannotMeasure(f"{entry}: {', '.join(wanted)} did not take the model: {text}") from error
-        raise InvalidInput(f"ONNX Runtime cannot load {entry}: {text}") from error
+        raise _refusal(entry, wanted, error) from error
     if session.get_providers()[: len(wanted)] != wanted:
         raise CannotMeasure(f"asked for {', '.join(wanted)}, but the session runs on "
                             f"{', '.join(session.get_providers())}",
                             "a fallback would be measured under the wrong name; repair the provider or drop the recipe")
+    strangers = {name: nodes for name, nodes in (_assignment(session) or {}).items() if name not in wanted}
+    if strangers:
+        told = "; ".join(f"{name} took {len(nodes)}: {_named(nodes)}" for name, nodes in strangers.items())
+        raise CannotMeasure(f"{entry}: asked for {', '.join(wanted)} alone, but {told}",
+                            "name that provider in the recipe too, or keep these operators out of the model")
     return session
 
 
+def _setting(value: Setting) -> str:
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def _assignment(session: Any) -> dict[str, list[tuple[str, str]]] | None:
+    """Return (name, operator) of the nodes by provider; None where this version of ONNX Runtime cannot tell."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return None
+    found: dict[str, list[tuple[str, str]]] = {}
+    for part in session.get_provider_graph_assignment_info():
+        found.setdefault(part.ep_name, []).extend((node.name, node.op_type) for node in part.get_nodes())
+    return found
+
+
+def _named(nodes: list[tuple[str, str]]) -> str:
+    shown = ", ".join(f"{operator} {name!r}" for name, operator in nodes[:5])
+    return shown + (f" and {len(nodes) - 5} more" if len(nodes) > 5 else "")
+
+
+def _refusal(entry: Path, wanted: list[str], error: Exception) -> EdgebenchError:
+    """Return what is wrong with a file that no session could be made from."""
+    text = _text(error)
+    operator = re.search(r"implementation for ([\w.:]+)\(|error: ([\w.:]+)\(-?\d+\) is not a registered|"
+                         r"No Op registered for ([\w.:]+)", text)
+    if operator is not None:
+        name = next(filter(None, operator.groups()))
+        return InvalidInput(f"ONNX Runtime cannot load {entry}: {', '.join(wanted)} cannot execute operator {name!r} "
+                            f"({text})", "export with standard operators of an opset that this version knows")
+    if "external" in text.lower() and not entry.with_name(f"{entry.name}.data").exists():
+        return InvalidInput(f"ONNX Runtime cannot load {entry}: its weights lie in another file, which is missing "
+                            f"({text})", "copy the whole artifact folder, external data included")
+    if wanted != [CPU]:
+        return CannotMeasure(f"{entry}: {', '.join(wanted)} did not take the model: {text}",
+                             "no node may run on another provider than the recipe's")
+    return InvalidInput(f"ONNX Runtime cannot load {entry}: {text}")
+
+
 def executed_precision(entry: Path, recipe: Recipe, feeds: Feeds, *, threads: int) -> ExecutedPrecision:
-    """Return the precision of the executed kernels, from a profiled session of its own."""
+    """Return the precision of the executed kernels and the provider of every node, from a session of its own.
+
+    Raises:
+        CannotMeasure: A provider runs whole subgraphs and does not tell in which precision.
+    """
     batch = len(next(iter(feeds.values())))
+    settings = _provider_options(entry, recipe, batch, 0)
+    # A replayed graph has no kernels of its own in the profile.
+    plain = {name: {key: False if key in _CUDA_GRAPHS else value for key, value in one.items()}
+             for name, one in settings.items()}
     with tempfile.TemporaryDirectory() as scratch:
-        session = _open(entry, recipe, batch=batch, threads=threads, profile=Path(scratch) / "profile")
-        for _ in range(3):
+        session = _open(entry, recipe, plain, batch=batch, threads=threads, profile=Path(scratch) / "profile")
+        for _ in range(_PROFILED):
             session.run(None, feeds)
-        events = json.loads(Path(session.end_profiling()).read_text())
-    layers = []
+        events = [event for event in json.loads(Path(session.end_profiling()).read_text())
+                  if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+    assigned = _assignment(session)
+    placement = {name: len(nodes) for name, nodes in assigned.items()} if assigned is not None else \
+        dict(Counter(event["args"]["provider"] for event in events[: len(events) // _PROFILED]))
+    if set(placement) - {CPU, CUDA}:
+        found = _compiled_precision(entry, recipe, set(placement) - {CPU, CUDA})
+    else:
+        found = _kernels_precision(recipe.precision, events, timed=CUDA not in placement)
+    return replace(found, placement=placement)
+
+
+def _kernels_precision(requested: Precision, events: list[Any], *, timed: bool) -> ExecutedPrecision:
+    durations: dict[int, list[float]] = {}
+    arguments: dict[int, Any] = {}
     for event in events:
-        if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time"):
-            continue
-        arguments = event["args"]
-        types = [next(iter(shape)) for shape in arguments.get("input_type_shape", []) if shape]
-        precision = _PRECISION.get(types[0] if types else "", "fp32")
-        name = arguments["op_name"]
-        layers.append(Layer(precision, event["dur"] * 1e-6, any(kind in name for kind in _COMPUTE)))
-    return summarize_precision(recipe.precision, layers[len(layers) * 2 // 3:],
-                               "input types of the kernels in ONNX Runtime's own profile of the third inference")
+        node = int(event["args"]["node_index"])
+        durations.setdefault(node, []).append(event["dur"] * 1e-6)
+        arguments[node] = event["args"]
+    layers = []
+    for node, one in arguments.items():
+        name = one["op_name"]
+        compute = any(kind in name for kind in _COMPUTE)
+        precision = _kernel_precision(name, _types(one, "input_type_shape"), _types(one, "output_type_shape"),
+                                      compute=compute)
+        if precision is not None:
+            time_s = statistics.median(durations[node][_WARM:] or durations[node])
+            layers.append(Layer(precision=precision, time_s=time_s if timed else None, compute=compute))
+    # The host only enqueues what a GPU executes: the profile's times are not the kernels'.
+    evidence = "types of the kernels in ONNX Runtime's own profile, without those for shapes and indices"
+    times = f"; times are medians of {_PROFILED - _WARM} inferences" if timed else ""
+    return summarize_precision(requested, layers, evidence + times)
+
+
+def _types(arguments: Any, key: str) -> list[str]:
+    return [next(iter(shape)) for shape in arguments.get(key, []) if shape]
+
+
+def _kernel_precision(name: str, inputs: list[str], outputs: list[str], *, compute: bool) -> Precision | None:
+    """Return what a kernel computes in; None for one that handles shapes, indices or masks alone."""
+    if any(word in name for word in _DYNAMIC):
+        return "int8"
+    # Scales and zero points follow the first input. What a product writes may be wider than what it multiplies.
+    seen = inputs[:1] if compute else [*inputs[:1], *outputs[:1]]
+    return next((precision for kind, precision in _PRECISION.items() if kind in seen), None)
+
+
+def _compiled_precision(entry: Path, recipe: Recipe, providers: set[str]) -> ExecutedPrecision:
+    """Return the types of the file's nodes where the provider must keep to them."""
+    options = recipe.provider_options.get(TENSORRT, {})
+    weak = [key for key in _WEAK_TYPING if options.get(key) not in (None, False, 0, "0", "False", "false")]
+    if providers != {TENSORRT} or weak:
+        what = f"with {weak[0]} it chooses each layer's precision itself" if weak else "it runs whole subgraphs"
+        raise CannotMeasure(f"{recipe.id}: {', '.join(sorted(providers))} does not tell in which precision it executes "
+                            f"({what}), so {recipe.precision} cannot be proven",
+                            "leave the option out: a typed ONNX file is built with strong typing")
+    from edgebench import graphs
+
+    found = graphs.static_precision(graphs.load(entry), recipe.precision)
+    return replace(found, evidence="types of the nodes in the ONNX file; the TensorRT provider builds it with strong "
+                                   "typing, so that no layer may take another")
 
 
 def _failures() -> tuple[type[Exception], ...]:
     state = require("onnxruntime.capi.onnxruntime_pybind11_state", "onnxruntime")
     names = ("EPFail", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel", "NoSuchFile",
              "NotImplemented", "RuntimeException")
-    return tuple(getattr(state, name) for name in names)
+    # Providers that fail to start raise plain errors.
+    return (*(getattr(state, name) for name in names), RuntimeError, ValueError)
+
+
+def _text(error: Exception) -> str:
+    words = " ".join(str(error).split()).replace("[ONNXRuntimeError] : ", "")
+    return words if len(words) <= 400 else f"{words[:400]}…"
 
 
 def _specs(nodes: list[Any]) -> tuple[TensorSpec, ...]:
