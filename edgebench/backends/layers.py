@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from edgebench.errors import CannotMeasure
 from edgebench.recipe import Precision
@@ -37,12 +38,12 @@ def summarize_precision(requested: Precision, layers: Sequence[Layer], evidence:
     weight = _shares(chosen, timed=timed)
     return ExecutedPrecision(
         requested=requested, executed=max(weight, key=lambda precision: weight[precision]),
-        time_share={**_shares(layers, timed=True)} if timed else {},
+        time_share=dict(_shares(layers, timed=True)) if timed else {},
         layers={**Counter(layer.precision for layer in layers)},
         compute_layers={**Counter(layer.precision for layer in layers if layer.compute)}, evidence=evidence)
 
 
-def _shares(layers: Sequence[Layer], *, timed: bool) -> dict[Precision, float]:
+def _shares(layers: Sequence[Layer], *, timed: bool) -> Mapping[Any, float]:
     weights: dict[Precision, float] = {}
     for layer in layers:
         weights[layer.precision] = weights.get(layer.precision, 0.0) + ((layer.time_s or 0.0) if timed else 1.0)
