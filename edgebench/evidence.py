@@ -1,0 +1,328 @@
+"""From a rule to the numbers that decide it: the score, how it is tested against the limit, and at which interval.
+
+Stored scores are used as they are, for their bootstraps were paid for when the run was made; counts and raw timings are
+tested exactly.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import numpy as np
+
+from edgebench import metric_names, sample_size, stats, tails
+from edgebench.compare import ends, place, trace
+from edgebench.errors import suggest
+from edgebench.policy import Rule
+from edgebench.record import Evaluation, Run, Score
+from edgebench.tails import Ends, Tails
+
+Sampled = Literal["images", "timings", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What a run says about one rule in one place."""
+
+    where: str
+    """Data set and condition; empty where there is none."""
+    value: float
+    """In the terms of the rule: a value, a change, or a relative change."""
+    unit: str
+    n: int
+    sampled: Sampled
+    """What more of would narrow the interval."""
+    method: str
+    tails: Callable[[float], Tails]
+    """Tests against a limit."""
+    interval: Callable[[float], tuple[float, float] | None]
+    """From a one-sided confidence to (low, high), each end at it; None where the value is exact."""
+    needed: Callable[[float, float, float, float], int | None]
+    """From limit, assumed true value, one-sided confidence and power to how many images or timings decide; None where
+    no number does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Absent:
+    """Why a run says nothing about a rule."""
+
+    where: str
+    reason: str
+    hint: str = ""
+
+
+def find(rule: Rule, run: Run, other: Run | None, changes: Sequence[Evaluation] | None = None,
+         ) -> tuple[Evidence | Absent, ...]:
+    """Return what decides a rule, once for each evaluation that it is about.
+
+    Args:
+        rule: With its property filled in.
+        run: What is judged.
+        other: What an increase or decrease is against: the reference's run or the baseline; None where not at hand.
+        changes: Evaluations with that other run as their reference; the run's own by default.
+    """
+    if rule.of == metric_names.RUN:
+        return (_fact(rule.metric, run),)
+    if rule.of == metric_names.PERFORMANCE:
+        return (_performance(rule, run, other),)
+    evaluations = [one for one in (run.evaluations if changes is None else changes) if one.property == rule.of
+                   and fnmatchcase(one.dataset.name, rule.dataset) and fnmatchcase(one.condition, rule.condition)
+                   and fnmatchcase(one.preset, rule.preset)]
+    found = [one for one in (_quality(rule, evaluation) for evaluation in evaluations) if one is not None]
+    return tuple(found) or (_nowhere(rule, run, evaluations),)
+
+
+def known(runs: Sequence[Run]) -> frozenset[tuple[str, str]]:
+    """Return all (property, metric) pairs of the scores in some runs, without their levels."""
+    pairs = {(metric_names.PERFORMANCE, score.name) for run in runs for score in run.performance}
+    pairs |= {(one.property, metric_names.plain(score.name.partition("@")[0])) for run in runs
+              for one in run.evaluations for score in (*one.scores, *one.reference_scores)}
+    return frozenset(pairs)
+
+
+def from_ends(estimate: Ends, stored: float, *, where: str, unit: str, n: int, sampled: Sampled,
+              method: str) -> Evidence:
+    """Return evidence from an interval at the two-sided level `stored`, its arms taken as those of a normal error."""
+    def interval(confidence: float) -> tuple[float, float]:
+        at = tails.rescaled(estimate, stored, 2.0 * confidence - 1.0)
+        return at.low, at.high
+
+    return Evidence(where=where, value=estimate.value, unit=unit, n=n, sampled=sampled, method=method,
+                    tails=lambda limit: tails.normal(estimate, stored, limit), interval=interval,
+                    needed=_by_arm(estimate, stored, n))
+
+
+def _by_arm(estimate: Ends, stored: float, n: int) -> Callable[[float, float, float, float], int | None]:
+    def needed(limit: float, truth: float, confidence: float, power: float) -> int | None:
+        arm = estimate.value - estimate.low if truth > limit else estimate.high - estimate.value
+        return sample_size.from_interval(n, arm, stored, abs(truth - limit), confidence=confidence, power=power)
+
+    return needed
+
+
+def from_flips(negative: int, positive: int, n: int, *, where: str = "", unit: str = "fraction",
+               method: str = "Tango's score test on the same images") -> Evidence:
+    """Return evidence about the change of a share on the same images."""
+    def needed(limit: float, truth: float, confidence: float, power: float) -> int | None:
+        # To be broken is as hard to show as to be kept, from the other side.
+        margin, loss = (-limit, -truth) if truth > limit else (limit, truth)
+        return sample_size.difference(margin, (negative + positive) / n, confidence=confidence, power=power, loss=loss)
+
+    return Evidence(needed=needed,
+        where=where, value=(positive - negative) / n, unit=unit, n=n, sampled="images", method=method,
+        tails=lambda limit: tails.paired_change(negative, positive, n, limit),
+        interval=lambda confidence: stats.paired_interval(positive, negative, n, 2.0 * confidence - 1.0))
+
+
+def from_count(count: int, n: int, *, where: str = "", method: str = "exact binomial test") -> Evidence:
+    """Return evidence about a share of images."""
+    return Evidence(where=where, value=count / n, unit="fraction", n=n, sampled="images", method=method,
+                    tails=lambda limit: tails.rate(count, n, limit), needed=_of_rate,
+                    interval=lambda confidence: tails.rate_interval(count, n, confidence))
+
+
+def _of_rate(limit: float, truth: float, confidence: float, power: float) -> int | None:
+    return sample_size.rate(limit, truth, confidence=confidence, power=power) if 0.0 < limit < 1.0 else None
+
+
+def exact(value: float, unit: str, method: str, where: str = "") -> Evidence:
+    """Return evidence about what was not estimated, or measured once: it is above or below as it stands."""
+    return Evidence(where=where, value=value, unit=unit, n=1, sampled="none", method=method, interval=lambda _: None,
+                    needed=lambda *_: None,
+                    tails=lambda limit: Tails(float(value <= limit), float(value >= limit)))
+
+
+def _fact(metric: str, run: Run) -> Evidence | Absent:
+    ran = run.precision
+    if metric == "precision_achieved":
+        return exact(float(ran.achieved), "1", f"{ran.requested} asked for, {ran.executed} executed: {ran.evidence}")
+    if metric == "caveats":
+        return exact(float(len(run.caveats)), "1", "doubts that the run has about itself")
+    if metric == "golden_max_abs_difference":
+        if run.golden_max_abs_difference is None:
+            return Absent(where="", reason="the artifact carries no golden tensors")
+        return exact(run.golden_max_abs_difference, "1", "outputs here against outputs at export")
+    total = sum(ran.compute_layers.values())
+    if ran.time_share:
+        return exact(ran.time_share.get(ran.requested, 0.0), "fraction", f"share of time in {ran.requested} layers")
+    if not total:
+        return Absent(where="", reason=f"the runtime tells no precision by layer: {ran.evidence}")
+    return exact(ran.compute_layers.get(ran.requested, 0) / total, "fraction",
+                 f"share of convolutions and matrix products in {ran.requested}")
+
+
+def _performance(rule: Rule, run: Run, other: Run | None) -> Evidence | Absent:
+    score = _named(run, rule.metric)
+    if score is None or score.value is None:
+        return Absent(where="", reason=_why_absent(rule.metric, run, score))
+    if rule.against is None:
+        return _budget(score, run)
+    if other is None:
+        return Absent(where="", reason=f"the {rule.against} is not at hand", hint="name one: --baseline RUN"
+                      if rule.against == "baseline" else "name its run beside this one")
+    theirs = _named(other, rule.metric)
+    if theirs is None or theirs.value is None:
+        return Absent(where="", reason=f"{other.variant}: {_why_absent(rule.metric, other, theirs)}")
+    if _single(score) or _single(theirs):
+        if rule.relative and not theirs.value:
+            return Absent(where="", reason=f"{rule.metric} of {other.variant} is 0: nothing is relative to it")
+        change = score.value - theirs.value
+        return exact(change / theirs.value if rule.relative else change, "fraction" if rule.relative else score.unit,
+                     score.method)
+    mine, its = ends(score), ends(theirs)
+    if mine is None or its is None:
+        lacking = score if mine is None else theirs
+        return Absent(where="", reason=lacking.reason or f"{rule.metric} has no interval", hint="use a longer --budget")
+    method = "independent measurements, intervals joined (Zou & Donner 2008)"
+    if not rule.relative:
+        return from_ends(tails.difference(mine, its), score.confidence, where="", unit=score.unit,
+                         n=min(score.n, theirs.n), sampled="timings", method=f"difference of {method}")
+    ratio = tails.ratio(mine, its)
+    if ratio is None:
+        return Absent(where="", reason=f"{rule.metric} is not above 0: it has no ratio")
+    return _ratio(ratio, score.confidence, n=min(score.n, theirs.n), method=f"ratio of {method}")
+
+
+def _ratio(ratio: Ends, stored: float, *, n: int, method: str) -> Evidence:
+    """Return evidence about a relative change from an interval of a ratio, whose logarithm is taken as normal."""
+    logs = Ends(*map(math.log, ratio))
+
+    def interval(confidence: float) -> tuple[float, float]:
+        at = tails.rescaled(logs, stored, 2.0 * confidence - 1.0)
+        return math.expm1(at.low), math.expm1(at.high)
+
+    def test(limit: float) -> Tails:
+        return tails.normal(logs, stored, math.log1p(limit)) if limit > -1.0 else Tails(0.0, 1.0)
+
+    def needed(limit: float, truth: float, confidence: float, power: float) -> int | None:
+        return _by_arm(logs, stored, n)(math.log1p(limit), math.log1p(truth), confidence, power) if limit > -1 else None
+
+    return Evidence(where="", value=ratio.value - 1.0, unit="fraction", n=n, sampled="timings", method=method,
+                    tails=test, interval=interval, needed=needed)
+
+
+def _budget(score: Score, run: Run) -> Evidence | Absent:
+    assert score.value is not None
+    timed = trace(run, "single-stream")
+    percentile = re.fullmatch(r"latency_p(\d+)", score.name)
+    if percentile and timed is not None:
+        return _percentile(np.asarray(timed.latency_s), int(percentile[1]) / 100.0)
+    if score.name == "latency_mean" and timed is not None and len(timed.latency_s) > 1:
+        values = np.asarray(timed.latency_s)
+        arm = stats.normal_quantile(0.975) * float(values.std(ddof=1)) / math.sqrt(values.size)
+        return from_ends(Ends(score.value, score.value - arm, score.value + arm), 0.95, where="", unit="s",
+                         n=values.size, sampled="timings", method="mean, normal error")
+    if _single(score):
+        return exact(score.value, score.unit, score.method)
+    found = ends(score)
+    if found is None:
+        return Absent(where="", reason=score.reason or f"{score.name} has no interval", hint="use a longer --budget")
+    return from_ends(found, score.confidence, where="", unit=score.unit, n=score.n, sampled="timings",
+                     method=score.method)
+
+
+def _percentile(values: np.ndarray, q: float) -> Evidence:
+    def interval(confidence: float) -> tuple[float, float]:
+        low, high = stats.quantile_interval(values, q, 2.0 * confidence - 1.0)
+        return -math.inf if low is None else low, math.inf if high is None else high
+
+    def needed(limit: float, _: float, confidence: float, power: float) -> int | None:
+        return sample_size.quantile(q, float((values <= limit).mean()), confidence=confidence, power=power)
+
+    return Evidence(where="", value=stats.quantile(values, q), unit="s", n=values.size, sampled="timings",
+                    needed=needed,
+                    method="binomial order statistics of the raw timings, taken as independent",
+                    tails=lambda limit: tails.quantile(values, q, limit), interval=interval)
+
+
+def _quality(rule: Rule, evaluation: Evaluation) -> Evidence | Absent | None:
+    scores = {score.name: score for score in (*evaluation.scores, *evaluation.reference_scores)}
+    where = place(evaluation)
+    if rule.against is None:
+        score = scores.get(rule.metric)
+        return None if score is None else _share_or_mean(score, where, scores)
+    change = next((score for score in evaluation.reference_scores if score.name != rule.metric
+                   and metric_names.plain(score.name) == rule.metric), None)
+    if change is None:
+        return None
+    found = _share_or_mean(change, where, scores)
+    if isinstance(found, Absent) or not rule.relative:
+        return found
+    own, moved = scores.get(rule.metric), ends(change)
+    if own is None or own.value is None or moved is None:
+        return Absent(where=where, reason=f"{rule.metric} itself has no value: nothing is relative to it")
+    base = own.value - moved.value
+    arms = ends(own) or Ends(own.value, own.value, own.value)
+    theirs = Ends(base, base - (arms.value - arms.low), base + (arms.high - arms.value))
+    relative = tails.relative_change(moved, theirs)
+    if relative is None:
+        return Absent(where=where, reason=f"{rule.metric} of the other run is not above 0: nothing is relative to it")
+    return from_ends(relative, change.confidence, where=where, unit="fraction", n=change.n, sampled="images",
+                     method=f"{change.method}; over the other's value")
+
+
+def _share_or_mean(score: Score, where: str, siblings: Mapping[str, Score]) -> Evidence | Absent:
+    if score.value is None:
+        return Absent(where=where, reason=score.reason or f"{score.name} has no value")
+    flipped = siblings.get("negative_flips"), siblings.get("positive_flips")
+    if score.name == "accuracy_top1_change" and flipped[0] and flipped[1]:
+        negative, positive = (_count(one) for one in flipped if one is not None)
+        if negative is not None and positive is not None and \
+                math.isclose((positive - negative) / score.n, score.value, abs_tol=1e-9):
+            return from_flips(negative, positive, score.n, where=where)
+    count = _count(score) if "Wilson" in score.method else None
+    if count is not None:
+        return from_count(count, score.n, where=where)
+    found = ends(score)
+    if found is not None:
+        return from_ends(found, score.confidence, where=where, unit=score.unit, n=score.n, sampled="images",
+                         method=score.method)
+    if re.search(r"\b(count|chosen|maximum)\b", score.reason or ""):
+        return exact(score.value, score.unit, score.method, where)
+    return Absent(where=where, reason=f"{score.name} has no interval, so that noise would decide: "
+                                      f"{score.reason or 'none was computed'}")
+
+
+def _count(score: Score) -> int | None:
+    """Return how many images a share counts; None where it is no share of `n`."""
+    product = (score.value or 0.0) * score.n
+    return round(product) if abs(product - round(product)) < 1e-6 * max(1, score.n) else None
+
+
+def _single(score: Score) -> bool:
+    """Return whether a performance score was measured once, or is exact: it carries no interval by nature."""
+    return (score.low is None and score.high is None and score.n == 1
+            and not score.name.startswith(("latency_", "throughput_")))
+
+
+def _named(run: Run, name: str) -> Score | None:
+    return next((score for score in run.performance if score.name == name), None)
+
+
+def _why_absent(metric: str, run: Run, score: Score | None) -> str:
+    if score is not None:
+        return score.reason or "not measured"
+    stem = metric.partition("_")[0]
+    skip = next((skip for skip in run.skips if stem in skip.what), None)
+    return skip.reason if skip else f"{metric} is not in this run"
+
+
+def _nowhere(rule: Rule, run: Run, evaluations: Sequence[Evaluation]) -> Absent:
+    if not evaluations:
+        skip = next((skip for skip in run.skips if skip.what in (rule.of, "quality")), None)
+        filtered = any(one.property == rule.of for one in run.evaluations)
+        return Absent(where="", reason=skip.reason if skip else
+                      f"no evaluation of {rule.of} is on data set {rule.dataset!r} under condition {rule.condition!r}"
+                      if filtered else f"{rule.of} was not evaluated")
+    if rule.against == "reference" and run.reference is None and not any(one.reference_scores for one in evaluations):
+        return Absent(where="", reason="the run has no reference to compare with",
+                      hint="profile it together with its FP32 sibling")
+    names = {score.name for one in evaluations for score in (*one.scores, *one.reference_scores)}
+    if rule.against is not None and rule.metric in names:
+        return Absent(where="", reason=f"{rule.metric} has no paired change against the {rule.against}")
+    return Absent(where="", reason=f"{rule.metric} is not in this run{suggest(rule.metric, names)}")

@@ -1,0 +1,388 @@
+"""Runs and a policy → verdicts: passed, failed, inconclusive, in error or skipped, each with what decided it.
+
+A limit is kept where a one-sided test shows it, broken where the opposite test shows it, at the policy's confidence
+each; in between the verdict is inconclusive, with how many images or timings would decide. Needs no runtime.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from edgebench import compare, evidence, metric_names, sequential, stats, tails
+from edgebench.errors import ExitCode
+from edgebench.evidence import Absent, Evidence
+from edgebench.policy import Correction, Policy, Rule, Severity
+from edgebench.published import reference_verdict_parts
+from edgebench.record import Evaluation, Run
+from edgebench.rule_words import allowance, demand, quantity, spoken
+
+Status = Literal["pass", "fail", "inconclusive", "error", "skipped"]
+Placed = tuple[Run, Path | None]
+"""A run and the folder of its file, where its predictions lie; None where only the run file is at hand."""
+
+SANITY = "baseline-sanity"
+"""Id of the verdict on the FP32 reference itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The outcome of one rule in one place."""
+
+    rule: str
+    status: Status
+    severity: Severity
+    message: str
+    """What was found against what is allowed, in words, or why nothing could be decided."""
+    hint: str = ""
+    """What to do next; empty where there is nothing to advise."""
+    demand: str
+    """What the rule demands, in words."""
+    because: str = ""
+    of: str
+    """Property, ``performance`` or ``run``."""
+    metric: str
+    where: str = ""
+    """Data set and condition."""
+    against: str | None = None
+    """Variant that a change is against."""
+    limit: float | None = None
+    """On `value`, in its terms."""
+    value: float | None = None
+    """In the terms of the rule: a value, a change, or a relative change."""
+    low: float | None = None
+    """Lower end of the interval that decided; each end alone at `confidence`."""
+    high: float | None = None
+    unit: str = ""
+    confidence: float | None = None
+    """One-sided."""
+    n: int | None = None
+    sampled: str = ""
+    """What `n` counts: images or timings."""
+    needed: int | None = None
+    """How many of them would decide, where inconclusive."""
+    p_kept: float | None = None
+    """Of the hypothesis that the limit is broken."""
+    p_broken: float | None = None
+    """Of the hypothesis that the limit is kept, corrected within the family."""
+    method: str = ""
+    confirmed: bool | None = None
+    """Whether an interleaved re-run confirmed a timing failure; None where there was none."""
+    line: int = 0
+    """Of the rule in the policy's file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """All verdicts on one run."""
+
+    policy: str
+    title: str
+    path: str
+    """File of the policy."""
+    variant: str
+    device: str
+    created_at: str
+    reference: str | None
+    baseline: str | None
+    allowed: tuple[str, ...]
+    """Differences to the baseline or reference that were let pass, in words."""
+    verdicts: tuple[Verdict, ...]
+
+    def count(self, status: Status) -> int:
+        """Return how many verdicts have that status."""
+        return sum(one.status == status for one in self.verdicts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rerun:
+    """Fresh timings that a failure must stand before it counts."""
+
+    log_ratios: tuple[float, ...] = ()
+    """Natural logarithms of this variant's latency over the other's, pair by pair, interleaved."""
+    latency_s: tuple[float, ...] = ()
+    """Latencies of this variant alone, for absolute budgets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """How many images or timings a rule needs to be decidable, from a pilot run."""
+
+    rule: str
+    where: str
+    have: int | None
+    needed: int | None
+    """None where no number decides it, or nothing is known."""
+    sampled: str
+    assumption: str
+    """What is taken to be true, in words."""
+    power: float
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A rule's evidence in one place, before corrections for many tests."""
+
+    rule: Rule
+    found: Evidence
+    kept: float
+    broken: float
+
+
+def judge(policy: Policy, run: Placed, *, reference: Placed | None = None, baseline: Placed | None = None,
+          allow: Collection[str] = (), floors: Mapping[str, float] | None = None,
+          reruns: Mapping[str, Rerun] | None = None) -> Gate:
+    """Return the verdicts of a policy on a finished run.
+
+    Args:
+        policy: Whose rules are judged.
+        run: What is judged.
+        reference: Its FP32 sibling, for speed, memory and energy against it; quality against it is stored in the run.
+        baseline: An earlier run, such as the last release.
+        allow: Fields in which the other runs may differ, of `edgebench.compare.FIELDS`; they are recorded.
+        floors: Noise floors of the device by metric: relative changes that equal runs show by chance, from A/A runs.
+        reruns: Fresh timings by the id of the rule, without which a timing failure is not believed. None where no
+            device is at hand: failures then stand, and say that they were not confirmed.
+
+    Raises:
+        InvalidInput: A run that rules compare with is not comparable; or predictions are damaged.
+        UsageError: `allow` names no field.
+    """
+    mine, others = run[0], {"reference": reference, "baseline": baseline}
+    let_pass = _comparable(policy, mine, others, allow)
+    changes = _changes(policy, run, baseline)
+    verdicts: dict[int, list[Verdict]] = {number: [] for number in range(len(policy.rules))}
+    judged: list[tuple[int, _Judged]] = []
+    for number, rule in enumerate(policy.rules):
+        other = others[rule.against] if rule.against else None
+        found = _found(rule, mine, other, changes)
+        for one in found:
+            refused = _below_floor(rule, one, other, floors or {})
+            if refused is not None:
+                verdicts[number].append(_without(rule, "error", refused))
+            elif isinstance(one, Absent):
+                status: dict[str, Status] = {"error": "error", "skip": "skipped", "fail": "fail"}
+                verdicts[number].append(_without(rule, status[rule.missing], one))
+            else:
+                judged.append((number, _tested(rule, one)))
+    for (number, tested), broken in zip(judged, _corrected([one for _, one in judged], policy), strict=True):
+        against = others[tested.rule.against] if tested.rule.against else None
+        named = against[0].variant if against else \
+            mine.reference.variant if tested.rule.against and mine.reference else None
+        verdicts[number].append(_verdict(replace(tested, broken=broken), policy, named, reruns))
+    ordered = [verdict for number in sorted(verdicts) for verdict in verdicts[number]]
+    return Gate(policy=policy.id, title=policy.title, path=policy.path, variant=mine.variant, device=mine.device.id,
+                created_at=mine.created_at, reference=mine.reference.variant if mine.reference else None,
+                baseline=baseline[0].variant if baseline else None, allowed=let_pass,
+                verdicts=(*ordered, *_sanity(reference[0] if reference else mine)))
+
+
+def exit_code(gates: Sequence[Gate], *, strict: bool = False) -> ExitCode:
+    """Return the exit code of some gates: a finding first, then what could not be judged, then what is not decided.
+
+    Warnings never change it. Inconclusive verdicts do only where `strict` asks for it.
+    """
+    stopping = {one.status for gate in gates for one in gate.verdicts if one.severity == "error"}
+    if "fail" in stopping:
+        return ExitCode.FAILED
+    if "error" in stopping:
+        return ExitCode.UNMEASURABLE
+    return ExitCode.INCONCLUSIVE if strict and "inconclusive" in stopping else ExitCode.PASSED
+
+
+def plan(policy: Policy, run: Placed, *, reference: Placed | None = None, baseline: Placed | None = None,
+         ) -> tuple[Need, ...]:
+    """Return how many images and timings each rule needs, from how much a pilot run flips and spreads.
+
+    Changes are taken to be none in truth, with the pilot's flips and spread; absolute budgets as the pilot shows them.
+
+    Args:
+        policy: Whose rules are planned.
+        run: The pilot.
+        reference: Its FP32 sibling.
+        baseline: An earlier run.
+
+    Raises:
+        InvalidInput: Predictions are damaged.
+    """
+    others = {"reference": reference, "baseline": baseline}
+    needs: list[Need] = []
+    changes = _changes(policy, run, baseline)
+    for rule in policy.rules:
+        confidence = policy.confidence_of(rule)
+        for one in _found(rule, run[0], others[rule.against] if rule.against else None, changes):
+            if isinstance(one, Absent):
+                needs.append(Need(rule=rule.id, where=one.where, have=None, needed=None, sampled="", power=policy.power,
+                                  assumption=f"nothing is known: {one.reason}", confidence=confidence))
+                continue
+            truth = one.value if rule.against is None else 0.0
+            words = f"it truly is {spoken(rule, one.value, one.unit)}" if rule.against is None else \
+                "it truly changes nothing, with the flips and the spread of this run"
+            needs.append(Need(
+                rule=rule.id, where=one.where, have=one.n if one.sampled != "none" else None, assumption=words,
+                needed=one.needed(rule.bound, truth, confidence, policy.power), sampled=one.sampled, power=policy.power,
+                confidence=confidence))
+    return tuple(needs)
+
+
+def _found(rule: Rule, mine: Run, other: Placed | None, changes: tuple[Evaluation, ...] | None,
+           ) -> tuple[Evidence | Absent, ...]:
+    if rule.against != "baseline":
+        return evidence.find(rule, mine, other[0] if other else None)
+    if other is None:
+        return (Absent(where="", reason="there is no baseline", hint="name one: --baseline RUN"),)
+    if rule.of != metric_names.PERFORMANCE and changes is None:
+        return (Absent(where="", reason="the predictions of the baseline or of this run are not at hand",
+                       hint="name the folders that hold run.json and predictions"),)
+    return evidence.find(rule, mine, other[0], changes)
+
+
+def _comparable(policy: Policy, mine: Run, others: Mapping[str, Placed | None], allow: Collection[str],
+                ) -> tuple[str, ...]:
+    allowed: list[str] = []
+    for kind, other in others.items():
+        rules = [rule for rule in policy.rules if rule.against == kind]
+        if other is None or not rules:
+            continue
+        timed = [rule for rule in rules if rule.of == metric_names.PERFORMANCE]
+        found = compare.timing_differences(other[0], mine) if timed else ()
+        if kind == "baseline" and len(timed) < len(rules):
+            found += compare.data_differences(other[0], mine)
+        allowed += [one.words for one in compare.refuse(found, allow, (f"the {kind} {other[0].variant}", mine.variant))]
+    return tuple(dict.fromkeys(allowed))
+
+
+def _changes(policy: Policy, run: Placed, baseline: Placed | None) -> tuple[Evaluation, ...] | None:
+    """Return the evaluations against the baseline that rules ask for; None where they cannot be had."""
+    needed = {rule.of for rule in policy.rules if rule.against == "baseline" and rule.of is not None} - {
+        metric_names.PERFORMANCE}
+    if not needed or baseline is None:
+        return None
+    known = run[0].reference
+    if known and (known.variant, known.artifact_digest) == (baseline[0].variant, baseline[0].artifact.digest):
+        return run[0].evaluations
+    if run[1] is None or baseline[1] is None:
+        return None
+    before, after = compare.common_predictions((baseline[0], baseline[1]), (run[0], run[1]), needed)
+    return compare.changes(run[0], after, before, needed)
+
+
+def _below_floor(rule: Rule, one: Evidence | Absent, other: Placed | None, floors: Mapping[str, float],
+                 ) -> Absent | None:
+    """Return why a limit cannot be judged on this device: equal runs differ by as much."""
+    floor = floors.get(rule.metric)
+    if floor is None or rule.against is None or not metric_names.is_timing(rule.metric) or isinstance(one, Absent):
+        return None
+    base = next((score.value for score in other[0].performance if score.name == rule.metric), None) if other else None
+    margin = rule.limit if rule.relative else rule.limit / base if base else math.inf
+    if margin >= floor:
+        return None
+    return Absent(where=one.where, hint="raise the limit, or quiet the device and measure its floor again",
+                  reason=f"a limit of {margin:.2%} is below this device's noise floor: equal runs differ by up to "
+                         f"{floor:.2%} in {rule.metric}")
+
+
+def _tested(rule: Rule, found: Evidence) -> _Judged:
+    above, below = found.tails(rule.bound)
+    kept, broken = (below, above) if rule.upper else (above, below)
+    # What is exact is kept where it is not broken: there is no doubt to show away.
+    return _Judged(rule, found, 1.0 - broken if found.sampled == "none" else kept, broken)
+
+
+def _corrected(judged: Sequence[_Judged], policy: Policy) -> tuple[float, ...]:
+    """Return each p-value of being broken, corrected among the rules of its family.
+
+    Passing needs no correction: all rules have to pass, which is shown at the level of each.
+    """
+    adjust: dict[Correction, Callable[[Sequence[float]], Sequence[float]]] = {
+        "holm": stats.holm, "benjamini-hochberg": tails.benjamini_hochberg, "none": tuple}
+    p_values = [one.broken for one in judged]
+    for family, method in policy.families.items():
+        members = [k for k, one in enumerate(judged) if one.rule.family == family]
+        for k, value in zip(members, adjust[method]([p_values[k] for k in members]), strict=True):
+            p_values[k] = value
+    return tuple(p_values)
+
+
+def _verdict(one: _Judged, policy: Policy, against: str | None, reruns: Mapping[str, Rerun] | None) -> Verdict:
+    rule, found, confidence = one.rule, one.found, policy.confidence_of(one.rule)
+    alpha = 1.0 - confidence
+    status: Status = "fail" if one.broken <= alpha else "pass" if one.kept <= alpha else "inconclusive"
+    confirmed, note = None, ""
+    if status == "fail" and metric_names.is_timing(rule.metric) and found.sampled == "timings":
+        confirmed, note = _confirmed(rule, reruns, alpha)
+        status = "inconclusive" if confirmed is False else status
+    ends = found.interval(confidence)
+    needed = found.needed(rule.bound, found.value, confidence, policy.power) if status == "inconclusive" else None
+    # A failure that a correction held back, or that was not confirmed, is not a matter of more of the same.
+    needed = needed if needed is not None and needed > found.n else None
+    hint = ""
+    if status == "inconclusive" and not note:
+        hint = f"{needed:,} {found.sampled} would decide it, were the truth as estimated" if needed else \
+            f"more {found.sampled} would decide it; the estimate is next to the limit"
+    low, high = (None if end is None or math.isinf(end) else end for end in ends) if ends else (None, None)
+    return Verdict(
+        rule=rule.id, status=status, severity=rule.severity, message=_message(rule, found, ends, confidence) + note,
+        hint=hint, demand=demand(rule), because=rule.because, of=rule.of or "", metric=rule.metric, where=found.where,
+        against=against, limit=rule.bound, value=found.value, low=low, high=high, unit=found.unit,
+        confidence=confidence if ends else None, n=found.n, sampled="" if found.sampled == "none" else found.sampled,
+        needed=needed, p_kept=one.kept, p_broken=one.broken, method=found.method, confirmed=confirmed, line=rule.line)
+
+
+def _confirmed(rule: Rule, reruns: Mapping[str, Rerun] | None, alpha: float) -> tuple[bool | None, str]:
+    """Return whether fresh timings show the failure too, and what to say about it."""
+    if reruns is None:
+        return None, "; not confirmed by a re-run"
+    again = reruns.get(rule.id)
+    if again is None or not (again.log_ratios or again.latency_s):
+        return False, "; a re-run is still to confirm it"
+    if again.log_ratios and rule.relative:
+        limit = 1.0 + rule.bound
+        evidence_ = sequential.ratio_evidence(again.log_ratios, limit, "above" if rule.upper else "below")
+        shown, n = bool(evidence_.max() >= -math.log(alpha)), len(again.log_ratios)
+        median = math.exp(float(np.median(again.log_ratios))) - 1.0
+        found = f"{n:,} interleaved pairs: {quantity(median, 'fraction', change=True).replace('points', '%')}"
+    elif again.latency_s and rule.metric.startswith("latency_p") and rule.against is None:
+        q = int(rule.metric.removeprefix("latency_p")) / 100.0
+        above, below = tails.quantile(again.latency_s, q, rule.bound)
+        shown = (above if rule.upper else below) <= alpha
+        found = f"{len(again.latency_s):,} fresh timings: {quantity(stats.quantile(again.latency_s, q), 's')}"
+    else:
+        return False, "; the re-run does not hold what could confirm it"
+    return shown, f"; {'confirmed' if shown else 'not confirmed'} by a re-run of {found}"
+
+
+def _message(rule: Rule, found: Evidence, ends: tuple[float, float] | None, confidence: float) -> str:
+    said = spoken(rule, found.value, found.unit)
+    if rule.of == metric_names.RUN and rule.metric == "precision_achieved":
+        return found.method
+    bound = allowance(rule, found.unit)
+    if ends is None:
+        return f"{said}; {bound}"
+    low, high = (spoken(rule, end, found.unit) for end in ends)
+    return (f"{said}, between {low} and {high} (each end at {confidence:.4g} confidence, {found.n:,} {found.sampled}); "
+            f"{bound}")
+
+
+def _without(rule: Rule, status: Status, why: Absent) -> Verdict:
+    return Verdict(rule=rule.id, status=status, severity=rule.severity, message=why.reason, hint=why.hint,
+                   demand=demand(rule), because=rule.because, of=rule.of or "", metric=rule.metric, where=why.where,
+                   limit=rule.bound, line=rule.line)
+
+
+def _sanity(reference: Run) -> tuple[Verdict, ...]:
+    found = reference_verdict_parts(reference)
+    if found is None:
+        return ()
+    level, message, hint = found
+    status: Status = "pass" if level == "fine" else "fail" if level == "caveat" else "error"
+    return (Verdict(
+        rule=SANITY, status=status, severity="warning" if level == "caveat" else "error", message=message, hint=hint,
+        demand="the FP32 reference is as accurate as published", of="accuracy", metric="accuracy_top1",
+        because="Most losses blamed on quantization are wrong preprocessing, labels or weights."),)
