@@ -245,6 +245,8 @@ def quantize(base: Path, recipe: Recipe, calibration: Batches, target: Path) -> 
         model = onnx.load(str(written))
     if decided.family in ("transformer", "convnext"):
         _float_reads_float(model, decided, originals)
+    if dialect(quantization) == "cpu":
+        _shield_float(model, decided)
     if quantization.weights == "float8":
         _to_float8(model)
     if recipe.float_precision != "fp32":
@@ -346,6 +348,37 @@ def _float_reads_float(model: Any, decided: Plan, originals: Mapping[str, tuple[
             for place, name in enumerate(originals[node.name]):
                 if name in made and place < len(node.input):
                     node.input[place] = name
+
+
+def _shield_float(model: Any, decided: Plan) -> None:
+    """Give float layers that read INT8 a DequantizeLinear of their own, with its one scale written once per channel.
+
+    Otherwise ONNX Runtime's WeightBiasQuantization (seen in 1.32) quantizes the weights and bias of every Conv and Gemm
+    behind a DequantizeLinear of one scale when it loads the file, with one range per tensor.
+    """
+    onnx = require("onnx", "export")
+    graph = index(model)
+    float_layers = {one.name for one in decided.decisions if not one.quantized}
+    for node in [one for one in model.graph.node if one.op_type in ("Conv", "ConvTranspose", "Gemm")]:
+        dequantize, weight = graph.producers.get(node.input[0]), graph.constants.get(node.input[1])
+        if node.name not in float_layers or weight is None or dequantize is None or attribute(node, "transA", 0) \
+                or dequantize.op_type != "DequantizeLinear":
+            continue
+        first, second = weight.dims[0], weight.dims[1]
+        channels = {"Conv": second * attribute(node, "group", 1), "ConvTranspose": first,
+                    "Gemm": second if attribute(node, "transB", 0) else first}[node.op_type]
+        own = [f"{node.name}_{part}" for part in ("scale", "zero_point")]
+        for name, source in zip(own, dequantize.input[1:], strict=True):
+            value = onnx.numpy_helper.to_array(graph.constants[source]).reshape(-1)
+            model.graph.initializer.append(onnx.numpy_helper.from_array(np.repeat(value, channels), name))
+        output = f"{node.name}_input"
+        made = onnx.helper.make_node("DequantizeLinear", [dequantize.input[0], *own], [output],
+                                     name=f"{node.name}_DequantizeLinear", axis=1)
+        node.input[0] = output
+        model.graph.node.insert(list(model.graph.node).index(dequantize) + 1, made)
+    read = {name for node in model.graph.node for name in node.input} | {one.name for one in model.graph.output}
+    for node in [one for one in model.graph.node if one.op_type == "DequantizeLinear" and one.output[0] not in read]:
+        model.graph.node.remove(node)
 
 
 def _to_float8(model: Any) -> None:
