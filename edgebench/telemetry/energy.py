@@ -2,7 +2,8 @@
 
 Uncertainties are standard uncertainties (k = 1) and cover what the readings leave open: power between two readings, the
 two edges, the sensor's step and its own averaging. What the sensor itself gets wrong is not in them, and for most
-boards unknown.
+boards unknown. Between readings power is taken to move independently of the sampling: a load that repeats in step with
+it is seen at the same points of its cycle again and again.
 
 Source of the rules: JCGM 100:2008 (GUM), 4.3.7: a quantity known to lie within ±a is given the uncertainty a/√3.
 """
@@ -105,6 +106,12 @@ def _integrated(times: np.ndarray, values: np.ndarray, begin_ns: int, end_ns: in
     joules = float(np.sum(widths * (power[1:] + power[:-1]) / 2))
     spread = float(np.ptp(values[(times >= begin_ns) & (times <= end_ns)]))
     swing = np.abs(np.diff(power))
+    for place, edge in ((0, begin_ns), (-1, end_ns)):
+        # A piece cut off at an edge: its power may be that of either reading around it, wherever the cut lies.
+        after = int(np.clip(np.searchsorted(times, edge, "right" if place == 0 else "left"), 1, len(times) - 1))
+        around = values[[after - 1, after]] if len(times) > 1 else values
+        mean = (power[1:] + power[:-1])[place] / 2
+        swing[place] = max(swing[place], 2 * float(np.max(np.abs(around - mean))))
     # Between two readings a power that moves from one to the other stays within them, so that the trapezoid is wrong by
     # half of the difference at most. Over holes and outside the readings it may have been anywhere it was seen.
     blind = widths > 2 * step_s
