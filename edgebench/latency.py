@@ -8,12 +8,12 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 import numpy as np
 
-from edgebench import stats
+from edgebench import stats, steady
 from edgebench.errors import unknown
 from edgebench.record import Caveat, Environment, LatencyTrace, Score
 
@@ -36,15 +36,26 @@ class Budget:
     """Timings of the offline scenario, each of a whole batch."""
     min_s: float
     max_s: float
+    confidence: float = 0.95
+    """Two-sided, of the percentiles' intervals."""
+    server_queries: int = 1000
+    """Queries of each arrival rate that the server scenario tries."""
+    warmup_max_s: float | None = None
+    """Where the warm-up has not settled by then, it ends all the same; None: at `max_s`; 0: the count alone
+    decides."""
 
 
 BUDGETS = {budget.name: budget for budget in (
     # To see whether everything works; far too short for numbers, and the caveats say so.
-    Budget(name="smoke", warmup_count=1, warmup_s=0.0, min_count=5, min_batches=2, min_s=0.0, max_s=10.0),
-    Budget(name="quick", warmup_count=10, warmup_s=1.0, min_count=400, min_batches=20, min_s=4.0, max_s=30.0),
-    Budget(name="standard", warmup_count=20, warmup_s=3.0, min_count=1000, min_batches=100, min_s=20.0, max_s=180.0),
+    Budget(name="smoke", warmup_count=1, warmup_s=0.0, min_count=5, min_batches=2, min_s=0.0, max_s=10.0,
+           server_queries=50, warmup_max_s=0.0),
+    Budget(name="quick", warmup_count=10, warmup_s=1.0, min_count=400, min_batches=20, min_s=4.0, max_s=30.0,
+           server_queries=500, warmup_max_s=5.0),
+    Budget(name="standard", warmup_count=20, warmup_s=3.0, min_count=1000, min_batches=100, min_s=20.0, max_s=180.0,
+           server_queries=2000, warmup_max_s=30.0),
     # MLPerf's minimum duration of 600 s, its 1,024 queries, and about its 24,576 offline images in batches of 16.
-    Budget(name="mlperf", warmup_count=50, warmup_s=10.0, min_count=1024, min_batches=1536, min_s=600.0, max_s=3600.0),
+    Budget(name="mlperf", warmup_count=50, warmup_s=10.0, min_count=1024, min_batches=1536, min_s=600.0, max_s=3600.0,
+           confidence=0.99, server_queries=20000, warmup_max_s=120.0),
 )}
 
 
@@ -57,6 +68,22 @@ def budget(name: str) -> Budget:
     if name not in BUDGETS:
         raise unknown("budget", name, BUDGETS)
     return BUDGETS[name]
+
+
+def altered(budget: Budget, **changes: float) -> Budget:
+    """Return the budget with other values, which its name then states: no result hides that its budget was weakened.
+
+    Raises:
+        UsageError: A name that is no field of a budget.
+    """
+    known = {field.name for field in fields(Budget)} - {"name"}
+    for key in changes:
+        if key not in known:
+            raise unknown("budget setting", key, known)
+    told = [f"{key} {value:g} instead of {before:g}" if (before := getattr(budget, key)) is not None
+            else f"{key} {value:g}" for key, value in changes.items() if value != getattr(budget, key)]
+    values: dict[str, Any] = {**changes, "name": f"{budget.name} ({', '.join(told)})" if told else budget.name}
+    return replace(budget, **values)
 
 
 def measure(infer: Callable[[], object], budget: Budget, *, count: int | None = None,
@@ -209,29 +236,13 @@ def _drift(values: np.ndarray[tuple[int], np.dtype[np.float64]], name: str) -> C
 
 
 def _bimodal(values: np.ndarray[tuple[int], np.dtype[np.float64]], name: str) -> Caveat | None:
-    """Two separate humps: the best split in two explains the spread far better than chance would.
-
-    Ashman's D of the best split is 2.7 for a normal distribution and 3.5 for a uniform one.
-    """
-    ordered = np.sort(values)[len(values) // 50: len(values) - len(values) // 50]
-    n = len(ordered)
-    if n < 60:
-        return None
-    sums, squares = np.cumsum(ordered), np.cumsum(ordered**2)
-    left = np.arange(n // 10, n - n // 10)
-    mean_low, mean_high = sums[left - 1] / left, (sums[-1] - sums[left - 1]) / (n - left)
-    var_low = squares[left - 1] / left - mean_low**2
-    var_high = (squares[-1] - squares[left - 1]) / (n - left) - mean_high**2
-    within = var_low * left + var_high * (n - left)
-    best = int(np.argmin(within))
-    separation = 2**0.5 * (mean_high[best] - mean_low[best]) / max(float(var_low[best] + var_high[best]), 1e-30)**0.5
-    ratio = float(mean_high[best] / max(float(mean_low[best]), 1e-30))
-    if separation < 5 or ratio < 1.05:
+    states = steady.two_states(values)
+    if states is None:
         return None
     return Caveat(
         code="bimodal", hint="pin the clocks and stop other load; a median of two states describes neither",
-        message=f"{name}: two states, {mean_low[best] * 1e3:.2f} ms and {mean_high[best] * 1e3:.2f} ms "
-                f"({1 - left[best] / n:.0%} of the timings)")
+        message=f"{name}: two states, {states.low_s * 1e3:.2f} ms and {states.high_s * 1e3:.2f} ms "
+                f"({states.high_share:.0%} of the timings)")
 
 
 def _spread(values: np.ndarray[tuple[int], np.dtype[np.float64]], name: str) -> Caveat | None:

@@ -36,7 +36,8 @@ def early_stopping_count(q: float, late: int, confidence: float = EARLY_STOPPING
         MLPerf Inference rules, appendix "Early stopping criterion": I_q(h, t + 1) <= 1 - c with h = n - t, d = 0.
     """
     if not (0.0 < q < 1.0 and 0.0 < confidence < 1.0) or late < 0:
-        raise ValueError(f"expected q and confidence between 0 and 1 and late of 0 or more, got {q}, {confidence}, {late}")
+        raise ValueError("expected q and confidence between 0 and 1 and late of 0 or more, "
+                         f"got {q}, {confidence} and {late}")
     low, high = late, late + 1
     while _at_most(late, high, 1.0 - q) > 1.0 - confidence:
         low, high = high, 2 * high

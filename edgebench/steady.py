@@ -6,6 +6,7 @@ it is more than chance, and it is large enough to matter (`TOLERANCE`). Unstable
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -69,7 +70,10 @@ def judge(values: npt.ArrayLike) -> SteadyVerdict:
     trend: tuple[float, float] | None = None
     points: tuple[int, ...] = ()
     states = two_states(series)
-    if n >= ENOUGH:
+    if n < ENOUGH:
+        found.append(Finding(code="few-timings", unstable=False, hint="a longer budget",
+                             message=f"{n} timings do not show whether the state is steady; {ENOUGH} are the least"))
+    else:
         points = change_points(series)
         medians = window_medians(series, min(60, n // 10))
         trend = relative_trend(medians), mann_kendall_p(medians)
@@ -85,7 +89,7 @@ def judge(values: npt.ArrayLike) -> SteadyVerdict:
             code="trend", unstable=True, hint="let temperature and clocks settle: a longer warm-up, better cooling",
             message=f"latency {'rose' if trend[0] > 0 else 'fell'} by {abs(trend[0]):.0%} over the run "
                     f"(p = {trend[1]:.1g})"))
-    if ratio > WINDOW_RATIO and not by_chance:
+    if ratio > WINDOW_RATIO and not by_chance and n >= ENOUGH:
         found.append(Finding(
             code="windows", unstable=True, hint="stop other load on the machine, or measure longer",
             message=f"the medians of the last {LAST_WINDOWS} windows lie {ratio - 1:.0%} apart"))
@@ -100,11 +104,13 @@ def _shifts(series: FloatArray, points: tuple[int, ...]) -> list[Finding]:
     if not points:
         return []
     edges = (0, *points, series.size)
-    levels = [float(np.median(series[a:b])) for a, b in zip(edges, edges[1:], strict=False)]
-    steps = ", ".join(f"{level * 1e3:.3f} ms from timing {edge + 1}" for edge, level in zip(edges, levels, strict=False))
+    levels = [float(np.median(series[a:b])) for a, b in itertools.pairwise(edges)]
+    steps = ", ".join(f"{level * 1e3:.3f} ms from timing {edge + 1}"
+                      for edge, level in zip(edges[:-1], levels, strict=True))
     if len(points) == 1 and points[0] <= series.size // 4 and levels[0] > levels[1]:
         return [Finding(code="slow-start", unstable=True, hint="a longer warm-up",
-                        message=f"the first {points[0]} timings are {levels[0] / levels[1] - 1:.0%} slower than the rest")]
+                        message=f"the first {points[0]} timings are {levels[0] / levels[1] - 1:.0%} slower than "
+                                "the rest")]
     return [Finding(code="level-shift", unstable=True, message=f"the level changes: {steps}",
                     hint="look for clock changes, throttling and other load at those times")]
 
@@ -120,9 +126,12 @@ def _settled_from(n: int, points: tuple[int, ...], found: list[Finding]) -> int:
 def _verdict(found: list[Finding], n: int, ratio: float, trend: tuple[float, float] | None, points: tuple[int, ...],
              outliers: float, settled: int) -> SteadyVerdict:
     wrong = [one for one in found if one.unstable]
+    few = [one for one in found if one.code == "few-timings"]
+    said = wrong or few
     return SteadyVerdict(
-        verdict="unstable" if wrong else "steady", diagnosis="; ".join(one.message for one in wrong) or "steady",
-        hint=wrong[0].hint if wrong else "", findings=tuple(found), n=n, window_ratio=ratio,
+        verdict="unstable" if wrong else "undecided" if few else "steady",
+        diagnosis="; ".join(one.message for one in said) or f"steady: {n} timings show no trend, shift or second state",
+        hint=said[0].hint if said else "", findings=tuple(found), n=n, window_ratio=ratio,
         trend_change=trend[0] if trend else None, trend_p=trend[1] if trend else None, change_points=points,
         outlier_share=outliers, settled_from=settled)
 
@@ -153,8 +162,8 @@ def relative_trend(values: FloatArray) -> float:
 def mann_kendall_p(values: npt.ArrayLike) -> float:
     """Return the two-sided p-value of no trend in `values` (n,), corrected for autocorrelation and ties.
 
-    The variance is multiplied by 1 + 2/(n(n-1)(n-2)) sum (n-i)(n-i-1)(n-i-2) rho_i, with rho_i the autocorrelation of the
-    ranks of the detrended values where it is significant at 95 %; never below 1, for the correction is to protect.
+    The variance is multiplied by 1 + 2/(n(n-1)(n-2)) sum (n-i)(n-i-1)(n-i-2) rho_i, with rho_i the autocorrelation of
+    the ranks of the detrended values where it is significant at 95 %; never by less than 1: the correction protects.
 
     Source:
         Hamed & Rao 1998, Journal of Hydrology 204:182.
@@ -192,8 +201,8 @@ def change_points(values: npt.ArrayLike, tolerance: float = TOLERANCE, blocks: i
     """Return the indices at which the level of `values` (n,) changes, each the first of its new level.
 
     Optimal partitioning of block medians by least squares with a BIC-like penalty of 3 sigma^2 log m per change, sigma
-    from their own long-run variance; changes of less than `tolerance` of the level are merged away. Blocks of 10 timings
-    or more, so that single outliers do not count; the place of a change is known to a block.
+    from differences over several lags; changes of less than `tolerance` of the level are merged away. Blocks of 10
+    timings or more, so that single outliers do not count; the place of a change is known to a block.
 
     Source:
         Jackson et al. 2005, IEEE Signal Processing Letters 12:105 (optimal partitioning); Yao 1988, Statistics &
@@ -219,7 +228,7 @@ def change_points(values: npt.ArrayLike, tolerance: float = TOLERANCE, blocks: i
 
 
 def _noise_variance(medians: FloatArray) -> float:
-    """Return the variance of block medians around their level, robust against level shifts; autocorrelation included."""
+    """Return the variance of block medians around their level, robust against shifts; autocorrelation included."""
     # A shift falls into few differences, so their median does not see it. Differences over several lags see what slow
     # noise does that neighbours do not tell; the largest is taken.
     found = [np.median(np.abs(medians[lag:] - medians[:-lag])) for lag in (1, 2, 3, 5, 8) if medians.size > 4 * lag]
@@ -311,14 +320,14 @@ def warm_up(infer: Callable[[], object], *, min_count: int, min_s: float, max_s:
         enough = len(durations) >= min_count and end - begin >= min_s * 1e9
         if enough and (settled or not max_s):
             return WarmUp(durations_ns=tuple(durations), settled=settled)
-        if end - begin >= max_s * 1e9 and (max_s or enough):
+        if max_s and end - begin >= max_s * 1e9:
             return WarmUp(durations_ns=tuple(durations), settled=settled)
 
 
 def measure_until_steady(measure: Callable[[float], QueryTrace], *, retries: int = 2, pause_s: float = 0.0,
                          sleep: Callable[[float], None] = time.sleep,
                          told: Callable[[SteadyVerdict], None] = lambda verdict: None) -> Attempts:
-    """Measure until a trace is steady, at most `retries` times again; every trace is kept.
+    """Measure until a trace is not unstable, at most `retries` times again; every trace is kept.
 
     Args:
         measure: Measures once, with its warm-up as many times longer as it is told: 1, then 2, then 4 ….
@@ -336,6 +345,6 @@ def measure_until_steady(measure: Callable[[float], QueryTrace], *, retries: int
         # Queues make the latencies of open loops follow each other; what the session itself does is its service time.
         verdicts.append(judge(traces[-1].service_s))
         told(verdicts[-1])
-        if verdicts[-1].verdict == "steady":
+        if verdicts[-1].verdict != "unstable":
             break
     return Attempts(traces=tuple(traces), verdicts=tuple(verdicts))

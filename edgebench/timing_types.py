@@ -1,4 +1,4 @@
-"""Value types of timing beyond one loop: queries, verdicts, pairs, ceilings, minutes. Plain values, ready for a run file.
+"""Value types of timing beyond one loop: queries, verdicts, pairs, ceilings, minutes; ready for a run file.
 
 Seconds, hertz and fractions; times within a trace count from its `begin_ns`, which is on the clock of telemetry.
 """
@@ -183,7 +183,8 @@ class Finding:
 class SteadyVerdict:
     """Whether one number may stand for a trace, and if not, why."""
 
-    verdict: Literal["steady", "unstable"]
+    verdict: Literal["steady", "unstable", "undecided"]
+    """``undecided``: too few timings to tell."""
     diagnosis: str
     """In words."""
     hint: str
@@ -213,6 +214,11 @@ class Attempts:
     def steady(self) -> bool:
         """Whether the last try was steady."""
         return self.verdicts[-1].verdict == "steady"
+
+    @property
+    def trace(self) -> QueryTrace:
+        """The last try's trace, which the results come from."""
+        return self.traces[-1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

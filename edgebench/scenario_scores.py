@@ -1,0 +1,161 @@
+"""What a scenario's queries say: percentiles with their confidence, throughput, a camera's misses and ages, doubts."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from edgebench import percentiles, stats
+from edgebench.record import Caveat, Score
+from edgebench.timing_types import CameraSummary, DeviceTrace, PercentileBound, QueryTrace
+
+QUANTILES = (0.50, 0.90, 0.95, 0.99)
+TOLERATED_LATENESS = 0.01
+"""Of the median service time."""
+_ORIGINS = {"server": "scheduled arrival to completion", "camera": "frame to result"}
+
+
+def bounds(trace: QueryTrace, confidence: float) -> tuple[PercentileBound, ...]:
+    """Return the percentiles of a trace's latencies with their achieved confidence."""
+    return percentiles.bounds(trace.latency_s, QUANTILES, confidence)
+
+
+def scores(trace: QueryTrace, confidence: float = 0.95) -> tuple[Score, ...]:
+    """Return what a trace says: percentiles in seconds, and what belongs to its scenario."""
+    prefix = "" if trace.scenario == "single-stream" else trace.scenario.replace("-", "_") + "_"
+    origin = _ORIGINS.get(trace.scenario, "host to host")
+    found = [Score(
+        name=f"{prefix}latency_p{round(one.q * 100)}", value=one.value_s, low=one.low_s, high=one.high_s, unit="s",
+        better="lower", n=one.n, confidence=confidence,
+        method=f"order statistic x(ceil(nq)), {origin}, {trace.images_per_query} images per query, preprocessing "
+               f"{trace.preprocessing}; binomial interval of {one.effective_n} independent timings",
+        reason=None if one.met else percentiles.words(one)) for one in bounds(trace, confidence)]
+    if trace.scenario in ("offline", "multi-stream"):
+        found.append(_throughput(trace, prefix))
+    if trace.scenario == "camera":
+        found.extend(_camera_scores(trace))
+    return tuple(found)
+
+
+def _throughput(trace: QueryTrace, prefix: str) -> Score:
+    values = np.asarray(trace.service_s)
+    low, high = stats.bootstrap(lambda chosen: np.array([values[chosen].mean()]), values.size)
+    name = "throughput_offline" if trace.scenario == "offline" else f"{prefix}throughput"
+    if low[0] <= 0:
+        return Score(name=name, value=None, unit="images/s", better="higher", n=values.size,
+                     method="images over the mean time of back-to-back queries",
+                     reason="the clock did not advance during most queries")
+    return Score(name=name, value=trace.images_per_query / float(values.mean()),
+                 low=trace.images_per_query / float(high[0]), high=trace.images_per_query / float(low[0]),
+                 unit="images/s", better="higher", n=values.size,
+                 method=f"{trace.images_per_query} images over the mean time of back-to-back queries; bootstrap")
+
+
+def _camera_scores(trace: QueryTrace) -> list[Score]:
+    summary = camera_summary(trace)
+    low, high = stats.wilson(round(summary.miss_rate * summary.frames), summary.frames)
+    told = f"{trace.rate_hz:g} frames per second, policy {trace.policy}"
+    limit = f"{(trace.limit_s or 0) * 1e3:g} ms"
+    one = "one result has none" if summary.jitter_s is None else None
+    return [
+        Score(name="camera_miss_rate", value=summary.miss_rate, low=low, high=high, unit="fraction", better="lower",
+              n=summary.frames, method=f"frames dropped or later than {limit}; {told}; Wilson interval"),
+        Score(name="camera_jitter", value=summary.jitter_s, unit="s", better="lower", n=len(trace.end_s),
+              method=f"mean difference of successive latencies (RFC 3550); {told}",
+              reason=one or "no interval is known"),
+        Score(name="camera_age_mean", value=summary.age_mean_s, unit="s", better="lower", n=len(trace.end_s),
+              method=f"time average of the age of information; {told}", reason=one or "no interval is known"),
+        Score(name="camera_age_peak", value=summary.age_peak_max_s, unit="s", better="lower", n=len(trace.end_s),
+              method=f"largest age of information; {told}", reason=one or "an extreme has no interval"),
+    ]
+
+
+def caveats(trace: QueryTrace, confidence: float = 0.95) -> tuple[Caveat, ...]:
+    """Return what in the trace itself speaks against its numbers; the steady-state verdict is apart."""
+    name, n = trace.scenario, len(trace.end_s)
+    found = []
+    if trace.stopped == "max-duration":
+        found.append(Caveat(code="max-duration", hint="a longer --budget, or a faster variant",
+                            message=f"{name}: time was up after {n} queries, before the budget was reached"))
+    if trace.warmup_s and not trace.warmup_settled and "smoke" not in trace.budget:
+        found.append(Caveat(code="warm-up", hint="let the machine settle and measure again",
+                            message=f"{name}: the warm-up of {len(trace.warmup_s)} inferences did not settle"))
+    unmet = [one for one in bounds(trace, confidence) if not one.met]
+    if unmet:
+        found.append(Caveat(code="few-timings", hint="use a longer --budget",
+                            message=f"{name}: {percentiles.words(unmet[0])}"))
+    if "instead of" in trace.budget:
+        found.append(Caveat(code="altered-budget", hint="use the budget as it is for numbers to be compared",
+                            message=f"{name}: measured with budget {trace.budget}"))
+    if trace.clock_resolution_s * 100 > float(np.median(trace.service_s)):
+        found.append(Caveat(
+            code="coarse-clock", hint="time larger batches",
+            message=f"{name}: the clock's step of {trace.clock_resolution_s * 1e9:.0f} ns is above 1 % of the median"))
+    if trace.device is not None:
+        found.extend(_device_caveats(trace.device, name))
+    if trace.rate_hz is not None:
+        found.extend(_lateness(trace))
+    return tuple(found)
+
+
+def _device_caveats(device: DeviceTrace, name: str) -> list[Caveat]:
+    compute, enqueue = float(np.median(device.compute_s)), float(np.median(device.enqueue_s))
+    copies = float(np.median(np.asarray(device.h2d_s) + np.asarray(device.d2h_s)))
+    found = []
+    # trtexec's rules.
+    if enqueue > 0.8 * compute:
+        found.append(Caveat(code="enqueue-bound", hint="use a CUDA graph, or larger batches",
+                            message=f"{name}: starting the computation takes the host {enqueue * 1e3:.3f} ms, the "
+                                    f"device computes {compute * 1e3:.3f} ms"))
+    if copies >= compute:
+        found.append(Caveat(code="copy-bound", hint="feed smaller inputs, or keep them on the device",
+                            message=f"{name}: copies take {copies * 1e3:.3f} ms, computing {compute * 1e3:.3f} ms"))
+    variation = float(np.std(device.compute_s)) / compute if compute else 0.0
+    if variation > 0.025:
+        found.append(Caveat(code="device-unstable", hint="lock the device's clocks",
+                            message=f"{name}: the device's compute time varies by {variation:.1%}"))
+    return found
+
+
+def _lateness(trace: QueryTrace) -> list[Caveat]:
+    """Return the doubt that queries began late although the session was free: the loop could not keep the schedule."""
+    issue, start, end = (np.asarray(one) for one in (trace.issue_s, trace.start_s, trace.end_s))
+    free = np.concatenate(([True], end[:-1] <= issue[1:]))
+    if not free.any():
+        return []
+    late = float(np.quantile((start - issue)[free], 0.99))
+    typical = float(np.median(trace.service_s))
+    if late <= TOLERATED_LATENESS * typical:
+        return []
+    return [Caveat(code="late-issue", hint="stop other load on the machine",
+                   message=f"{trace.scenario}: 1 % of the queries began over {late * 1e3:.3f} ms late although the "
+                           "session was free; this counts as latency")]
+
+
+def camera_summary(trace: QueryTrace) -> CameraSummary:
+    """Return what a consumer of the results of a camera trace sees.
+
+    Source:
+        Kaul, Yates & Gruteser 2012, INFOCOM (age of information); RFC 3550, section 6.4.1 (jitter).
+    """
+    issue, start, end = (np.asarray(one) for one in (trace.issue_s, trace.start_s, trace.end_s))
+    latencies = end - issue
+    frames = len(issue) + len(trace.dropped_s)
+    # Half a nanosecond: times are whole nanoseconds, seconds are not exact.
+    late = int(np.count_nonzero(latencies > (trace.limit_s or math.inf) + 0.5e-9))
+    mean_age = peak_mean = peak_max = jitter = None
+    if len(issue) > 1:
+        jitter = float(np.abs(np.diff(latencies)).mean())
+        # Until the next result the age grows from this result's latency: a trapezoid.
+        peaks = end[1:] - issue[:-1]
+        mean_age = float(((latencies[:-1] + peaks) / 2.0 * np.diff(end)).sum() / (end[-1] - end[0]))
+        peak_mean, peak_max = float(peaks.mean()), float(peaks.max())
+    queue = np.zeros(1)
+    if trace.policy == "queue":
+        # Those before it in the order that had not begun when it came.
+        queue = np.arange(len(issue)) - np.searchsorted(start, issue, side="right").clip(max=np.arange(len(issue)))
+    return CameraSummary(
+        frames=frames, dropped=len(trace.dropped_s), miss_rate=(late + len(trace.dropped_s)) / frames,
+        jitter_s=jitter, age_mean_s=mean_age, age_peak_mean_s=peak_mean, age_peak_max_s=peak_max,
+        queue_mean=float(queue.mean()), queue_max=int(queue.max()))
