@@ -57,8 +57,10 @@ def junit(gates: Sequence[Gate], *, strict: bool = False) -> str:
     root = ET.Element("testsuites", name="edgebench")
     totals = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
     for gate in gates:
-        suite = ET.SubElement(root, "testsuite", name=_text(f"{gate.policy}: {gate.variant}"),
-                              timestamp=_text(gate.created_at.partition("+")[0].removesuffix("Z")), hostname=_text(gate.device))
+        # The format knows local times without an offset alone.
+        stamp = gate.created_at.partition("+")[0].removesuffix("Z")
+        suite = ET.SubElement(root, "testsuite", name=_text(f"{gate.policy}: {gate.variant}"), timestamp=_text(stamp),
+                              hostname=_text(gate.device))
         counts = dict.fromkeys(totals, 0)
         for verdict in gate.verdicts:
             case = ET.SubElement(suite, "testcase", classname=_text(f"{gate.policy}.{gate.variant}"),
@@ -93,7 +95,8 @@ def sarif(gates: Sequence[Gate], root: Path | None = None) -> dict[str, Any]:
         gates: What to tell.
         root: The folder that paths are told from, such as the repository's; the working folder by default.
     """
-    return {"$schema": SARIF_SCHEMA, "version": "2.1.0", "runs": [_sarif_run(gate, root or Path.cwd()) for gate in gates]}
+    runs = [_sarif_run(gate, root or Path.cwd()) for gate in gates]
+    return {"$schema": SARIF_SCHEMA, "version": "2.1.0", "runs": runs}
 
 
 def summary(gates: Sequence[Gate], *, strict: bool = False) -> str:
@@ -139,10 +142,10 @@ def _sarif_run(gate: Gate, root: Path) -> dict[str, Any]:
     order = list(dict.fromkeys(verdict.rule for verdict in gate.verdicts))
     errors = [one for one in gate.verdicts if one.status == "error"]
     return {
-        "tool": {"driver": {
-            "name": "edgebench", "semanticVersion": __version__, "rules": [_descriptor(gate, rules[id_]) for id_ in order]}},
+        "tool": {"driver": {"name": "edgebench", "semanticVersion": __version__,
+                            "rules": [_descriptor(gate, rules[id_]) for id_ in order]}},
         "automationDetails": {"id": f"edgebench/{gate.policy}/{gate.variant}/"},
-        "originalUriBaseIds": {"%SRCROOT%": {"description": {"text": "The folder that the policy's path is told from."}}},
+        "originalUriBaseIds": {"%SRCROOT%": {"description": {"text": "The folder that paths are told from."}}},
         "invocations": [{
             "executionSuccessful": not errors,
             "toolExecutionNotifications": [{
@@ -210,7 +213,8 @@ def _headline(gates: Sequence[Gate], *, strict: bool) -> str:
     counts = [(status, sum(gate.count(status) for gate in gates)) for status in _ORDER]
     words = {"pass": "passed", "fail": "failed", "error": "could not be judged"}
     told = ", ".join(f"{count} {words.get(status, status)}" for status, count in counts if count)
-    mark = {0: "✅", 1: "❌", 3: "⛔", 4: "❔"}[int(code)]
+    undecided = any(one.status == "inconclusive" and one.severity == "error" for gate in gates for one in gate.verdicts)
+    mark = {0: "❔" if undecided else "✅", 1: "❌", 3: "⛔", 4: "❔"}[int(code)]
     policies = ", ".join(dict.fromkeys(gate.policy for gate in gates))
     return f"{mark} edgebench {policies}: {told or 'nothing was judged'}"
 
@@ -226,7 +230,8 @@ def _table(verdicts: Sequence[Verdict]) -> list[str]:
     rows = ["| | Rule | Found | Demanded |", "|---|---|---|---|"]
     for one in _sorted(verdicts):
         mark = _WARNED if one.status == "fail" and one.severity == "warning" else _MARKS[one.status]
-        rows.append(f"| {mark} {one.status} | {_escaped(_case(one))} | {_escaped(one.message)} | {_escaped(one.demand)} |")
+        cells = (f"{mark} {one.status}", *map(_escaped, (_case(one), one.message, one.demand)))
+        rows.append(f"| {' | '.join(cells)} |")
     return rows
 
 
@@ -245,6 +250,7 @@ def _paragraph(verdict: Verdict) -> str:
 
 
 def _sentence(text: str) -> str:
+    text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
