@@ -88,7 +88,8 @@ def select_recipes(device: Device, names: tuple[str, ...], backends: tuple[str, 
         UsageError: An unknown name, or nothing is left.
     """
     known = recipes()
-    chosen = tuple(recipe(name) for name in names) or tuple(known.values())
+    chosen = tuple(recipe(name) for name in names) or tuple(
+        one for one in known.values() if set(one.providers) <= set(device.providers))
     for one in chosen if names else ():
         if one.backend not in device.backends:
             raise UsageError(f"recipe {one.id!r} is for {one.backend}, which device {device.id!r} does not run",
