@@ -230,8 +230,8 @@ def _check_types(path: Path, model: Any) -> None:
                                f"{weight.name!r}", f"export the weights in float32: {kind} is for shapes and indices")
 
 
-def at_opset(path: Path, model: Any, wanted: int) -> Any:
-    """Return the model in another opset, checked to give the same outputs.
+def at_opset(what: object, model: Any, wanted: int) -> Any:
+    """Return the model in another opset, checked to give the same outputs; `what` names it in errors.
 
     Raises:
         InvalidInput: It cannot be converted, or the converted model answers otherwise.
@@ -244,12 +244,12 @@ def at_opset(path: Path, model: Any, wanted: int) -> Any:
         onnx.checker.check_model(converted)
         before, after = _outputs(model), _outputs(converted)
     except (RuntimeError, ValueError, InvalidInput, onnx.checker.ValidationError) as error:
-        raise InvalidInput(f"{path} is of opset {was} and cannot be converted to {wanted}: "
+        raise InvalidInput(f"{what} is of opset {was} and cannot be converted to {wanted}: "
                            f"{' '.join(str(error).split())[:200]}", hint) from error
     worst = max(float(np.abs(a - b).max()) / max(float(np.abs(a).max()), 1e-6)
                 for a, b in zip(before, after, strict=True))
     if not worst <= AGREEMENT:
-        raise InvalidInput(f"{path} is of opset {was}; converted to {wanted}, its outputs differ by a share of "
+        raise InvalidInput(f"{what} is of opset {was}; converted to {wanted}, its outputs differ by a share of "
                            f"{worst:.2g}", hint)
     return converted
 

@@ -32,6 +32,8 @@ _FUSED = frozenset({"Relu", "Clip", "Add", "MaxPool"})
 _SHAPES = frozenset({"Shape", "Size", "Range", "ConstantOfShape", "Constant"})
 _SQUEEZE = frozenset({"ReduceMean", "GlobalAveragePool"})
 _GATES = frozenset({"Sigmoid", "HardSigmoid"})
+_OPSET = 19
+"""The first whose Q/DQ nodes know FP8 and scales in FP16."""
 FP8_LARGEST = 448.0
 """Largest number of E4M3."""
 INT8_LARGEST = 127.0
@@ -74,6 +76,11 @@ def prepare(base: Path, folder: Path) -> Path:
     onnx = require("onnx", "export")
     tools = require("onnxruntime.quantization.shape_inference", "export")
     target = folder / "prepared.onnx"
+    if graphs.opset(graphs.load(base)) < _OPSET:
+        lifted = graphs.at_opset(base.name, onnx.load(str(base)), graphs.OPSET)
+        base = folder / "lifted.onnx"
+        graphs.save(lifted, base)
+        del lifted
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         tools.quant_pre_process(str(base), str(target), skip_symbolic_shape=True)
@@ -250,8 +257,7 @@ def quantize(base: Path, recipe: Recipe, calibration: Batches, target: Path) -> 
     if quantization.weights == "float8":
         _to_float8(model)
     if recipe.float_precision != "fp32":
-        model = typed.convert(model, recipe.float_precision, [
-            one.name for one in decided.decisions if one.name in typed.sensitive(index(model))])
+        model = typed.convert(model, recipe.float_precision)
     typed.drop_unused_domains(model)
     graphs.save(model, target)
     return decided

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from edgebench import graphs
 from edgebench.errors import InvalidInput, require
 from edgebench.patterns import Index, attribute, index, layer_norms, types, zero_shot_head
 
@@ -56,18 +57,24 @@ def sensitive(graph: Index) -> dict[str, str]:
 def convert(model: Any, precision: Half, keep: Collection[str] = ()) -> Any:
     """Return the graph with float32 weights and values in `precision`; its inputs and outputs stay float32.
 
-    Nodes named in `keep`, and those whose constants the precision cannot hold, stay float32 between Cast nodes.
+    What `sensitive` names, nodes named in `keep`, and those whose constants the precision cannot hold stay float32
+    between Cast nodes.
 
     Args:
         model: An FP32 ONNX model, quantized or not; it is changed.
         precision: Of the result.
-        keep: Names of nodes that stay float32.
+        keep: Names of more nodes that stay float32.
 
     Raises:
-        InvalidInput: A weight is not finite.
+        InvalidInput: A weight is NaN, or the file is of an opset without the precision (convolutions know BF16 from 22,
+            Q/DQ nodes FP16 from 19) and cannot be converted.
     """
     kinds = require("onnx", "export").TensorProto
     half = kinds.FLOAT16 if precision == "fp16" else kinds.BFLOAT16
+    quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    needed = 22 if precision == "bf16" else 19 if quantized else graphs.MIN_OPSET
+    if graphs.opset(model) < needed:
+        model = graphs.at_opset("the model", model, needed)
     name_nodes(model)
     _constants_to_initializers(model)
     _raise_tiny_scales(model, half)
@@ -134,7 +141,7 @@ class _Conversion:
         self._model, self._half = model, half
         self._full = int(self._onnx.TensorProto.FLOAT)
         self._graph, self._known = index(model), types(model)
-        self._stay = set(keep) | self._unsafe()
+        self._stay = {*keep, *sensitive(self._graph)} | self._unsafe()
         self._home: dict[str, int] = {value.name: self._full for value in model.graph.input}
         self._renamed: dict[str, str] = {}
         self._nodes: list[Any] = []
