@@ -198,13 +198,13 @@ def parse(text: str, where: str, also: Collection[tuple[str, str]] = ()) -> Poli
     for number, table in enumerate(tables):
         line, keys = places.rule(number)
         _refuse_unknown_keys(table, Rule, "line", where, keys, line)
-        rule = replace(decode(Rule, table, f"{where}:{line}: rule {table.get('id', number + 1)!r}: "), line=line)
+        rule = replace(decode(Rule, table, f"{where}:{line}: rule {table.get('id', number + 1)!r}"), line=line)
         earlier = next((other for other in rules if other.id == rule.id), None)
         if earlier is not None:
             raise InvalidInput(f"{where}:{line}: rule id {rule.id!r} is taken by the rule in line {earlier.line}",
                                "every rule needs an id of its own: verdicts and histories go by it")
         rules.append(_checked(rule, where, also))
-    policy = decode(Policy, {**data, "rules": []} if not rules else {**data, "rules": tables}, f"{where}: ")
+    policy = decode(Policy, {**data, "rules": tables}, where)
     policy = replace(policy, rules=tuple(rules), path=where)
     for rule in rules:
         if rule.family is not None and rule.family not in policy.families:
