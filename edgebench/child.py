@@ -62,7 +62,7 @@ def run(module: str, job: Path, log: Path, told: Callable[[Message], None], *, w
 
         def expire() -> None:
             expired.set()
-            _kill(process)
+            kill(process)
 
         timer = threading.Timer(time_limit_s or 0.0, expire)
         timer.daemon = True
@@ -70,7 +70,7 @@ def run(module: str, job: Path, log: Path, told: Callable[[Message], None], *, w
             if time_limit_s is not None:
                 timer.start()
             for line in process.stdout:
-                message = _message(line)
+                message = parse(line)
                 if "error" in message:
                     failure = {key: str(value) for key, value in message.items()}
                 else:
@@ -101,15 +101,16 @@ def _stop(process: subprocess.Popen[str]) -> None:
     try:
         process.wait(timeout=10)
     except subprocess.TimeoutExpired:
-        _kill(process)
+        kill(process)
 
 
-def _kill(process: subprocess.Popen[str]) -> None:
+def kill(process: subprocess.Popen[str]) -> None:
+    """End a process and all that it started; it leads a session of its own."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _message(line: str) -> Message:
+def parse(line: str) -> Message:
     """Return a child's message; runtimes write to standard output too, and that is passed over."""
     try:
         message = json.loads(line)

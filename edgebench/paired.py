@@ -1,0 +1,263 @@
+"""Which of two sessions is faster, on a machine that is never quiet: interleaved blocks, ratios from pairs.
+
+A round runs every session in a random order and then in the reverse order. A slow change of the machine that is linear
+within a round cancels; whatever else the machine does, chance decided whom it hit. Exchanging two sessions of equal
+speed would therefore only change the sign of a round's log ratio, with probability one half, in every round anew: the
+signed-rank test and its interval are exact for any autocorrelation, drift and distribution (randomization inference).
+Random orders are used instead of a Latin square, whose rows are not independent of each other.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from edgebench import stats
+from edgebench.errors import CannotMeasure, UsageError
+from edgebench.stats import FloatArray
+from edgebench.timing_types import Block, Comparison, NoiseFloor, PairedTrace, PairPlan
+
+CONFIDENCE = 0.975
+"""Of intervals between sessions: "different" is said falsely in one of forty comparisons, so that one in twenty is kept
+even where an assumption is only nearly met."""
+EXACT_ROUNDS = 200
+"""Above, the null distribution is taken as normal."""
+PILOT_ROUNDS = 12
+Run = Callable[[int], Block]
+"""Runs that many inferences now and returns their latencies; `Block.session` is set by `interleave`."""
+Statistic = Callable[[FloatArray], float]
+
+
+def interleave(sessions: Mapping[str, Run], *, rounds: int, inferences: int, seed: int = 0,
+               told: Callable[[int], None] = lambda done: None) -> PairedTrace:
+    """Run all sessions in turns.
+
+    Args:
+        sessions: By name; in reality each is a process of its own, so that none shares memory or threads with another.
+        rounds: Each runs every session twice.
+        inferences: Per block.
+        seed: Of the orders.
+        told: Hears after each round how many are done.
+
+    Raises:
+        UsageError: Fewer than two sessions, or no round or inference.
+        CannotMeasure: A session returned another number of latencies, or some that are not above 0.
+    """
+    if len(sessions) < 2 or rounds < 1 or inferences < 1:
+        raise UsageError("expected two sessions or more, and rounds and inferences above 0, "
+                         f"got {len(sessions)} sessions, {rounds} rounds and {inferences} inferences")
+    generator = np.random.default_rng(seed)
+    runs = list(sessions.items())
+    found = []
+    for number in range(rounds):
+        order = [int(k) for k in generator.permutation(len(runs))]
+        blocks = []
+        for which in (*order, *reversed(order)):
+            name, run = runs[which]
+            block = run(inferences)
+            if len(block.latency_s) != inferences or not all(0 < value < math.inf for value in block.latency_s):
+                raise CannotMeasure(f"{name} returned {len(block.latency_s)} latencies for {inferences} inferences, or "
+                                    "some that are not above 0 s")
+            blocks.append(Block(session=which, begin_ns=block.begin_ns, latency_s=block.latency_s))
+        found.append(tuple(blocks))
+        told(number + 1)
+    return PairedTrace(names=tuple(sessions), seed=seed, rounds=tuple(found))
+
+
+def median(values: FloatArray) -> float:
+    """Return the median of a block's latencies."""
+    return float(np.median(values))
+
+
+def log_ratios(trace: PairedTrace, baseline: str, candidate: str, statistic: Statistic = median) -> FloatArray:
+    """Return per round (R,) the mean of two log ratios, candidate over baseline, of a statistic of their blocks.
+
+    Raises:
+        UsageError: A name that is no session of the trace.
+    """
+    for name in (baseline, candidate):
+        if name not in trace.names:
+            raise UsageError(f"no session {name!r} in these pairs", f"known: {', '.join(trace.names)}")
+    a, b = trace.names.index(baseline), trace.names.index(candidate)
+    rows = []
+    for blocks in trace.rounds:
+        sums = dict.fromkeys(range(len(trace.names)), 0.0)
+        for block in blocks:
+            sums[block.session] += math.log(statistic(np.asarray(block.latency_s)))
+        rows.append((sums[b] - sums[a]) / 2.0)
+    return np.array(rows)
+
+
+def compare(trace: PairedTrace, baseline: str, candidate: str, confidence: float = CONFIDENCE,
+            statistic: Statistic = median) -> Comparison:
+    """Return the ratio of two sessions' latencies, candidate over baseline, with its interval.
+
+    Raises:
+        UsageError: A name that is no session of the trace.
+    """
+    estimate, low, high, p_value = signed_rank(log_ratios(trace, baseline, candidate, statistic), confidence)
+    return Comparison(
+        baseline=baseline, candidate=candidate, ratio=math.exp(estimate), low=None if low is None else math.exp(low),
+        high=None if high is None else math.exp(high), p_value=p_value, confidence=confidence,
+        rounds=len(trace.rounds),
+        method="Hodges-Lehmann estimate of log ratios of block medians per mirrored round in random order; interval by "
+               "inversion of the signed-rank test, exact by randomization")
+
+
+def signed_rank(values: npt.ArrayLike,
+                confidence: float = CONFIDENCE) -> tuple[float, float | None, float | None, float]:
+    """Return (estimate, low, high, p-value) of the centre of `values` (n,), symmetric by design.
+
+    The estimate is the median of the averages of all pairs; an end is None where n is too small for the confidence.
+
+    Raises:
+        ValueError: `values` is empty or not finite, or `confidence` is not between 0 and 1.
+
+    Source:
+        Hollander, Wolfe & Chicken 2013, Nonparametric Statistical Methods, sections 3.1 to 3.3.
+    """
+    series = np.asarray(values, dtype=np.float64)
+    if series.ndim != 1 or not series.size or not np.isfinite(series).all() or not 0 < confidence < 1:
+        raise ValueError(f"expected finite values and a confidence between 0 and 1, got shape {series.shape} and "
+                         f"{confidence}")
+    first, second = np.triu_indices(series.size)
+    walsh = np.sort((series[first] + series[second]) / 2.0)
+    cumulated = _signed_rank_cdf(series.size)
+    outside = int(np.count_nonzero(cumulated <= (1.0 - confidence) / 2.0))
+    # Walsh averages of exactly 0 speak for neither side.
+    above, below = int(np.count_nonzero(walsh > 0)), int(np.count_nonzero(walsh < 0))
+    p_value = min(1.0, 2.0 * float(cumulated[walsh.size - max(above, below)]))
+    ends = (float(walsh[outside - 1]), float(walsh[-outside])) if outside else (None, None)
+    return float(np.median(walsh)), *ends, p_value
+
+
+@lru_cache(maxsize=64)
+def _signed_rank_cdf(n: int) -> FloatArray:
+    """Return P(W <= w) for w = 0, 1, …, n(n+1)/2: W sums the ranks whose fair coin shows heads."""
+    total = n * (n + 1) // 2
+    if n > EXACT_ROUNDS:
+        deviation = math.sqrt(total * (2 * n + 1) / 12.0)
+        z = (np.arange(total + 1) + 0.5 - total / 2.0) / deviation
+        normal: FloatArray = np.array([0.5 * math.erfc(-one / math.sqrt(2.0)) for one in z])
+        return normal
+    chances = np.zeros(total + 1)
+    chances[0] = 1.0
+    for rank in range(1, n + 1):
+        shifted = np.concatenate((np.zeros(rank), chances[:-rank]))
+        chances = (chances + shifted) / 2.0
+    exact: FloatArray = np.cumsum(chances)
+    return exact
+
+
+def rounds_needed(pilot: npt.ArrayLike, margin: float, *, power: float = 0.8, confidence: float = CONFIDENCE,
+                  most: int = 500) -> PairPlan:
+    """Return how many rounds find a ratio of 1 + margin with at least the power, from a pilot's log ratios (n,).
+
+    Noether's formula with the pilot's own shape: n = (z_a + z_b)^2 / (3 (p - 1/2)^2), p the chance that the mean of two
+    rounds exceeds 0 where the change is log(1 + margin). The pilot is spread by the factor that covers its own
+    uncertainty in 80 of 100 pilots, and once more where its rounds follow each other.
+
+    Args:
+        pilot: Log ratios per round, at least 6; their own centre does not matter.
+        margin: Relative change to find, above 0: 0.03 for 3 %.
+        power: Chance to find it, 0 to 1.
+        confidence: Of the interval that has to leave 1 out.
+        most: Limit; `PairPlan.capped` tells that it was reached.
+
+    Raises:
+        ValueError: A pilot of fewer than 6 rounds, or a number out of its range.
+
+    Source:
+        Noether 1987, JASA 82:645; Browne 1995, Statistics in Medicine 14:1933 (upper limit of the pilot's spread).
+    """
+    series = np.asarray(pilot, dtype=np.float64)
+    n = series.size
+    if n < 6 or margin <= 0 or not (0 < power < 1 and 0 < confidence < 1):
+        raise ValueError(f"expected 6 rounds or more, a margin above 0, power and confidence between 0 and 1, got {n}, "
+                         f"{margin}, {power} and {confidence}")
+    first, second = np.triu_indices(n, k=1)
+    centred = series - signed_rank(series, confidence)[0]
+    z = stats.normal_quantile((1.0 + confidence) / 2.0) + stats.normal_quantile(power)
+    inflation = math.sqrt((n - 1) / _chi_square_quantile(0.2, n - 1)) * math.sqrt(_dependence(centred))
+    # Symmetric by design, so a round counts with either sign.
+    pairs = inflation / 2.0 * np.abs(np.concatenate((centred[first] + centred[second],
+                                                     centred[first] - centred[second])))
+    chance = 0.5 + 0.5 * float(np.mean(pairs < math.log1p(margin)))
+    exact_least = next(k for k in range(1, 100) if 2.0**(1 - k) <= 1.0 - confidence)
+    needed = max(exact_least, math.ceil(z**2 / (3.0 * (chance - 0.5)**2))) if chance > 0.5 else most + 1
+    robust = 1.4826 * float(np.median(np.abs(centred)))
+    return PairPlan(rounds=min(needed, most), margin=margin, power=power, confidence=confidence, pilot_rounds=n,
+                    spread=robust, capped=needed > most)
+
+
+def _dependence(values: FloatArray) -> float:
+    """Return the factor by which first-order autocorrelation widens a mean's variance; 1 where it may be chance."""
+    power = float(values @ values)
+    rho = float(values[:-1] @ values[1:]) / power if power else 0.0
+    if rho < 1.0 / math.sqrt(values.size):
+        return 1.0
+    rho = min(rho, 0.9)
+    return (1.0 + rho) / (1.0 - rho)
+
+
+def _chi_square_quantile(p: float, degrees: int) -> float:
+    """Return the chi-square quantile by Wilson & Hilferty 1931, good to a percent from 3 degrees of freedom on."""
+    part = 2.0 / (9.0 * degrees)
+    return float(degrees * max(1.0 - part + stats.normal_quantile(p) * math.sqrt(part), 1e-2)**3)
+
+
+def noise_floor(comparisons: Sequence[Comparison], *, device: str, metric: str, conditions: Mapping[str, str],
+                confidence: float = 0.95, content: float = 0.95,
+                now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.timezone.utc),
+                ) -> NoiseFloor:
+    """Return this device's noise floor from comparisons of an artifact with itself, each between fresh processes.
+
+    The tolerance limit of log ratios around 0 (normal), and at least the largest that was seen: with the confidence, a
+    share `content` of all further comparisons of equals lies within. It takes several pairs of processes, for what
+    differs between two processes (memory layout, placement) does not differ within one pair.
+
+    Args:
+        comparisons: Of sessions of the same artifact, at least 3.
+        device: Name of the device.
+        metric: What was compared, such as ``latency_p50``.
+        conditions: What must be the same where the floor is used.
+        confidence: That the floor covers `content`.
+        content: Share of comparisons of equals.
+        now: The time, for the record.
+
+    Raises:
+        CannotMeasure: Fewer than 3 comparisons.
+
+    Source:
+        Hahn & Meeker 1991, Statistical Intervals, section 4.6 (tolerance limits; centre known).
+    """
+    n = len(comparisons)
+    if n < 3:
+        raise CannotMeasure(f"{n} comparisons of equals do not bound the noise", "run at least 3, better 10")
+    logs = np.array([math.log(one.ratio) for one in comparisons])
+    deviation = math.sqrt(float(logs @ logs) / _chi_square_quantile(1.0 - confidence, n))
+    limit = max(stats.normal_quantile((1.0 + content) / 2.0) * deviation, float(np.abs(logs).max()))
+    return NoiseFloor(
+        device=device, metric=metric, floor=math.expm1(limit), confidence=confidence, content=content, n=n,
+        conditions=dict(conditions), ratios=tuple(one.ratio for one in comparisons),
+        false_differences=sum(one.different for one in comparisons),
+        measured_at=now().isoformat(timespec="seconds"))
+
+
+def beyond(comparison: Comparison, floor: NoiseFloor | None) -> bool:
+    """Return whether two sessions differ by more than this device's noise: the whole interval lies beyond the floor."""
+    if comparison.low is None or comparison.high is None:
+        return False
+    limit = 1.0 + (floor.floor if floor else 0.0)
+    return comparison.low > limit or comparison.high < 1.0 / limit
+
+
+def differing_conditions(floor: NoiseFloor, conditions: Mapping[str, str]) -> tuple[str, ...]:
+    """Return in words where these conditions are not those of the floor; such a floor must not be used."""
+    return tuple(f"{key} is {conditions.get(key, 'unknown')}, the noise floor was measured with {value}"
+                 for key, value in floor.conditions.items() if conditions.get(key) != value)
