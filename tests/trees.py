@@ -13,14 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgebench.telemetry import files
 from edgebench.telemetry.commands import Outcome
 
 Files = dict[str, str | bytes]
 
 
-def grow(root: Path, files: Mapping[str, str | bytes]) -> Path:
+def grow(root: Path, content_of: Mapping[str, str | bytes]) -> Path:
     """Write files below `root`, text with the newline that the kernel puts at its end."""
-    for name, content in files.items():
+    for name, content in content_of.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, bytes):
@@ -32,14 +33,14 @@ def grow(root: Path, files: Mapping[str, str | bytes]) -> Path:
 
 def forbid(monkeypatch, path: Path, number: int = errno.EACCES) -> None:
     """Make reading one file fail: tests may run as root, whom permissions do not stop."""
-    genuine = Path.read_text
+    genuine = files.raw
 
-    def read_text(self: Path, *arguments: object, **options: object) -> str:
-        if self == path:
+    def raw(asked: Path) -> bytes:
+        if asked == path:
             raise OSError(number, os.strerror(number), str(path))
-        return genuine(self, *arguments, **options)
+        return genuine(asked)
 
-    monkeypatch.setattr(Path, "read_text", read_text)
+    monkeypatch.setattr(files, "raw", raw)
 
 
 class Tools:

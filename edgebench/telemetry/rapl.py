@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgebench.device import Scope
+from edgebench.telemetry import files
 from edgebench.telemetry.files import Reading, because, integer, numbered, text
 from edgebench.telemetry.types import Absent, Channel
 
@@ -48,7 +49,7 @@ class Rapl:
             parent = text(zone.parent / zone.name.rpartition(":")[0] / "name") if zone.name.count(":") > 1 else None
             limit = integer(zone / "max_energy_range_uj")
             try:
-                (zone / "energy_uj").read_text(encoding="utf-8")
+                files.raw(zone / "energy_uj")
             except OSError as error:
                 why = because(zone / "energy_uj", error)
                 self._absent.append(Absent(what=f"RAPL {label}", reason=f"{why}; as root: chmod o+r {HINT}"))
@@ -106,7 +107,7 @@ class Rapl:
             return self._broken[channel.name]
         now = self._clock()
         try:
-            raw = int(path.read_text(encoding="utf-8"))
+            raw = int(files.raw(path))
         except OSError as error:
             return because(path, error)
         except ValueError:
