@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -213,12 +213,23 @@ def change_points(values: npt.ArrayLike, tolerance: float = TOLERANCE, blocks: i
     if count < 6:
         return ()
     parts = np.array_split(np.arange(series.size), count)
-    medians = np.array([np.median(series[part]) for part in parts])
-    edges = _partition(medians, 3.0 * _noise_variance(medians) * math.log(count))
-    starts = [0, *(int(parts[edge][0]) for edge in edges)]
+    edges = shifts(np.array([np.median(series[part]) for part in parts]), 0.0)
+    return _merged(series, [int(parts[edge][0]) for edge in edges], tolerance)
+
+
+def shifts(medians: FloatArray, tolerance: float = TOLERANCE) -> tuple[int, ...]:
+    """Return the indices at which the level of block medians (m,) changes; as `change_points`, without blocks."""
+    if medians.size < 6:
+        return ()
+    edges = _partition(medians, 3.0 * _noise_variance(medians) * math.log(medians.size))
+    return _merged(medians, edges, tolerance)
+
+
+def _merged(values: FloatArray, edges: Sequence[int], tolerance: float) -> tuple[int, ...]:
+    """Return the edges between levels that differ by at least `tolerance`, the smallest step removed first."""
+    starts = [0, *edges]
     while len(starts) > 1:
-        ends = [*starts[1:], series.size]
-        levels = np.array([np.median(series[a:b]) for a, b in zip(starts, ends, strict=True)])
+        levels = np.array([np.median(values[a:b]) for a, b in itertools.pairwise((*starts, values.size))])
         steps = np.abs(np.diff(levels)) / np.minimum(levels[:-1], levels[1:]).clip(1e-30)
         least = int(steps.argmin())
         if steps[least] >= tolerance:

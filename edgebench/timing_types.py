@@ -380,11 +380,11 @@ class ChannelMinute:
     """One telemetry channel during one minute."""
 
     mean: float | None
-    """None without a reading; time-weighted."""
+    """None without a reading; weighted by time; of a counter, its growth per second."""
     low: float | None
     high: float | None
     integral: float | None
-    """Of a level over time (W to J), or growth of a counter; None where the readings do not cover the minute."""
+    """Power over time, or growth of an energy counter (J); None for others, and where readings leave a part out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
