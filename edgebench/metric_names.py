@@ -40,7 +40,8 @@ METRICS: Mapping[str, Mapping[str, str]] = {
         "ece15_ew_scaled": "fraction", "nll_scaled": "nat", "ece15_ew_scaled_by_reference": "fraction",
         "nll_scaled_by_reference": "nat"},
     "mistakes": {
-        "annotated_accuracy": "fraction", "annotated_error": "fraction", "annotated_mcnemar_p": "1",
+        "annotated_accuracy": "fraction", "annotated_accuracy_real": "fraction", "annotated_error": "fraction",
+        "annotated_mcnemar_p": "1",
         "factor_accuracy_*": "fraction", "factor_error_*": "fraction", "factor_mcnemar_p_*": "1", "error_ratio_*": "1"},
     "shape-bias": {
         "shape_bias": "fraction", "shape_bias_by_exemplar": "fraction", "shape_bias_change_by_exemplar": "fraction",
@@ -48,8 +49,9 @@ METRICS: Mapping[str, Mapping[str, str]] = {
         "texture_accuracy": "fraction", "no_conflict_accuracy": "fraction", "decision_ties": "1",
         "decisions_switched": "fraction", "cues_swapped": "fraction"},
     "robustness": {
-        "accuracy": "fraction", "accuracy_top1": "fraction", "consistency": "fraction", "corruption_error": "fraction",
-        "ce": "1", "mean_corruption_accuracy": "fraction", "mean_consistency": "fraction",
+        "accuracy": "fraction", "accuracy_top1": "fraction", "accuracy_top5": "fraction", "accuracy_real": "fraction",
+        "consistency": "fraction", "corruption_error": "fraction", "ce": "1", "mean_corruption_accuracy": "fraction",
+        "mean_consistency": "fraction",
         "relative_corruption_accuracy": "1", "mean_ce": "1", "relative_mean_ce": "1",
         "held_out_corruption_accuracy": "fraction", "mean_of_seven": "fraction", **_PAIRED, **_OOD},
     "transfer": {

@@ -1,0 +1,165 @@
+"""Two runs side by side: what is refused, paired changes against plain counting, and which images flipped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edgebench import compare, evaluate
+from edgebench.compare import Difference
+from edgebench.errors import InvalidInput, UsageError
+from edgebench.properties import Pass, Predictions, accuracy
+from edgebench.record import DatasetIdentity, PassRecord, dump
+from edgebench.tails import Ends
+from tests import builders
+
+IMAGES = 300
+DATA = DatasetIdentity(name="inspection", source="demo", images=IMAGES, classes=3, digest="e" * 64)
+
+
+def logits(seed: int, flipped: int = 0) -> np.ndarray:
+    """Return logits of a model that is right on most images; the first `flipped` are answered otherwise."""
+    generator = np.random.default_rng(seed)
+    found = generator.normal(0, 1, (IMAGES, 3)).astype(np.float32)
+    found[np.arange(IMAGES), np.arange(IMAGES) % 3] += 3.0
+    found[:flipped] = np.roll(found[:flipped], 1, axis=1)
+    return found
+
+
+def stored(folder, values: np.ndarray, recipe: str = "ort-fp32", **changes):
+    """Write a run with these logits as its predictions, and return it with its folder."""
+    key = Pass("inspection")
+    found = Predictions(dataset=DATA, logits=values, targets=np.arange(IMAGES) % 3,
+                        ids=np.array([f"test/{k:04d}.png" for k in range(IMAGES)]))
+    run = builders.run(recipe, evaluations=accuracy.score({key: found}, None), latency_s=np.linspace(0.01, 0.012, 400).tolist())
+    run = replace(run, passes=(PassRecord(dataset=DATA, condition="clean", preset="native"),), **changes)
+    evaluate.save_predictions(folder / key.file, [(values, None)], targets=found.targets, ids=found.ids.tolist(),
+                              dataset=DATA, artifact_digest=run.artifact.digest)
+    dump(run, folder / "run.json")
+    return run, folder
+
+
+@pytest.fixture
+def pair(tmp_path):
+    return stored(tmp_path / "a", logits(0)), stored(tmp_path / "b", logits(0, 12), "ort-int8")
+
+
+class TestRefusing:
+    @pytest.mark.parametrize(("change", "words"), [
+        (lambda run: replace(run, device=replace(run.device, id="jetson")), "device: cpu against jetson"),
+        (lambda run: replace(run, environment=replace(run.environment, cpu="Other CPU")),
+         "cpu: AMD Ryzen Embedded V3C18I against Other CPU"),
+        (lambda run: replace(run, environment=replace(run.environment, governor=None)), "governor: schedutil against unknown"),
+        (lambda run: replace(run, settings=replace(run.settings, threads=1)), "threads: 4 against 1"),
+        (lambda run: replace(run, traces=tuple(replace(one, batch=8) for one in run.traces)), r"batch \(single-stream\): 1 against 8"),
+        (lambda run: replace(run, traces=tuple(replace(one, boundary="compute") for one in run.traces)),
+         r"boundary \(single-stream\): host_to_host against compute"),
+        (lambda run: replace(run, traces=(builders.offline((0.1,)),)), "scenario: single-stream against offline"),
+        (lambda run: replace(run, evaluations=tuple(replace(one, dataset=replace(one.dataset, digest="f" * 64))
+                                                    for one in run.evaluations)),
+         r"dataset \(inspection\): 300 images, digest eeeeeeeeeeee against 300 images, digest ffffffffffff"),
+        (lambda run: replace(run, evaluations=tuple(replace(one, preset="paper") for one in run.evaluations)),
+         r"preset \(accuracy on inspection\): native against paper"),
+        (lambda run: replace(run, performance=tuple(replace(one, method="by hand") for one in run.performance[:1])),
+         r"method \(latency_p50\): 'order statistic .*' against 'by hand'"),
+        (lambda run: replace(run, artifact=replace(run.artifact, classes=replace(run.artifact.classes, ids=("a", "b", "c")))),
+         r"classes: 3 classes, digest \w{12} against 3 classes, digest \w{12}"),
+    ])
+    def test_what_is_not_comparable_is_refused_with_both_values(self, pair, change, words):
+        (one, folder), (two, other) = pair
+        with pytest.raises(InvalidInput, match=rf"are not comparable: .*{words}") as caught:
+            compare.compare((one, folder), (change(two), other))
+        assert "--allow" in caught.value.hint
+
+    def test_every_difference_is_named_at_once(self, pair):
+        (one, folder), (two, other) = pair
+        changed = replace(two, settings=replace(two.settings, threads=1), device=replace(two.device, id="jetson"))
+        with pytest.raises(InvalidInput, match="device: cpu against jetson; threads: 4 against 1"):
+            compare.compare((one, folder), (changed, other))
+
+    def test_exceptions_are_let_pass_by_name_and_recorded(self, pair):
+        (one, folder), (two, other) = pair
+        changed = replace(two, settings=replace(two.settings, threads=1))
+        found = compare.compare((one, folder), (changed, other), allow=["threads"])
+        assert (Difference(what="threads", where="", first="4", second="1"),) == found.allowed
+
+    def test_an_unknown_exception_is_refused_with_the_nearest(self, pair):
+        with pytest.raises(UsageError, match="unknown field 'thread' to allow; did you mean 'threads'"):
+            compare.compare(*pair, allow=["thread"])
+
+    def test_other_images_are_not_paired_even_where_allowed(self, pair):
+        (one, folder), (two, other) = pair
+        changed = replace(
+            two, passes=tuple(replace(p, dataset=replace(p.dataset, digest="f" * 64)) for p in two.passes),
+            evaluations=tuple(replace(e, dataset=replace(e.dataset, digest="f" * 64)) for e in two.evaluations))
+        found = compare.compare((one, folder), (changed, other), allow=["dataset"])
+        assert {"performance"} == {item.of for item in found.items}
+        assert () == found.flips
+
+
+class TestComparing:
+    def test_change_of_accuracy_is_counted_image_by_image(self, pair):
+        found = compare.compare(*pair)
+        (item,) = [one for one in found.items if one.metric == "accuracy_top1"]
+        before, after = logits(0).argmax(axis=1), logits(0, 12).argmax(axis=1)
+        targets = np.arange(IMAGES) % 3
+        expected = (after == targets).mean() - (before == targets).mean()
+        assert expected == pytest.approx(item.change)
+        assert (before == targets).mean() == pytest.approx(item.first)
+        assert item.low < expected < item.high
+        assert "worse" == item.outcome
+        assert 1 == len([one for one in found.items if one.metric == "artifact_size"])
+
+    def test_flips_are_counted_by_band_and_class_and_images_named(self, pair):
+        (flips,) = compare.compare(*pair).flips
+        before, after = logits(0), logits(0, 12)
+        changed = np.flatnonzero(before.argmax(axis=1) != after.argmax(axis=1))
+        assert {f"test/{k:04d}.png" for k in changed} == {one.id for one in flips.changed}
+        assert len(changed) == flips.total.changed == sum(one.changed for one in flips.bands)
+        assert IMAGES == sum(one.images for one in flips.bands)
+        right = before.argmax(axis=1) == np.arange(IMAGES) % 3
+        assert int((right & (before.argmax(axis=1) != after.argmax(axis=1))).sum()) == flips.total.negative
+        assert flips.total.negative == sum(one.negative for one in flips.classes)
+        confidences = [one.first_confidence for one in flips.changed]
+        assert confidences == sorted(confidences, reverse=True)
+        kinds = {one.id: one.kind for one in flips.changed}
+        assert all(kinds[f"test/{k:04d}.png"] == "negative" for k in changed if right[k])
+
+    def test_a_run_against_itself_is_the_same_everywhere(self, pair):
+        found = compare.compare(pair[0], pair[0])
+        outcomes = {one.metric: one.outcome for one in found.items}
+        assert "same" == outcomes["artifact_size"]
+        assert set(outcomes.values()) <= {"same", "inconclusive"}
+        assert 0 == found.flips[0].total.changed
+
+    def test_a_clear_speed_up_is_better_and_says_by_how_much(self, pair):
+        (one, folder), (two, other) = pair
+        fast = builders.run("ort-int8", latency_s=np.linspace(0.005, 0.006, 400).tolist())
+        found = compare.compare((one, folder), (replace(two, traces=fast.traces, performance=fast.performance), other))
+        (item,) = [one for one in found.items if one.metric == "latency_p50"]
+        assert -0.5 == pytest.approx(item.change, abs=0.001)
+        assert item.relative
+        assert "better" == item.outcome
+        assert item.low < item.change < item.high < 0
+
+    def test_damaged_predictions_are_an_error(self, pair):
+        (one, folder), second = pair
+        file = folder / Pass("inspection").file
+        file.write_bytes(file.read_bytes()[:2000])
+        with pytest.raises(InvalidInput, match="cannot read the predictions"):
+            compare.compare((one, folder), second)
+
+
+class TestOutcome:
+    @pytest.mark.parametrize(("ends", "better", "expected"), [
+        ((0.001, -0.004, 0.005), "higher", "same"), ((0.02, 0.01, 0.03), "higher", "better"),
+        ((0.02, 0.01, 0.03), "lower", "worse"), ((-0.02, -0.03, -0.001), "higher", "worse"),
+        ((0.02, -0.01, 0.05), "higher", "inconclusive"), ((0.02, 0.01, 0.03), None, "changed"),
+        ((0.003, 0.001, 0.004), "lower", "same")])
+    def test_follows_the_interval(self, ends, better, expected):
+        assert expected == compare.outcome(Ends(*ends), better, 0.005)
+
+    def test_without_an_interval_nothing_is_said(self):
+        assert "inconclusive" == compare.outcome(None, "lower", 0.01)
