@@ -23,6 +23,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1" -c constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]' --group dev
+	# Types of TensorRT for mypy alone, out of Python's sight: the stubs' folder would pass for the package.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps --target $(VENV)/stubs \
+		tensorrt-stubs
+	# They were generated: two of their signatures are no Python.
+	sed -i -E 's/([(,] ?)in: /\1in_: /g; s/channel_axis: int\) -> IScaleLayer/channel_axis: int = ...) -> IScaleLayer/' \
+		$(VENV)/stubs/tensorrt_bindings/tensorrt.pyi
 	touch $@
 
 clean:  ## Remove the virtual environment and caches.

@@ -1,0 +1,259 @@
+"""What every recipe makes of every architecture: built or not, precision achieved, size, quality, speed.
+
+    python benchmarks/recipes.py table --data VAL --weights LITE0.pth --calibration-data DIR     (VAL/<wnid>/<image>)
+    python benchmarks/recipes.py rivals --data VAL --weights LITE0.pth --calibration-data DIR
+    python benchmarks/recipes.py memory --calibration-data DIR
+
+``table`` exports EfficientNet-Lite0 with its ImageNet weights and the paper's four architectures with random ones by
+every recipe, and measures what can run on this machine; the rest is built and checked without running. Random weights
+have parity and agreement, and no accuracy.
+
+``rivals`` compares the INT8 artifacts for ONNX Runtime and OpenVINO with what ``quantize_static`` (per channel) and
+``nncf.quantize`` make of the same graph by default, sessions taking turns in one process.
+
+``memory`` shows the peak of the memory that exporting an 88-million-parameter model takes, all processes together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from edgebench import artifacts, backends, builds, catalog, environment, metrics
+from edgebench.conversion import PLAIN
+from edgebench.datasets import open_images, targets
+from edgebench.export import Exporter, Wanted
+from edgebench.imagecache import cached, normalize
+from edgebench.record import Artifact
+from edgebench.sources import Source, open_source
+
+LITE0 = "timm:tf_efficientnet_lite0"
+PAPER = ("timm:convnext_base", "timm:deit3_base_patch16_224", "open_clip:ViT-B-16", "open_clip:convnext_base")
+HEADER = ("Model", "Recipe", "Built", "Precision", "Products by precision", "MB", "Agreement %", "SQNR dB", "Top-1 %",
+          "Change", "ECE %", "Flips −/+ %", "p50 ms", "Speed-up")
+
+
+def table(options: argparse.Namespace) -> None:
+    """Print the table as Markdown, row by row as it is known."""
+    print("| " + " | ".join(HEADER) + " |")
+    print("|" + "---|" * len(HEADER), flush=True)
+    for model in options.models.split(","):
+        _rows(model, options)
+
+
+def _rows(model: str, options: argparse.Namespace) -> None:
+    source = open_source(model, weights=options.weights if model == LITE0 else "random")
+    calibration = open_images(options.calibration_data)
+    recipes = [catalog.recipe(name) for name in options.recipes.split(",")] if options.recipes else \
+        sorted(catalog.recipes().values(), key=lambda one: (one.precision != "fp32", one.backend, one.id))
+    images = _Images(source, options.data) if model == LITE0 else None
+    with tempfile.TemporaryDirectory() as out, Exporter(source, Path(out), Wanted(calibration=calibration)) as exporter:
+        reference: dict[str, tuple[float, np.ndarray | None]] = {}
+        for recipe in recipes:
+            begin = time.perf_counter()
+            try:
+                folder = exporter.export(recipe)
+            except Exception as error:  # noqa: BLE001  # a row must say why there is nothing, whatever it was
+                print(f"| {model} | {recipe.id} | no: {str(error)[:160]} |", flush=True)
+                continue
+            artifact = artifacts.verify(folder)
+            took = time.perf_counter() - begin
+            here = backends.get(recipe.backend).reason_against(recipe) is None
+            row = [model, recipe.id, f"yes, {took:.0f} s", *_truth(artifact)]
+            if here:
+                row += _measured(folder, artifact, images, reference)
+            else:
+                row += ["", "", "", "", "not here", ""]
+            print("| " + " | ".join(row) + " |", flush=True)
+
+
+def _truth(artifact: Artifact) -> list[str]:
+    found, parity = artifact.precision, artifact.parity
+    assert found is not None
+    logits = next((one for one in parity.outputs if one.name == artifact.outputs[0].name), None) if parity else None
+    return [
+        found.executed + (" (executed)" if found.time_share else " (in the file)"),
+        ", ".join(f"{name} {count}" for name, count in found.compute_layers.items()),
+        f"{artifact.size_bytes / 1e6:.1f}",
+        f"{parity.top1_agreement * 100:.0f} of {parity.images}" if parity else "not run",
+        f"{logits.sqnr_db:.1f}" if logits and logits.sqnr_db is not None else "–"]
+
+
+class _Images:
+    """Labelled images as the model reads them."""
+
+    def __init__(self, source: Source, data: str) -> None:
+        assert source.preprocess is not None
+        images = open_images(data)
+        cache = cached(images.items, source.preprocess)
+        wanted, _, _ = targets(images, source.classes, 1000)
+        self.targets = np.array([wanted[k] for k in cache.kept])
+        self.pixels, self.preprocess = cache.pixels(), source.preprocess
+
+
+def _measured(folder: Path, artifact: Artifact, images: _Images | None,
+              reference: dict[str, tuple[float, np.ndarray | None]]) -> list[str]:
+    recipe, name, output = artifact.recipe, artifact.inputs[0].name, artifact.outputs[0].name
+    backend, threads = backends.get(artifact.recipe.backend), environment.usable_cpus()
+    logits = None
+    if images is not None:
+        session = backend.open_session(folder / artifact.entry, recipe, batch=16, threads=threads)
+        logits = np.concatenate([
+            np.array(session.infer({name: artifacts.pad(normalize(images.pixels[k:k + 16], images.preprocess), 16)})[
+                output][: len(images.pixels) - k], np.float32) for k in range(0, len(images.pixels), 16)])
+    size = artifact.inputs[0].shape[2:]
+    rows = normalize(images.pixels[:8], images.preprocess) if images is not None else \
+        np.random.default_rng(0).standard_normal((8, 3, *size), np.float32)
+    session = backend.open_session(folder / artifact.entry, recipe, batch=1, threads=threads)
+    feeds = [{name: rows[k:k + 1]} for k in range(8)]
+    timings = []
+    begin = time.perf_counter()
+    for k in range(100_000):
+        start = time.perf_counter()
+        session.infer(feeds[k % 8])
+        timings.append(time.perf_counter() - start)
+        if time.perf_counter() - begin > 6 and k > 30:
+            break
+    p50 = float(np.median(timings[len(timings) // 5:]))
+    if recipe.precision == "fp32":
+        reference[recipe.backend] = p50, logits
+    base = reference.get(recipe.backend)
+    cells = ["", "", "", ""]
+    if logits is not None and images is not None:
+        mine = metrics.outcomes(logits, images.targets)
+        cells = [f"{mine.correct.mean() * 100:.2f}", "",
+                 f"{metrics.ece_equal_width(mine.confidence, mine.correct) * 100:.2f}", ""]
+        if base is not None and base[1] is not None and recipe.precision != "fp32":
+            theirs = metrics.outcomes(base[1], images.targets)
+            negative, positive = metrics.flips(theirs.correct, mine.correct)
+            n = len(images.targets)
+            cells[1] = f"{(positive - negative) / n * 100:+.2f}"
+            cells[3] = f"{negative / n * 100:.2f} / {positive / n * 100:.2f}"
+    speedup = "ref." if recipe.precision == "fp32" else f"{base[0] / p50:.2f}×" if base else ""
+    return [*cells, f"{p50 * 1e3:.2f}", speedup]
+
+
+def rivals(options: argparse.Namespace) -> None:
+    """Print, for each runtime, the median latencies of ours and of the tools' defaults, sessions taking turns."""
+    import nncf
+    import onnx
+    import openvino
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    source = open_source(LITE0, weights=options.weights)
+    images = _Images(source, options.data)
+    calibration = open_images(options.calibration_data)
+    int8 = {"onnxruntime": catalog.recipe("ort-int8"), "openvino": catalog.recipe("openvino-int8")}
+    with tempfile.TemporaryDirectory() as out, Exporter(source, Path(out), Wanted(calibration=calibration)) as exporter:
+        scratch, base = exporter.scratch, exporter.base(20)
+        quantization = int8["onnxruntime"].quantization
+        assert quantization is not None
+        pixels = np.load(exporter.draw(quantization)[1])
+        rows = [normalize(pixels[k:k + 8], images.preprocess) for k in range(0, len(pixels), 8)]
+
+        class Reader(CalibrationDataReader):  # type: ignore[misc]
+            def __init__(self) -> None:
+                self.rest = iter(rows)
+
+            def get_next(self) -> dict[str, np.ndarray] | None:
+                return next(({"image": one} for one in self.rest), None)
+
+        prepared, static = scratch / "pre.onnx", scratch / "static.onnx"
+        quant_pre_process(str(base), str(prepared), skip_symbolic_shape=True)
+        quantize_static(str(prepared), str(static), Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
+                        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
+        nncf_onnx = scratch / "nncf.onnx"
+        onnx.save(nncf.quantize(onnx.load(str(base)), nncf.Dataset([{"image": one} for one in rows])), str(nncf_onnx))
+        nncf_ir = scratch / "nncf.xml"
+        openvino.save_model(nncf.quantize(openvino.convert_model(str(base)), nncf.Dataset([[one] for one in rows])),
+                            str(nncf_ir))
+        static_ir = scratch / "static.xml"
+        openvino.save_model(openvino.convert_model(str(static)), str(static_ir), compress_to_fp16=False)
+        theirs = {"onnxruntime": {"quantize_static": static, "nncf.quantize": nncf_onnx},
+                  "openvino": {"quantize_static": static_ir, "nncf.quantize": nncf_ir}}
+        feeds = [{"image": normalize(images.pixels[k:k + 1], images.preprocess)} for k in range(100)]
+        for runtime, recipe in int8.items():
+            folder = exporter.export(recipe)
+            entries = {"edgebench": folder / artifacts.verify(folder).entry, **theirs[runtime]}
+            sessions: dict[str, Any] = {
+                name: backends.get(runtime).open_session(entry, recipe, batch=1, threads=environment.usable_cpus())
+                for name, entry in entries.items()}
+            rounds = [builds.spread(list(sessions.values()), feeds, "logits").p50_s for _ in range(options.rounds)]
+            medians = np.median(np.array(rounds), axis=0)
+            ratios = np.median(np.array(rounds) / np.array(rounds)[:, :1], axis=0)
+            reference = backends.get("onnxruntime").open_session(base, PLAIN, batch=1, threads=2)
+            answers = {name: _answers(session, images) for name, session in {**sessions, "FP32": reference}.items()}
+            for name, p50, ratio in zip(sessions, medians, ratios, strict=True):
+                right = answers[name] == images.targets
+                flips = (answers[name] != images.targets) & (answers["FP32"] == images.targets)
+                print(f"| {runtime} | {name} | {p50 * 1e3:.3f} | {ratio:.3f} | {right.mean() * 100:.2f} | "
+                      f"{flips.mean() * 100:.2f} | {(answers[name] != answers['FP32']).mean() * 100:.2f} |", flush=True)
+
+
+def _answers(session: Any, images: _Images) -> np.ndarray:
+    return np.concatenate([
+        np.array(session.infer({"image": normalize(images.pixels[k:k + 1], images.preprocess)})["logits"]).argmax(1)
+        for k in range(len(images.pixels))])
+
+
+def memory(options: argparse.Namespace) -> None:
+    """Print the peak of the resident memory (proportional share) of each export and all that it starts."""
+    for model in options.models.split(","):
+        if model == LITE0:
+            continue
+        for recipes in ("ort-fp32,ort-int8", "openvino-fp32,openvino-int8", "rtx-fp32,rtx-int8"):
+            with tempfile.TemporaryDirectory() as out:
+                process = psutil.Popen(
+                    [sys.executable, "-m", "edgebench", "export", model, "--weights", "random", "--recipe", recipes,
+                     "--calibration-data", options.calibration_data, "--out", out],
+                    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+                peak, done = [0], threading.Event()
+
+                def watch(process: Any = process, peak: list[int] = peak, done: threading.Event = done) -> None:
+                    while not done.wait(0.1):
+                        total = 0
+                        try:
+                            for one in (process, *process.children(recursive=True)):
+                                total += one.memory_full_info().pss
+                        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+                            continue
+                        peak[0] = max(peak[0], total)
+
+                thread = threading.Thread(target=watch)
+                thread.start()
+                errors = process.communicate()[1]
+                done.set()
+                thread.join()
+                print(f"| {model} | {recipes} | {'yes' if process.returncode == 0 else errors.decode()[-200:]} | "
+                      f"{peak[0] / 1e9:.2f} |", flush=True)
+
+
+def main() -> None:
+    """Parse options and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("table", "rivals", "memory"))
+    parser.add_argument("--data", help="labelled ImageNet validation images, VAL/<wnid>/<image>")
+    parser.add_argument("--weights", help="weights of tf_efficientnet_lite0")
+    parser.add_argument("--calibration-data", required=True, help="images that choose the ranges")
+    parser.add_argument("--models", default=",".join((LITE0, *PAPER)))
+    parser.add_argument("--recipes", help="all by default")
+    parser.add_argument("--rounds", type=int, default=10)
+    options = parser.parse_args()
+    {"table": table, "rivals": rivals, "memory": memory}[options.what](options)
+    print(json.dumps({"threads": environment.usable_cpus(), "busy_before": environment.busy_cpus(),
+                      "cpu": environment.observe({}).cpu}), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
