@@ -75,10 +75,11 @@ def build(base: Path, recipe: Recipe, calibration: Batches | None, folder: Path)
 
 
 def _convert(path: Path) -> Any:
-    openvino = require("openvino", "openvino")
+    openvino, frontend = require("openvino", "openvino"), require("openvino.frontend", "openvino")
     try:
         return openvino.convert_model(str(path))
-    except RuntimeError as error:
+    except (RuntimeError, frontend.GeneralFailure, frontend.InitializationFailure, frontend.NotImplementedFailure,
+            frontend.OpConversionFailure, frontend.OpValidationFailure) as error:
         raise _refusal(path, error) from error
 
 
@@ -191,7 +192,7 @@ def _compile(entry: Path, recipe: Recipe, *, batch: int, threads: int, profile: 
     return compiled
 
 
-def _refusal(path: Path, error: RuntimeError) -> InvalidInput:
+def _refusal(path: Path, error: Exception) -> InvalidInput:
     operators = re.search(r"No conversion rule found for operations: ([^\n]+)", str(error))
     if operators is not None:
         return InvalidInput(f"OpenVINO cannot load {path}: it does not know operator {operators.group(1).strip()}",
