@@ -214,13 +214,19 @@ def compare(first: tuple[Run, Path], second: tuple[Run, Path], *, allow: Collect
     allowed = refuse((*timing_differences(one, two), *data_differences(one, two)), allow, (one.variant, two.variant))
     before, after = common_predictions(first, second)
     items = [*_performance(one, two)]
-    for evaluation in changes(two, after, before):
+    for evaluation in two.evaluations if is_reference(one, two) else changes(two, after, before):
         where = place(evaluation)
         items += [_paired_item(evaluation, where, score) for score in evaluation.reference_scores
                   if metric_names.plain(score.name) != score.name]
     return Comparison(first=one.variant, second=two.variant, allowed=allowed, items=tuple(items), flips=tuple(
         flips(key, before[key], after[key]) for key in after
         if key.condition == properties.CLEAN and properties.is_plain(key.dataset)))
+
+
+def is_reference(first: Run, second: Run) -> bool:
+    """Return whether the first run is what the second one's stored paired scores are against."""
+    known = second.reference
+    return known is not None and (known.variant, known.artifact_digest) == (first.variant, first.artifact.digest)
 
 
 def common_predictions(first: tuple[Run, Path], second: tuple[Run, Path], of: Collection[str] | None = None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -22,6 +22,8 @@ from edgebench.policy import Rule
 from edgebench.record import Evaluation, Run, Score
 from edgebench.tails import Ends, Tails
 
+LEAST_RESAMPLED = 100
+"""Images below which an interval from resampling is not believed: it is far too narrow with a handful."""
 Sampled = Literal["images", "timings", "none"]
 
 
@@ -279,13 +281,26 @@ def _share_or_mean(score: Score, where: str, siblings: Mapping[str, Score]) -> E
     if count is not None:
         return from_count(count, score.n, where=where)
     found = ends(score)
+    changed = metric_names.plain(score.name) != score.name
+    if changed and score.value == 0.0 and score.n > 0 and (found is None or found.low == found.high):
+        # Nothing changed in any image, so that resampling sees no spread: at most so many may change unseen.
+        return from_flips(0, 0, score.n, where=where, unit=score.unit,
+                          method=f"{score.method}; no image changed: bounded as if each may count for one unit")
     if found is not None:
-        return from_ends(found, score.confidence, where=where, unit=score.unit, n=score.n, sampled="images",
-                         method=score.method)
+        return _resampled(from_ends(found, score.confidence, where=where, unit=score.unit, n=score.n, sampled="images",
+                                    method=score.method))
     if re.search(r"\b(count|chosen|maximum)\b", score.reason or ""):
         return exact(score.value, score.unit, score.method, where)
     return Absent(where=where, reason=f"{score.name} has no interval, so that noise would decide: "
                                       f"{score.reason or 'none was computed'}")
+
+
+def _resampled(found: Evidence) -> Evidence:
+    """Return evidence from resampling, that decides nothing where the images are too few to resample."""
+    if found.n >= LEAST_RESAMPLED:
+        return found
+    return replace(found, tails=lambda _: Tails(1.0, 1.0), needed=lambda *asked: max(
+        LEAST_RESAMPLED, found.needed(*asked) or 0))
 
 
 def _count(score: Score) -> int | None:

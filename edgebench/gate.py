@@ -264,8 +264,7 @@ def _changes(policy: Policy, run: Placed, baseline: Placed | None) -> tuple[Eval
         metric_names.PERFORMANCE}
     if not needed or baseline is None:
         return None
-    known = run[0].reference
-    if known and (known.variant, known.artifact_digest) == (baseline[0].variant, baseline[0].artifact.digest):
+    if compare.is_reference(baseline[0], run[0]):
         return run[0].evaluations
     if run[1] is None or baseline[1] is None:
         return None
