@@ -27,8 +27,9 @@ METRICS: Mapping[str, Mapping[str, str]] = {
     RUN: {"precision_achieved": "1", "precision_share": "fraction", "golden_max_abs_difference": "1", "caveats": "1"},
     "accuracy": {
         "accuracy_top1": "fraction", "accuracy_top5": "fraction", "accuracy_real": "fraction", **_PAIRED,
-        "mcnemar_p_real": "1", "mcnemar_p_real_holm": "1", "top5_overlap": "fraction", "kl_divergence": "nat", "js_divergence": "nat",
-        "confidence_difference": "fraction", "logit_difference": "1", "logit_difference_max": "1"},
+        "mcnemar_p_real": "1", "mcnemar_p_real_holm": "1", "top5_overlap": "fraction", "kl_divergence": "nat",
+        "js_divergence": "nat", "confidence_difference": "fraction", "logit_difference": "1",
+        "logit_difference_max": "1"},
     "calibration": {
         "ece15_ew": "fraction", "ece_em": "fraction", "ece_debiased_l2": "fraction", "ece_debiased_l2_squared": "1",
         "ece_debiased_l1": "fraction", "ece_sweep": "fraction", "smece": "fraction", "mce": "fraction", "nll": "nat",

@@ -1,0 +1,236 @@
+"""Every output is read back: JUnit by a parser, SARIF against the parts of its schema that are used, JSON into verdicts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from xml.etree import ElementTree as ET
+
+import jsonschema
+import pytest
+
+from edgebench import gate, policy, record, verdict_outputs
+from edgebench.errors import InvalidInput
+from tests.test_gate import paired
+
+POLICY = """id = "mine"
+title = "Mine"
+purpose = "For tests"
+
+[[rules]]
+id = "precision"
+metric = "precision_achieved"
+min = 1.0
+because = "No fallback."
+
+[[rules]]
+id = "flips"
+metric = "negative_flips"
+of = "accuracy"
+max = 0.03
+
+[[rules]]
+id = "accuracy"
+metric = "accuracy_top1"
+of = "accuracy"
+against = "reference"
+max_decrease_absolute = 0.01
+
+[[rules]]
+id = "energy"
+metric = "energy_per_inference"
+max = 1.0
+
+[[rules]]
+id = "robustness"
+metric = "mean_corruption_accuracy"
+min = 0.5
+missing = "skip"
+
+[[rules]]
+id = "disagreement"
+metric = "negative_flips"
+of = "accuracy"
+max = 0.02
+severity = "warning"
+"""
+
+
+@pytest.fixture
+def judged(tmp_path):
+    """One verdict of every status: pass, fail, inconclusive, error, skipped, and a failed warning."""
+    file = tmp_path / "gates" / "my policy.toml"
+    file.parent.mkdir()
+    file.write_text(POLICY)
+    run, _ = paired(55, 46)
+    found = gate.judge(policy.load(file), (run, None))
+    assert ["pass", "fail", "inconclusive", "error", "skipped", "fail"] == [one.status for one in found.verdicts]
+    return found
+
+
+def text(**required) -> dict:
+    return {"type": "object", "additionalProperties": False, **required}
+
+
+MESSAGE = text(required=["text"], properties={"text": {"type": "string", "minLength": 1}})
+LOCATION = text(properties={"physicalLocation": text(
+    required=["artifactLocation"], properties={
+        "artifactLocation": text(properties={
+            "uri": {"type": "string", "format": "uri-reference"}, "uriBaseId": {"type": "string"}}),
+        "region": text(properties={"startLine": {"type": "integer", "minimum": 1}})})})
+LEVEL = {"enum": ["none", "note", "warning", "error"]}
+SARIF = {
+    # The parts of the OASIS schema sarif-schema-2.1.0 that are written, as closed as they are there.
+    "$schema": "http://json-schema.org/draft-07/schema#", **text(
+        required=["version", "runs"], properties={
+            "$schema": {"type": "string", "format": "uri"}, "version": {"enum": ["2.1.0"]},
+            "runs": {"type": "array", "minItems": 0, "items": text(required=["tool"], properties={
+                "tool": text(required=["driver"], properties={"driver": text(required=["name"], properties={
+                    "name": {"type": "string"},
+                    "semanticVersion": {"type": "string"},
+                    "rules": {"type": "array", "uniqueItems": True, "items": text(required=["id"], properties={
+                        "id": {"type": "string"}, "name": {"type": "string"}, "shortDescription": MESSAGE,
+                        "fullDescription": MESSAGE, "help": MESSAGE,
+                        "defaultConfiguration": text(properties={"level": LEVEL}),
+                        "properties": {"type": "object", "properties": {"tags": {
+                            "type": "array", "uniqueItems": True, "items": {"type": "string"}}}}})}})}),
+                "automationDetails": text(properties={"id": {"type": "string"}}),
+                "originalUriBaseIds": {"type": "object", "additionalProperties": text(properties={"description": MESSAGE})},
+                "invocations": {"type": "array", "uniqueItems": False, "items": text(
+                    required=["executionSuccessful"], properties={
+                        "executionSuccessful": {"type": "boolean"},
+                        "toolExecutionNotifications": {"type": "array", "items": text(required=["message"], properties={
+                            "level": LEVEL, "message": MESSAGE, "locations": {"type": "array", "items": LOCATION},
+                            "associatedRule": text(properties={
+                                "id": {"type": "string"}, "index": {"type": "integer", "minimum": -1}})})}})},
+                "results": {"type": "array", "items": text(required=["message"], properties={
+                    "ruleId": {"type": "string"}, "ruleIndex": {"type": "integer", "minimum": -1}, "level": LEVEL,
+                    "kind": {"enum": ["notApplicable", "pass", "fail", "review", "open", "informational"]},
+                    "message": MESSAGE, "locations": {"type": "array", "items": LOCATION},
+                    "partialFingerprints": {"type": "object", "additionalProperties": {"type": "string"}},
+                    "properties": {"type": "object"}})},
+                "columnKind": {"enum": ["utf16CodeUnits", "unicodeCodePoints"]},
+            })},
+        }),
+}
+
+
+class TestJunit:
+    def read(self, judged, **options) -> ET.Element:
+        return ET.fromstring(verdict_outputs.junit([judged], **options).encode())
+
+    def test_has_a_case_per_verdict_and_counts_that_add_up(self, judged):
+        root = self.read(judged)
+        (suite,) = root
+        assert ("testsuites", "testsuite") == (root.tag, suite.tag)
+        assert [one.rule for one in judged.verdicts] == [case.get("name").partition(" [")[0] for case in suite]
+        for element in (root, suite):
+            assert ("6", "1", "1", "2") == tuple(element.get(name) for name in ("tests", "failures", "errors", "skipped"))
+        assert 1 == len(root.findall(".//failure"))
+        assert 2 == len(root.findall(".//skipped"))
+
+    def test_tells_failures_from_what_could_not_be_judged(self, judged):
+        root = self.read(judged)
+        failure, error = root.find(".//failure"), root.find(".//error")
+        assert failure.get("message").startswith("fail: 5.5 %, between ")
+        assert "at most 3 % is allowed" in failure.text
+        assert "edgebench.error" == error.get("type")
+        assert "energy_per_inference is not in this run" in error.text
+
+    def test_counts_inconclusive_as_failures_only_where_strict(self, judged):
+        assert "2" == self.read(judged, strict=True).get("failures")
+
+    def test_a_failed_warning_passes_and_is_told(self, judged):
+        case = self.read(judged)[0][-1]
+        assert [] == [child.tag for child in case if child.tag != "system-out"]
+        assert case.find("system-out").text.startswith("Fail on inspection: 5.5 %")
+
+    def test_characters_that_xml_cannot_hold_are_replaced(self, judged):
+        odd = replace(judged, variant="a\x00b<&\"\ud800")
+        root = ET.fromstring(verdict_outputs.junit([odd]).encode())
+        assert "mine: a�b<&\"�" == root[0].get("name")
+
+
+class TestSarif:
+    def test_fits_the_schema(self, judged, tmp_path):
+        found = verdict_outputs.sarif([judged, judged], tmp_path)
+        jsonschema.validate(json.loads(json.dumps(found, allow_nan=False)), SARIF)
+        assert 2 == len(found["runs"])
+
+    def test_points_at_the_line_of_the_rule_in_the_policy_file(self, judged, tmp_path):
+        (run,) = verdict_outputs.sarif([judged], tmp_path)["runs"]
+        lines = POLICY.splitlines()
+        for result in run["results"]:
+            place = result["locations"][0]["physicalLocation"]
+            assert {"uri": "gates/my%20policy.toml", "uriBaseId": "%SRCROOT%"} == place["artifactLocation"]
+            line = place["region"]["startLine"]
+            assert ["[[rules]]", f'id = "{result["ruleId"]}"'] == lines[line - 1:line + 1]
+            assert result["ruleId"] == run["tool"]["driver"]["rules"][result["ruleIndex"]]["id"]
+
+    def test_a_policy_outside_of_the_folder_is_named_in_full(self, judged, tmp_path):
+        (run,) = verdict_outputs.sarif([judged], tmp_path / "elsewhere")["runs"]
+        assert run["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"].startswith("file:///")
+
+    def test_findings_are_results_and_what_could_not_be_judged_is_a_notification(self, judged, tmp_path):
+        (run,) = verdict_outputs.sarif([judged], tmp_path)["runs"]
+        assert [("flips", "fail", "error"), ("accuracy", "open", "none"), ("disagreement", "fail", "warning")] == [
+            (one["ruleId"], one["kind"], one["level"]) for one in run["results"]]
+        (invocation,) = run["invocations"]
+        assert not invocation["executionSuccessful"]
+        assert ["energy"] == [one["associatedRule"]["id"] for one in invocation["toolExecutionNotifications"]]
+
+    def test_fingerprints_stay_when_numbers_and_lines_change_and_differ_between_rules(self, judged, tmp_path):
+        def prints(of):
+            return [one["partialFingerprints"][verdict_outputs.FINGERPRINT] for one in
+                    verdict_outputs.sarif([of], tmp_path)["runs"][0]["results"]]
+
+        moved = replace(judged, created_at="2027-01-01T00:00:00+00:00", verdicts=tuple(
+            replace(one, line=one.line + 7, value=0.5, message="other numbers") for one in judged.verdicts))
+        assert prints(judged) == prints(moved)
+        assert 3 == len(set(prints(judged)))
+        assert not set(prints(judged)) & set(prints(replace(judged, variant="another")))
+
+
+class TestMarkdown:
+    def test_summary_lists_every_verdict_worst_first_with_what_to_do(self, judged):
+        found = verdict_outputs.summary([judged])
+        assert found.startswith("# ❌ edgebench mine: 2 failed, 1 could not be judged, 1 inconclusive, 1 skipped, 1 passed")
+        rows = [line for line in found.splitlines() if line.startswith("| ") and " | Rule | " not in line]
+        assert ["❌ fail", "⚠️ fail", "⛔ error", "❔ inconclusive", "➖ skipped", "✅ pass"] == [
+            row.split(" | ")[0].removeprefix("| ") for row in rows]
+        assert "images would decide it" in found
+
+    def test_comment_folds_what_needs_no_attention_and_can_be_found_again(self, judged):
+        found = verdict_outputs.comment([judged])
+        again = verdict_outputs.comment([replace(judged, verdicts=judged.verdicts[:1])])
+        assert found.splitlines()[0] == again.splitlines()[0]
+        assert found.startswith("<!-- edgebench:")
+        before, _, folded = found.partition("<details>")
+        assert "flips" in before
+        assert "✅ pass | precision" in folded
+        assert "1 passed, 1 skipped" in folded
+
+    def test_names_cannot_break_the_table(self, judged):
+        odd = replace(judged, verdicts=(replace(judged.verdicts[0], rule="a|b", message="x\ny | <z>"),))
+        (row,) = [line for line in verdict_outputs.summary([odd]).splitlines() if "a\\|b" in line]
+        assert 5 == row.replace("\\|", "").count("|")
+        assert "\\<z\\>" in row
+
+    def test_an_open_question_is_no_tick(self, judged):
+        only = replace(judged, verdicts=tuple(one for one in judged.verdicts if one.status in ("pass", "inconclusive")))
+        assert verdict_outputs.summary([only]).startswith("# ❔ ")
+        assert verdict_outputs.summary([replace(only, verdicts=only.verdicts[:1])]).startswith("# ✅ ")
+
+
+class TestJson:
+    def test_is_read_back_as_the_same_verdicts(self, judged, tmp_path):
+        file = tmp_path / "verdicts.json"
+        record.write_json(file, verdict_outputs.as_json([judged], strict=True))
+        assert (judged,) == verdict_outputs.read(file)
+        assert 1 == json.loads(file.read_text())["exit_code"]
+
+    def test_another_file_is_refused(self, tmp_path):
+        file = tmp_path / "run.json"
+        file.write_text('{"schema": "edgebench.run/1"}')
+        with pytest.raises(InvalidInput, match=r"expected schema 'edgebench.verdicts/1', got 'edgebench.run/1'"):
+            verdict_outputs.read(file)
