@@ -78,7 +78,7 @@ def caveats(trace: QueryTrace, confidence: float = 0.95) -> tuple[Caveat, ...]:
     if trace.stopped == "max-duration":
         found.append(Caveat(code="max-duration", hint="a longer --budget, or a faster variant",
                             message=f"{name}: time was up after {n} queries, before the budget was reached"))
-    if trace.warmup_s and not trace.warmup_settled and "smoke" not in trace.budget:
+    if trace.warmup_settled is False:
         found.append(Caveat(code="warm-up", hint="let the machine settle and measure again",
                             message=f"{name}: the warm-up of {len(trace.warmup_s)} inferences did not settle"))
     unmet = [one for one in bounds(trace, confidence) if not one.met]

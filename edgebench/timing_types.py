@@ -83,8 +83,8 @@ class QueryTrace:
     """The clock's reading that all times count from."""
     warmup_s: tuple[float, ...]
     """Durations of the untimed inferences before."""
-    warmup_settled: bool
-    """Whether the last windows of the warm-up agreed."""
+    warmup_settled: bool | None
+    """Whether the last windows of the warm-up agreed; None where its count alone decided."""
     issue_s: tuple[float, ...]
     """When each served query was due; in closed loops, when it began."""
     start_s: tuple[float, ...]
