@@ -206,9 +206,19 @@ def _dependence(values: FloatArray) -> float:
 
 
 def _chi_square_quantile(p: float, degrees: int) -> float:
-    """Return the chi-square quantile by Wilson & Hilferty 1931, good to a percent from 3 degrees of freedom on."""
-    part = 2.0 / (9.0 * degrees)
-    return float(degrees * max(1.0 - part + stats.normal_quantile(p) * math.sqrt(part), 1e-2)**3)
+    """Return the chi-square quantile of a `p` below one half, by bisection of the incomplete gamma function."""
+    shape, low, high = degrees / 2.0, 0.0, float(degrees)
+    for _ in range(60):
+        middle = (low + high) / 2.0
+        x = middle / 2.0
+        term = total = math.exp(shape * math.log(x) - x - math.lgamma(shape + 1.0))
+        k = 0
+        while term > 1e-15 * total:
+            k += 1
+            term *= x / (shape + k)
+            total += term
+        low, high = (middle, high) if total < p else (low, middle)
+    return (low + high) / 2.0
 
 
 def noise_floor(comparisons: Sequence[Comparison], *, device: str, metric: str, conditions: Mapping[str, str],
