@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import subprocess
@@ -398,3 +399,38 @@ class TestErrorRates:
         drawn = generator.multinomial(n, [(share + 0.02) / 2, (share - 0.02) / 2, 1 - share], 1500)
         missed = np.mean([self.status(b, c, n) != "fail" for b, c, _ in drawn])
         assert missed <= 0.2 + 3 * math.sqrt(0.2 * 0.8 / 1500)
+
+
+@pytest.fixture(scope="module")
+def rows(shared_data):
+    pytest.importorskip("imagenet_x")
+    file = Path(__file__).parents[1] / "benchmarks" / "gates.py"
+    spec = importlib.util.spec_from_file_location("benchmark_gates", file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["benchmark_gates"] = module
+    spec.loader.exec_module(module)
+    return module, module.rows(shared_data / "imagenet-x-predictions", 300, 60, seed=3)
+
+
+class TestErrorRatesOnRealPairs:
+    """benchmarks/gates.py, smaller: ResNet-50's answers with flips put in at known rates, and SimCLR's."""
+
+    def test_wrong_verdicts_are_at_most_as_frequent_as_declared_at_the_planned_number(self, rows):
+        module, found = rows
+        for one in found:
+            assert one["fixed"] <= module.tolerance(one["declared"], 300), one["scenario"]
+
+    def test_looking_after_every_batch_keeps_the_declared_rate(self, rows):
+        module, found = rows
+        for one in found:
+            assert one["peeking"] <= module.tolerance(one["peeking_declared"], 60), one["scenario"]
+
+    def test_clear_cases_take_at_most_a_third_of_the_planned_images(self, rows):
+        saving = {one["scenario"]: one["saving"] for one in rows[1]}
+        for name in ("identical answers", "equal accuracy, 0.2 % flip", "loss of 3 points, 6 % flip", "SimCLR in place of ResNet-50"):
+            assert saving[name] >= 3, name
+
+    def test_flips_put_in_are_those_asked_for(self, rows):
+        losses = {one["scenario"]: (one["loss"], one["discordant"]) for one in rows[1]}
+        assert (0.03, 0.06) == pytest.approx(losses["loss of 3 points, 6 % flip"], abs=1e-6)
+        assert (0.0, 0.02) == pytest.approx(losses["equal accuracy, 2 % flip"], abs=1e-6)

@@ -1,0 +1,211 @@
+"""How often is the gate wrong? Simulated gates on real paired predictions, with known flips put in.
+
+    python benchmarks/gates.py ../shared/data/imagenet-x-predictions [--gates 2000] [--sequential 500] [--markdown]
+
+The images are ImageNet's validation set, the first model's answers are ResNet-50's. A variant is made from them by
+flipping images at chosen rates, the less confident ones more often, as quantization does; so the true loss of accuracy
+is known. Each gate draws its images anew, with replacement. Needs imagenet-x for the labels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgebench import evidence, sample_size, sequential
+
+CONFIDENCE, POWER = 0.95, 0.8
+ALPHA = 1 - CONFIDENCE
+MARGIN = 0.005
+BATCH = 50
+MOST = 40_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Both models on all images, as the chances of each image to flip."""
+
+    name: str
+    correct: np.ndarray
+    negative: np.ndarray
+    """Chance of each image to turn from right to wrong (N,)."""
+    positive: np.ndarray
+
+    @property
+    def loss(self) -> float:
+        """True loss of accuracy."""
+        return float((self.negative - self.positive).mean())
+
+    @property
+    def discordant(self) -> float:
+        return float((self.negative + self.positive).mean())
+
+
+def predictions(folder: Path, model: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return whether each image is right (N,), and its confidence (N,)."""
+    import imagenet_x
+
+    with (Path(imagenet_x.__file__).parent / "annotations" / "filename_label.csv").open(newline="") as file:
+        labels = {row["file_name"]: int(row["label"]) for row in csv.DictReader(file)}
+    with (folder / f"{model}.csv").open(newline="") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: row["file_name"])
+    right = np.array([labels[row["file_name"]] == int(row["predicted_class"]) for row in rows])
+    return right, np.array([float(row["predicted_probability"]) for row in rows])
+
+
+def perturbed(name: str, correct: np.ndarray, confidence: np.ndarray, loss: float, discordant: float) -> Pair:
+    """Return a variant that loses `loss` of accuracy and changes `discordant` of the images between right and wrong."""
+    weight = 1.02 - confidence
+
+    def chances(among: np.ndarray, share: float) -> np.ndarray:
+        wanted = share * correct.size
+        found = weight * among
+        # No image can flip more than surely: scaled until the sum is right.
+        for _ in range(50):
+            found = np.minimum(found * (wanted / max(found.sum(), 1e-300)), 1.0)
+        return found
+
+    return Pair(name=name, correct=correct, negative=chances(correct, (discordant + loss) / 2),
+                positive=chances(~correct, (discordant - loss) / 2))
+
+
+def real(name: str, before: np.ndarray, after: np.ndarray) -> Pair:
+    """Return two real models."""
+    return Pair(name=name, correct=before, negative=(before & ~after).astype(float),
+                positive=(~before & after).astype(float))
+
+
+def drawn(pair: Pair, gates: int, n: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return negative and positive flips (gates, n / BATCH), cumulated after every batch."""
+    negative = np.empty((gates, n // BATCH), np.int64)
+    positive = np.empty_like(negative)
+    for gate in range(gates):
+        images = generator.integers(0, pair.correct.size, n)
+        chance = generator.random(n)
+        for out, of in ((negative, pair.negative), (positive, pair.positive)):
+            # One draw per image: right ones can only turn wrong, and wrong ones only right.
+            out[gate] = (chance < of[images]).reshape(-1, BATCH).sum(axis=1).cumsum()
+    return negative, positive
+
+
+def fixed(pair: Pair, n: int, gates: int, generator: np.random.Generator, margin: float = MARGIN) -> dict[str, float]:
+    """Return the shares of gates at `n` images that pass, fail and are inconclusive."""
+    n = math.ceil(n / BATCH) * BATCH
+    negative, positive = (one[:, -1] for one in drawn(pair, gates, n, generator))
+    counts = {"pass": 0, "fail": 0, "inconclusive": 0}
+    for b, c in zip(negative.tolist(), positive.tolist(), strict=True):
+        above, below = evidence.from_flips(b, c, n).tails(-margin)
+        counts["pass" if above <= ALPHA else "fail" if below <= ALPHA else "inconclusive"] += 1
+    return {status: count / gates for status, count in counts.items()}
+
+
+def peeking(pair: Pair, gates: int, generator: np.random.Generator, margin: float = MARGIN, most: int = MOST,
+            ) -> tuple[dict[str, float], float]:
+    """Return the shares of gates that pass, fail or reach `most`, looking after every batch; and the median number."""
+    looks = np.arange(BATCH, most + 1, BATCH)
+    limit = -math.log(ALPHA)
+    counts, needed = {"pass": 0, "fail": 0, "inconclusive": 0}, []
+    for _ in range(gates):
+        (negative,), (positive,) = drawn(pair, 1, most, generator)
+        first = {}
+        for status, side in (("pass", "above"), ("fail", "below")):
+            hit = sequential.difference_evidence(negative, positive, looks, -margin, side) >= limit
+            first[status] = int(looks[hit.argmax()]) if hit.any() else most + 1
+        status = min(first, key=first.get)
+        counts[status if first[status] <= most else "inconclusive"] += 1
+        needed.append(min(first[status], most))
+    return {status: count / gates for status, count in counts.items()}, float(np.median(needed))
+
+
+def timing(gates: int, generator: np.random.Generator, pairs: int = 1000) -> dict[str, float]:
+    """Return the share of equal engines called different, peeking after every interleaved pair.
+
+    Heavy-tailed timings with a drift that both share, and a quantized clock.
+    """
+    alarms = {"slower": 0, "faster": 0}
+    for _ in range(gates):
+        drift = np.cumsum(generator.normal(0, 0.01, pairs))
+        both = np.exp(drift + 0.04 * generator.standard_t(2, (2, pairs)))
+        both = np.round(both, 3) + 1e-3
+        ratios = np.log(both[0] / both[1])
+        for name, side in (("slower", "above"), ("faster", "below")):
+            alarms[name] += bool((sequential.ratio_evidence(ratios, 1.0, side) >= -math.log(ALPHA)).any())
+    return {name: count / gates for name, count in alarms.items()}
+
+
+def tolerance(rate: float, gates: int) -> float:
+    """Return what a true rate exceeds in one of a thousand simulations of so many gates."""
+    return rate + 3.1 * math.sqrt(rate * (1 - rate) / gates)
+
+
+def rows(folder: Path, gates: int, sequential_gates: int, seed: int = 0) -> list[dict[str, object]]:
+    """Return one row per scenario."""
+    generator = np.random.default_rng(seed)
+    right, confidence = predictions(folder, "ResNet50")
+    other, _ = predictions(folder, "SimCLR")
+    pilot = 0.02
+
+    def variant(name: str, loss: float, share: float) -> Pair:
+        return perturbed(name, right, confidence, loss, share)
+
+    plans = [  # scenario, declared: status that is wrong and its rate, discordant share that is planned with
+        (variant("identical answers", 0.0, 0.0), "fail", ALPHA, pilot),
+        (variant("equal accuracy, 0.2 % flip", 0.0, 0.002), "fail", ALPHA, pilot),
+        (variant("equal accuracy, 2 % flip", 0.0, 0.02), "fail", ALPHA, 0.02),
+        (variant("equal accuracy, 4 % flip", 0.0, 0.04), "fail", ALPHA, 0.04),
+        (variant("loss of just the margin, 2 % flip: passes", MARGIN, 0.02), "pass", ALPHA, 0.02),
+        (variant("loss of just the margin, 2 % flip: fails", MARGIN, 0.02), "fail", ALPHA, 0.02),
+        (variant("loss of twice the margin, 2 % flip", 2 * MARGIN, 0.02), "not fail", 1 - POWER, 0.02),
+        (variant("loss of twice the margin, 4 % flip", 2 * MARGIN, 0.04), "not fail", 1 - POWER, 0.04),
+        (variant("loss of 3 points, 6 % flip", 0.03, 0.06), "not fail", 1 - POWER, 0.06),
+        (real("SimCLR in place of ResNet-50", right, other), "not fail", 1 - POWER, None)]
+    found = []
+    for pair, wrong, declared, planned in plans:
+        n = sample_size.difference(MARGIN, planned or pair.discordant, confidence=CONFIDENCE, power=POWER)
+        at_n = fixed(pair, n, gates, generator)
+        always, median = peeking(pair, sequential_gates, generator)
+        # Regressions may not pass when looked at all the time; that all are found in the end has no declared rate.
+        sequential_wrong = "pass" if wrong == "not fail" else wrong
+        found.append({
+            "scenario": pair.name, "loss": pair.loss, "discordant": pair.discordant, "wrong": wrong,
+            "declared": declared, "images": n, "fixed": 1 - at_n["fail"] if wrong == "not fail" else at_n[wrong],
+            "peeking": always[sequential_wrong], "peeking_declared": ALPHA, "median": median, "saving": n / median,
+            "undecided": always["inconclusive"]})
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--gates", type=int, default=2000)
+    parser.add_argument("--sequential", type=int, default=500)
+    parser.add_argument("--markdown", action="store_true")
+    options = parser.parse_args()
+    begin = time.monotonic()
+    found = rows(options.folder, options.gates, options.sequential)
+    equal = timing(options.gates, np.random.default_rng(1))
+    if not options.markdown:
+        print(json.dumps({"rows": found, "timing": equal, "seconds": time.monotonic() - begin}, indent=1))
+        return
+    print(f"{options.gates:,} gates at the planned number of images, {options.sequential:,} that look after every "
+          f"{BATCH}; margin {MARGIN * 100:g} points, confidence {CONFIDENCE:g}, power {POWER:g}.\n")
+    print("| Variant | wrong is | declared | planned images | wrong there | wrong when always looking | images then, "
+          f"median | saving | undecided at {MOST:,} |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for one in found:
+        print(f"| {one['scenario']} | {one['wrong']} | {one['declared']:.0%} | {one['images']:,} | "
+              f"{one['fixed']:.1%} | {one['peeking']:.1%} | {one['median']:,.0f} | {one['saving']:.1f}× | "
+              f"{one['undecided']:.0%} |")
+    print(f"\nEqual engines called slower {equal['slower']:.1%}, faster {equal['faster']:.1%} of {options.gates:,} "
+          f"times (declared {ALPHA:.0%} each), looking after each of 1,000 interleaved pairs.")
+
+
+if __name__ == "__main__":
+    main()
