@@ -21,6 +21,7 @@ from edgebench import (
     latency,
     parity,
     properties,
+    provenance,
     report,
 )
 from edgebench.datasets import ImageSet, open_images
@@ -393,7 +394,8 @@ def _run_variant(request: Request, device: Device, chosen: tuple[str, ...], vari
         caveats=(*artifact.caveats, *_timing_caveats(found, artifact), *plan.caveats,
                  *evaluate.caveats(evaluations, mine)),
         skips=(*_skips(request, artifact, planner, found), *(missing if jobs else ()), *plan.skips,
-               *_uncompared(artifact, jobs, reference)), build_spread=found.build_spread)
+               *_uncompared(artifact, jobs, reference)), build_spread=found.build_spread,
+        labels=provenance.labels())
     dump(run, file)
     (out / OLD).unlink(missing_ok=True)
     return run

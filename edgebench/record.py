@@ -481,6 +481,8 @@ class Run:
     skips: tuple[Skip, ...]
     build_spread: BuildSpread | None = None
     """Several builds of the artifact against each other; None where one was measured."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """What the surroundings say about it, such as ``commit`` and ``branch``; nothing is computed from them."""
 
     def score(self, name: str) -> Score | None:
         """Return the score called `name` from performance or any evaluation; None where there is none."""
