@@ -115,15 +115,15 @@ def summarize(variant: str, timings: Timings, asked_s: float,
             begin_s=first, duration_s=length, inferences=values.size, p50_s=stats.quantile(values, 0.5),
             p90_s=stats.quantile(values, 0.9), p99_s=stats.quantile(values, 0.99), max_s=float(values.max()),
             throughput_hz=values.size / length if length > 0 else 0.0,
-            channels={name: channel_minute(one, *window) for name, one in (channels or {}).items()
-                      if one.kind != "flag"}))
+            channels=tuple(channel_minute(name, one, *window) for name, one in (channels or {}).items()
+                           if one.kind != "flag")))
     full = [one for one in minutes if one.duration_s >= 0.9 * MINUTE_S] or minutes
     return Sustained(variant=variant, begin_ns=begin, duration_s=total_s, asked_s=asked_s, minutes=tuple(minutes),
                      throttling=throttling(timings, channels or {}),
                      slowdown=full[-1].p50_s / full[0].p50_s - 1.0 if full[0].p50_s else 0.0)
 
 
-def channel_minute(channel: ChannelData, begin_ns: int, end_ns: int) -> ChannelMinute:
+def channel_minute(name: str, channel: ChannelData, begin_ns: int, end_ns: int) -> ChannelMinute:
     """Return what a channel did between two moments.
 
     The mean weights readings by time (trapezoids). A rate's integral and a counter's growth interpolate at both ends;
@@ -133,7 +133,7 @@ def channel_minute(channel: ChannelData, begin_ns: int, end_ns: int) -> ChannelM
     values = np.asarray(channel.values, dtype=np.float64)
     inside = (t >= begin_ns) & (t <= end_ns)
     if not inside.any() or end_ns <= begin_ns:
-        return ChannelMinute(mean=None, low=None, high=None, integral=None)
+        return ChannelMinute(name=name, mean=None, low=None, high=None, integral=None)
     step = float(np.median(np.diff(t))) if t.size > 1 else 0.0
     covered = t[0] <= begin_ns + step and t[-1] >= end_ns - step
     ends = np.interp([begin_ns, end_ns], t, values)
@@ -147,9 +147,9 @@ def channel_minute(channel: ChannelData, begin_ns: int, end_ns: int) -> ChannelM
     whole = None if not covered or (counter and bool((np.diff(path) < 0).any())) else grown if counter else area
     if counter:
         rate = None if whole is None else whole / duration_s
-        return ChannelMinute(mean=rate, low=None, high=None, integral=whole)
-    return ChannelMinute(mean=area / duration_s, low=float(values[inside].min()), high=float(values[inside].max()),
-                         integral=whole if channel.kind == "rate" else None)
+        return ChannelMinute(name=name, mean=rate, low=None, high=None, integral=whole)
+    return ChannelMinute(name=name, mean=area / duration_s, low=float(values[inside].min()),
+                         high=float(values[inside].max()), integral=whole if channel.kind == "rate" else None)
 
 
 def throttling(timings: Timings, channels: Mapping[str, ChannelData]) -> Throttling | None:

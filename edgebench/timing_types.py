@@ -6,7 +6,7 @@ Seconds, hertz and fractions; times within a trace count from its `begin_ns`, wh
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from edgebench.checks import check
@@ -379,6 +379,7 @@ class RooflinePoint:
 class ChannelMinute:
     """One telemetry channel during one minute."""
 
+    name: str
     mean: float | None
     """None without a reading; weighted by time; of a counter, its growth per second."""
     low: float | None
@@ -400,7 +401,7 @@ class Minute:
     max_s: float
     throughput_hz: float
     """Inferences per second of this minute."""
-    channels: dict[str, ChannelMinute] = field(default_factory=dict)
+    channels: tuple[ChannelMinute, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
