@@ -196,7 +196,9 @@ class Exporter:
         outputs = opened.run(checked.inputs, fixed_batch(manifest))
         measured = _parity(outputs, reference, checked, source, opened.runtime) if outputs is not None else None
         precision = opened.precision({manifest.inputs[0].name: checked.inputs[:fixed_batch(manifest) or 1]})
-        doubt = parity.not_achieved(precision, recipe)
+        written = graphs.static_precision(graphs.load(folder / entry), recipe.precision) \
+            if entry.endswith(".onnx") else None
+        doubt = parity.not_achieved(precision, recipe, written)
         if doubt is not None and not self._wanted.allow_precision_fallback:
             raise CannotMeasure(doubt.message, doubt.hint)
         if recipe.precision == "fp32" and measured is not None:

@@ -31,6 +31,8 @@ from edgebench.worker import PassJob
 PER_CLASS, AT_LEAST = 5, 200
 # Pixels a side of ImageNet-C's files: a model of this input gets them as they are.
 _SIDE_C = 224
+# Files that timing with preprocessing inside the clock goes round in.
+TIMING_IMAGES = 8
 # Scored among some of their classes, or by whole probability vectors: their logits are always kept.
 _WHOLE = frozenset({IMAGENET_A, IMAGENET_R, CUE_CONFLICT})
 
@@ -55,6 +57,8 @@ class Plan:
     passes: tuple[PassJob, ...] = ()
     caveats: tuple[Caveat, ...] = ()
     skips: tuple[Skip, ...] = ()
+    images: tuple[str, ...] = ()
+    """A few image files, for timing with preprocessing inside the clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +181,9 @@ class Planner:
                 f"the model takes {width}×{height} pixels, to which the files of {_SIDE_C}×{_SIDE_C} were resized")
         skips |= unfit
         # A set whose conditions lie on disk is prepared once for each, with the same doubts.
+        first = sets[jobs[0].dataset.name].items[:TIMING_IMAGES] if jobs else ()
         return Plan(passes=tuple(jobs), caveats=tuple(dict.fromkeys(caveats)),
+                    images=tuple(str(one.path) for one in first),
                     skips=tuple(Skip(what=what, reason=reason) for what, reason in skips.items()))
 
     def _features(self, artifact: Artifact, sets: dict[str, ImageSet]) -> frozenset[Pass]:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,33 +14,39 @@ from pathlib import Path
 from edgebench import (
     __version__,
     artifacts,
+    assembly,
     backends,
-    builds,
+    boards,
     catalog,
     environment,
     evaluate,
     latency,
-    parity,
     properties,
     provenance,
     report,
 )
 from edgebench.datasets import ImageSet, open_images
-from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput, UsageError, unknown, writing
+from edgebench.errors import (
+    CannotMeasure,
+    EdgebenchError,
+    InvalidInput,
+    MissingDependency,
+    UsageError,
+    unknown,
+    writing,
+)
+from edgebench.instrument import TimingPlan
 from edgebench.named_sets import open_sets
+from edgebench.observed import Observed
 from edgebench.planning import Planner, Wanted
 from edgebench.recipe import Recipe
 from edgebench.record import (
     RUN_SCHEMA,
     Artifact,
     Caveat,
-    ColdStart,
     Device,
-    PassRecord,
     Preprocess,
-    Reference,
     Run,
-    Score,
     Settings,
     Skip,
     dump,
@@ -47,7 +54,9 @@ from edgebench.record import (
     write_bytes,
     write_json,
 )
-from edgebench.worker import Job, Measurement, PassJob, load_measurement, run_worker
+from edgebench.telemetry import commands, control, nvml
+from edgebench.telemetry.control import Control
+from edgebench.worker import Job, load_measurement, run_worker
 
 OLD = "run.old.json"
 Progress = Callable[[str, float], None]
@@ -91,6 +100,10 @@ class Request:
     threads: int | None = None
     """None: the usable CPUs."""
     batch: int = 16
+    timing: TimingPlan = field(default_factory=TimingPlan)
+    """Scenarios, and what is watched meanwhile."""
+    control: Control = field(default_factory=Control)
+    """Power mode, clocks and governor to set for the measurement, and to set back."""
     builds: int = 1
     """Builds of each artifact to compare with each other."""
     allow_precision_fallback: bool = False
@@ -145,7 +158,9 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
         InvalidInput: Data, artifact or weights that cannot be used, or an output folder that cannot be written.
         MissingDependency: A package that the request needs is not installed.
     """
-    device = catalog.device(request.device)
+    request.timing.refuse_unfit()
+    device, doubts = resolve_device(request.device)
+    note(f"device: {device.title}")
     chosen, missing = properties.usable(request.properties, request.data)
     if request.budget is not None:
         latency.budget(request.budget)
@@ -167,19 +182,64 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
     planner = _planner(request, chosen, variants, progress, note)
     if request.force:
         _set_aside(request.out, variants)
-    for number, variant in enumerate(variants, 1):
-        def told(what: str, share: float, prefix: str = f"[{number}/{len(variants)}] {variant.name}: ") -> None:
-            progress(prefix + what, share)
+    with _controlled(request.control, device, note) as settings:
+        for number, variant in enumerate(variants, 1):
+            def told(what: str, share: float, prefix: str = f"[{number}/{len(variants)}] {variant.name}: ") -> None:
+                progress(prefix + what, share)
 
-        try:
-            result.runs.append(_run_variant(request, device, chosen, variant, (planner, missing),
-                                            _finished(request.out, result.runs), told))
-        except EdgebenchError as error:
-            result.failures.append(Failure(what=variant.name, error=error))
-            note(f"{variant.name}: {error.message}")
+            try:
+                run = _run_variant(request, device, chosen, variant, (planner, missing),
+                                   _finished(request.out, result.runs), told, (settings, doubts))
+            except EdgebenchError as error:
+                result.failures.append(Failure(what=variant.name, error=error))
+                note(f"{variant.name}: {error.message}")
+            else:
+                result.runs.append(run)
+                if run.observed is not None and run.observed.invalid:
+                    result.failures.append(Failure(what=variant.name, error=_invalid(run.observed)))
     if result.runs:
         write_reports(result)
     return result
+
+
+def resolve_device(name: str) -> tuple[Device, tuple[Caveat, ...]]:
+    """Return the device for ``--device``, recognised where it is ``auto``, ``jetson`` or ``cuda``, and doubts about it.
+
+    Raises:
+        UsageError: No device has that id.
+        CannotMeasure: There is no such device here, or this machine is certainly another one.
+    """
+    devices = catalog.devices()
+    try:
+        gpus = nvml.gpu_names()
+    except (CannotMeasure, MissingDependency):
+        # Without a driver, or without the package, no GPU is seen: the CPU or the board is what is left.
+        gpus = ()
+    found = boards.recognise(Path("/"), devices, gpus=gpus, runner=commands.run)
+    device = catalog.device(name) if name.endswith(".toml") else boards.choose(name, found, devices)
+    return device, boards.declared_vs_observed(device, found)
+
+
+@contextmanager
+def _controlled(wanted: Control, device: Device, note: Callable[[str], None]) -> Iterator[tuple[str, ...]]:
+    """Set what is wanted and set it back; without any wish, only undo what a crashed run left behind."""
+    if wanted == Control():
+        for text in control.restore_pending():
+            note(f"set back what an earlier run had changed: {text}")
+        yield ()
+        return
+    if (wanted.power_mode or wanted.jetson_clocks) and device.kind != "jetson":
+        raise UsageError(f"--power-mode and --jetson-clocks are for Jetsons, and this device is {device.title}",
+                         "leave them away, or name the board with --device jetson")
+    with control.controlled(wanted) as settings:
+        for text in settings:
+            note(f"set for this measurement: {text}")
+        yield settings
+
+
+def _invalid(observed: Observed) -> CannotMeasure:
+    return CannotMeasure("its timings are invalid: " + "; ".join(event.message for event in observed.invalid),
+                         "cool the device, supply more power or lower its load, and measure again with --force")
 
 
 def _finished(out: Path, runs: Sequence[Run]) -> tuple[Run, ...]:
@@ -347,11 +407,13 @@ def _set_aside(out: Path, variants: Sequence[_Variant]) -> None:
 
 
 def _run_variant(request: Request, device: Device, chosen: tuple[str, ...], variant: _Variant,
-                 planned: tuple[Planner, Sequence[Skip]], earlier: Sequence[Run], progress: Progress) -> Run:
+                 planned: tuple[Planner, Sequence[Skip]], earlier: Sequence[Run], progress: Progress,
+                 around: tuple[tuple[str, ...], tuple[Caveat, ...]]) -> Run:
     out, artifact = request.out / variant.name, variant.artifact
     planner, missing = planned
+    changed, doubts = around
     plan = planner.of(artifact)
-    jobs, records = plan.passes, tuple(_record(job) for job in plan.passes)
+    jobs, records = plan.passes, tuple(assembly.record(job) for job in plan.passes)
     settings = Settings(
         budget=request.budget or "none", threads=request.threads or environment.usable_cpus(),
         batch=artifacts.fixed_batch(artifact) or request.batch, preset=request.preset, properties=chosen,
@@ -361,10 +423,10 @@ def _run_variant(request: Request, device: Device, chosen: tuple[str, ...], vari
     file = out / "run.json"
     if file.exists():
         kept = load(file)
-        if (replace(kept.settings, data=None), kept.artifact.digest, set(map(_known, kept.passes))) == (
-                replace(settings, data=None), artifact.digest, set(map(_known, records))):
+        if (replace(kept.settings, data=None), kept.artifact.digest, set(map(assembly.known, kept.passes))) == (
+                replace(settings, data=None), artifact.digest, set(map(assembly.known, records))):
             # A reference that was measured since is worth scoring against: timings and predictions are kept.
-            if kept.reference is not None or _reference(artifact, earlier) is None:
+            if kept.reference is not None or assembly.reference(artifact, earlier) is None:
                 progress("kept from before", 1.0)
                 return kept
         else:
@@ -372,16 +434,17 @@ def _run_variant(request: Request, device: Device, chosen: tuple[str, ...], vari
                              "--force measures again, --out DIR writes elsewhere")
     job = Job(artifact=str(variant.folder.resolve()), out=str(out.resolve()), threads=settings.threads,
               batch=settings.batch, budget=request.budget, passes=jobs, builds=request.builds,
+              device=device, timing=request.timing, images=plan.images,
               allow_precision_fallback=request.allow_precision_fallback)
     run_worker(job, progress)
     progress("scoring", 0.0)
     found = load_measurement(out)
-    reference = _reference(artifact, earlier)
+    reference = assembly.reference(artifact, earlier)
     mine = evaluate.load_passes(out, records, artifact.digest)
     # A reference that saw other images of a set has nothing to say about these.
-    seen = set(map(_known, records))
+    seen = set(map(assembly.known, records))
     others = evaluate.load_passes(
-        request.out / reference.variant, [one for one in reference.passes if _known(one) in seen],
+        request.out / reference.variant, [one for one in reference.passes if assembly.known(one) in seen],
         reference.artifact.digest) if reference else None
     evaluations = evaluate.score(chosen, mine, others, request.preset)
     run = Run(
@@ -389,101 +452,15 @@ def _run_variant(request: Request, device: Device, chosen: tuple[str, ...], vari
         edgebench=__version__, artifact=artifact, device=device, environment=found.environment, settings=settings,
         precision=found.precision, golden_max_abs_difference=found.golden_max_abs_difference,
         cold_start=found.cold_start, peak_host_memory_bytes=found.peak_host_memory_bytes, traces=found.traces,
-        performance=_performance(found, artifact), evaluations=evaluations, passes=records,
-        reference=_named(reference),
-        caveats=(*artifact.caveats, *_timing_caveats(found, artifact), *plan.caveats,
+        performance=assembly.performance(found, artifact), evaluations=evaluations, passes=records,
+        reference=assembly.named(reference),
+        caveats=(*artifact.caveats, *doubts, *assembly.timing_caveats(found, artifact), *plan.caveats,
                  *evaluate.caveats(evaluations, mine)),
-        skips=(*_skips(request, artifact, planner, found), *(missing if jobs else ()), *plan.skips,
-               *_uncompared(artifact, jobs, reference)), build_spread=found.build_spread,
+        skips=(*assembly.skips(planner.reason_against(artifact), found, timed=request.budget is not None),
+               *(missing if jobs else ()), *plan.skips,
+               *assembly.uncompared(artifact, jobs, reference)), build_spread=found.build_spread,
+        observed=replace(found.observed, settings=changed) if found.observed else None,
         labels=provenance.labels())
     dump(run, file)
     (out / OLD).unlink(missing_ok=True)
     return run
-
-
-def _reference(artifact: Artifact, earlier: Sequence[Run]) -> Run | None:
-    """Return the FP32 sibling: of the same backend where there is one, so that precision alone differs."""
-    siblings = [run for run in earlier
-                if run.artifact.recipe.precision == "fp32" and run.artifact.model == artifact.model]
-    same = [run for run in siblings if run.artifact.recipe.backend == artifact.recipe.backend]
-    return next(iter([*same, *siblings]), None) if artifact.recipe.precision != "fp32" else None
-
-
-def _named(reference: Run | None) -> Reference | None:
-    return Reference(variant=reference.variant, artifact_digest=reference.artifact.digest) if reference else None
-
-
-def _performance(found: Measurement, artifact: Artifact) -> tuple[Score, ...]:
-    scores = [score for trace in found.traces for score in latency.scores(trace)]
-    if found.cold_start is not None:
-        scores += cold_start_scores(found.cold_start)
-        memory = found.peak_host_memory_bytes
-        scores.append(Score(
-            name="peak_host_memory", value=None if memory is None else float(memory), unit="bytes", better="lower", n=1,
-            method="high-water mark of the worker's resident memory after single-stream timing, interpreter, NumPy and "
-                   "runtime included",
-            reason="one process was observed" if memory is not None else "this system does not tell (no VmHWM)"))
-    scores.append(Score(name="artifact_size", value=float(artifact.size_bytes), unit="bytes", better="lower", n=1,
-                        method="bytes of all files that ship to the device", reason="exact"))
-    if found.build_spread is not None:
-        scores += builds.scores(found.build_spread)
-    return tuple(scores)
-
-
-def cold_start_scores(cold: ColdStart) -> list[Score]:
-    """Return load and first-inference time (s) of one fresh process."""
-    reason = "one fresh process was observed"
-    return [
-        Score(name="load_time", value=cold.load_s, unit="s", better="lower", n=1, reason=reason,
-              method="opening the artifact in a fresh process, the runtime's import not counted, file cache warm"),
-        Score(name="first_inference_time", value=cold.first_inference_s, unit="s", better="lower", n=1, reason=reason,
-              method="the first inference after opening"),
-    ]
-
-
-def _timing_caveats(found: Measurement, artifact: Artifact) -> tuple[Caveat, ...]:
-    doubts = [caveat for trace in found.traces for caveat in latency.caveats(trace)]
-    if found.traces:
-        doubts += latency.environment_caveats(found.environment, found.traces[0].threads)
-    if found.build_spread is not None:
-        doubts += builds.caveats(found.build_spread)
-    doubt = parity.not_achieved(found.precision, artifact.recipe)
-    if doubt is not None:
-        doubts.append(doubt)
-    features = found.environment.cpu_features
-    if artifact.recipe.precision == "int8" and found.environment.machine == "x86_64" and not any(
-            "vnni" in feature or feature == "amx_int8" for feature in features):
-        doubts.append(Caveat(code="no-int8-instructions", hint="expect little gain; deploy FP32 or another CPU",
-                             message="this CPU has neither VNNI nor AMX: INT8 products are emulated and may saturate"))
-    return tuple(doubts)
-
-
-def _skips(request: Request, artifact: Artifact, planner: Planner, found: Measurement) -> tuple[Skip, ...]:
-    reason = planner.reason_against(artifact)
-    skips = [] if reason is None else [Skip(what="quality", reason=reason)]
-    if request.budget is None:
-        skips.append(Skip(what="latency", reason="not asked for"))
-    if found.golden_max_abs_difference is None:
-        skips.append(Skip(what="golden outputs", reason="the artifact carries none"))
-    return tuple(skips)
-
-
-def _uncompared(artifact: Artifact, jobs: Sequence[PassJob], reference: Run | None) -> tuple[Skip, ...]:
-    """Say on which data there is no comparison with the reference."""
-    if not jobs or artifact.recipe.precision == "fp32":
-        return ()
-    if reference is None:
-        return (Skip(what="comparison with the reference",
-                     reason="no FP32 sibling of this model was profiled with it"),)
-    seen = set(map(_known, reference.passes))
-    unpaired = sorted({job.dataset.name for job in jobs if _known(_record(job)) not in seen})
-    return (Skip(what="comparison with the reference",
-                 reason=f"{reference.variant} saw other images of {', '.join(unpaired)}, or none"),) if unpaired else ()
-
-
-def _record(job: PassJob) -> PassRecord:
-    return PassRecord(dataset=job.dataset, condition=job.condition, preset=job.preset)
-
-
-def _known(one: PassRecord) -> tuple[str, str, str, str]:
-    return one.dataset.name, one.dataset.digest, one.condition, one.preset

@@ -21,6 +21,7 @@ import msgspec
 from edgebench.checks import check
 from edgebench.device import Device as Device  # noqa: PLC0414  # a type of the run file, imported from here
 from edgebench.errors import InvalidInput, suggest, writing
+from edgebench.observed import Observed
 from edgebench.recipe import Precision, Recipe
 
 RUN_SCHEMA = "edgebench.run/1"
@@ -311,6 +312,10 @@ class LatencyTrace:
     latency_s: tuple[float, ...]
     """Seconds per inference."""
     stopped: Literal["count-and-duration", "max-duration"]
+    begin_ns: int | None = None
+    """When the first timing began, on the clock of telemetry; None in runs of versions that kept none."""
+    preprocessing: Literal["excluded", "included"] = "excluded"
+    """Whether decoding, resizing and normalizing happened inside the clock."""
 
     def __post_init__(self) -> None:
         check(len(self.latency_s) > 0, "at least one timing", 0)
@@ -479,6 +484,8 @@ class Run:
     reference: Reference | None
     caveats: tuple[Caveat, ...]
     skips: tuple[Skip, ...]
+    observed: Observed | None = None
+    """Steadiness, other scenarios, heat, clocks, power and throttling; None where nothing was timed."""
     build_spread: BuildSpread | None = None
     """Several builds of the artifact against each other; None where one was measured."""
     labels: dict[str, str] = field(default_factory=dict)

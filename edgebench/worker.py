@@ -9,19 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from edgebench import artifacts, backends, builds, child, environment, latency, parity
+from edgebench import artifacts, backends, builds, child, environment, instrument, latency, parity
 from edgebench.artifacts import pad
+from edgebench.device import Device
 from edgebench.errors import CannotMeasure
 from edgebench.evaluate import has_predictions, run_pass, save_predictions
-from edgebench.imagecache import load_cache, normalize
+from edgebench.imagecache import load_cache, normalize, transform
+from edgebench.instrument import TimingPlan
+from edgebench.observed import Observed
 from edgebench.properties import CLEAN, Pass
 from edgebench.record import (
     Artifact,
@@ -33,8 +37,11 @@ from edgebench.record import (
     LatencyTrace,
     decode,
     read_json,
+    to_builtins,
     write_json,
 )
+from edgebench.scenarios import MULTI_STREAM_IMAGES
+from edgebench.timing_types import Scenario
 
 # Distinct inputs that timing goes round in, so that no inference repeats its predecessor's.
 TIMING_INPUTS = 8
@@ -82,6 +89,11 @@ class Job:
     budget: str | None
     """None: no timing."""
     passes: tuple[PassJob, ...]
+    device: Device
+    """As declared: which sensors there are."""
+    timing: TimingPlan = field(default_factory=TimingPlan)
+    images: tuple[str, ...] = ()
+    """Image files for timing with preprocessing inside the clock."""
     builds: int = 1
     """Builds of the artifact to compare with each other; 1: none."""
     allow_precision_fallback: bool = False
@@ -89,7 +101,8 @@ class Job:
 
     def timing_digest(self, artifact: Artifact) -> str:
         """Identify what decides the timings: an interrupted job with the same one need not time again."""
-        parts = [artifact.digest, self.threads, self.batch, self.budget, self.builds]
+        parts = [artifact.digest, self.threads, self.batch, self.budget, self.builds, to_builtins(self.timing),
+                 self.device.id]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -104,6 +117,7 @@ class Measurement:
     cold_start: ColdStart | None
     peak_host_memory_bytes: int | None
     traces: tuple[LatencyTrace, ...]
+    observed: Observed | None = None
     build_spread: BuildSpread | None = None
 
 
@@ -170,15 +184,14 @@ def _measure(job: Job, artifact: Artifact, backend: backends.Backend,
     loaded = time.perf_counter()
     session.infer(feeds)
     answered = time.perf_counter()
-    traces: list[LatencyTrace] = []
-    memory = None
+    measured, memory = None, None
     if job.budget is not None:
-        budget = latency.budget(job.budget)
-        traces.append(_trace("single-stream", session, artifact, inputs, budget, single, job.threads, tell))
-        memory = environment.peak_memory_bytes()
-        batch = artifacts.fixed_batch(artifact) or job.batch
-        traces.append(_trace("offline", open_session(batch), artifact, inputs, budget, batch, job.threads, tell))
-    observed = environment.observe(packages, load_before=load_before)
+        opened = _Infers(job, artifact, inputs, session, open_session, single)
+        measured = instrument.measure(
+            job.timing, opened, latency.budget(job.budget), job.device, tell, batch=opened.batch, single=single,
+            threads=job.threads, timed_infer=opened.timed)
+        memory = opened.memory_bytes or environment.peak_memory_bytes()
+    around = environment.observe(packages, load_before=load_before)
     tell("asking for the executed precision", 0.0)
     precision = backend.executed_precision(folder / artifact.entry, artifact.recipe,
                                            feeds, threads=job.threads)
@@ -186,11 +199,13 @@ def _measure(job: Job, artifact: Artifact, backend: backends.Backend,
     if doubt is not None and not job.allow_precision_fallback:
         raise CannotMeasure(doubt.message, doubt.hint)
     return Measurement(
-        timing_digest=job.timing_digest(artifact), environment=observed, precision=precision,
+        timing_digest=job.timing_digest(artifact), environment=around, precision=precision,
         golden_max_abs_difference=artifacts.golden_difference(folder, artifact, open_session),
         cold_start=ColdStart(import_s=imported - begin, load_s=loaded - imported,
                              first_inference_s=answered - loaded) if job.budget is not None else None,
-        peak_host_memory_bytes=memory, traces=tuple(traces),
+        peak_host_memory_bytes=memory, traces=measured.traces if measured else (),
+        observed=replace(measured.observed, device_memory_bytes=getattr(session, "device_memory_bytes", None))
+        if measured else None,
         build_spread=_build_spread(job, artifact, backend, single, inputs, tell) if job.builds > 1 else None)
 
 
@@ -228,13 +243,53 @@ def _feeds(artifact: Artifact, inputs: np.ndarray, batch: int) -> list[dict[str,
     return [{name: np.ascontiguousarray(inputs[[(start + k) % count for k in range(batch)]])} for start in range(count)]
 
 
-def _trace(scenario: Any, session: backends.Session, artifact: Artifact, inputs: np.ndarray, budget: latency.Budget,
-           batch: int, threads: int, tell: Tell) -> LatencyTrace:
-    upcoming: Iterator[dict[str, np.ndarray]] = cycle(_feeds(artifact, inputs, batch))
-    infer = session.infer
-    tell(f"timing {scenario}", 0.0)
-    return latency.trace(scenario, lambda: infer(next(upcoming)), budget, batch=batch, threads=threads,
-                         progress=lambda share: tell(f"timing {scenario}", share))
+class _Infers(Mapping[Scenario, Callable[[], object]]):
+    """What answers a query of each scenario; sessions for other batches are opened when they are first needed."""
+
+    def __init__(self, job: Job, artifact: Artifact, inputs: np.ndarray, session: backends.Session,
+                 open_session: Callable[[int], backends.Session], single: int) -> None:
+        self._job, self._artifact, self._inputs = job, artifact, inputs
+        self._open, self._sessions, self._single = open_session, {single: session}, single
+        self.batch = artifacts.fixed_batch(artifact) or job.batch
+        self.memory_bytes: int | None = None
+        """High-water mark before a session for another batch was opened."""
+        offered = getattr(session, "timed_infer", None)
+        feeds = cycle(_feeds(artifact, inputs, single))
+        self.timed: Callable[[], Any] | None = (lambda: offered(next(feeds))) if offered is not None else None
+
+    def __getitem__(self, scenario: Scenario) -> Callable[[], object]:
+        fixed = artifacts.fixed_batch(self._artifact)
+        size = {"offline": self.batch, "multi-stream": fixed or MULTI_STREAM_IMAGES}.get(scenario, self._single)
+        if size not in self._sessions:
+            self.memory_bytes = self.memory_bytes or environment.peak_memory_bytes()
+            self._sessions[size] = self._open(size)
+        infer = self._sessions[size].infer
+        if self._job.timing.preprocessing:
+            return self._from_files(infer, size)
+        upcoming = cycle(_feeds(self._artifact, self._inputs, size))
+        return lambda: infer(next(upcoming))
+
+    def __iter__(self) -> Iterator[Scenario]:
+        return iter(instrument.SCENARIOS)
+
+    def __len__(self) -> int:
+        return len(instrument.SCENARIOS)
+
+    def _from_files(self, infer: Callable[[backends.Feeds], object], size: int) -> Callable[[], object]:
+        preprocess, name = self._artifact.preprocess, self._artifact.inputs[0].name
+        if preprocess is None or not self._job.images:
+            raise CannotMeasure("timing with preprocessing needs image files, and a model whose preprocessing is known",
+                                "pass --data DIR")
+        upcoming = cycle(Path(file) for file in self._job.images)
+
+        def query() -> object:
+            pixels = []
+            for _ in range(size):
+                with Image.open(next(upcoming)) as image:
+                    pixels.append(transform(image, preprocess))
+            return infer({name: normalize(np.stack(pixels), preprocess)})
+
+        return query
 
 
 def _tell(what: str, share: float) -> None:

@@ -1,0 +1,112 @@
+"""From what a worker measured to the parts of a run: scores, doubts, what is skipped, and the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from edgebench import builds, instrument, latency, parity
+from edgebench.record import Artifact, Caveat, ColdStart, PassRecord, Reference, Run, Score, Skip
+from edgebench.worker import Measurement, PassJob
+
+CONFIDENCE = 0.95
+
+
+def reference(artifact: Artifact, earlier: Sequence[Run]) -> Run | None:
+    """Return the FP32 sibling: of the same backend where there is one, so that precision alone differs."""
+    siblings = [run for run in earlier
+                if run.artifact.recipe.precision == "fp32" and run.artifact.model == artifact.model]
+    same = [run for run in siblings if run.artifact.recipe.backend == artifact.recipe.backend]
+    return next(iter([*same, *siblings]), None) if artifact.recipe.precision != "fp32" else None
+
+
+def named(reference: Run | None) -> Reference | None:
+    """Return how a run names its reference."""
+    return Reference(variant=reference.variant, artifact_digest=reference.artifact.digest) if reference else None
+
+
+def performance(found: Measurement, artifact: Artifact) -> tuple[Score, ...]:
+    """Return the scores of speed, memory, size and builds; absent where throttling made the timings invalid."""
+    scores = [score for trace in found.traces for score in latency.scores(trace)]
+    if found.observed is not None:
+        scores += instrument.scores(found.observed, CONFIDENCE)
+        if found.observed.invalid:
+            reason = f"invalid: {found.observed.invalid[0].message}"
+            scores = [replace(score, value=None, low=None, high=None, reason=reason) for score in scores]
+    if found.cold_start is not None:
+        scores += cold_start_scores(found.cold_start)
+        memory = found.peak_host_memory_bytes
+        scores.append(Score(
+            name="peak_host_memory", value=None if memory is None else float(memory), unit="bytes", better="lower", n=1,
+            method="high-water mark of the worker's resident memory after single-stream timing, interpreter, NumPy and "
+                   "runtime included",
+            reason="one process was observed" if memory is not None else "this system does not tell (no VmHWM)"))
+    scores.append(Score(name="artifact_size", value=float(artifact.size_bytes), unit="bytes", better="lower", n=1,
+                        method="bytes of all files that ship to the device", reason="exact"))
+    if found.build_spread is not None:
+        scores += builds.scores(found.build_spread)
+    return tuple(scores)
+
+
+def cold_start_scores(cold: ColdStart) -> list[Score]:
+    """Return load and first-inference time (s) of one fresh process."""
+    reason = "one fresh process was observed"
+    return [
+        Score(name="load_time", value=cold.load_s, unit="s", better="lower", n=1, reason=reason,
+              method="opening the artifact in a fresh process, the runtime's import not counted, file cache warm"),
+        Score(name="first_inference_time", value=cold.first_inference_s, unit="s", better="lower", n=1, reason=reason,
+              method="the first inference after opening"),
+    ]
+
+
+def timing_caveats(found: Measurement, artifact: Artifact) -> tuple[Caveat, ...]:
+    """Return what in the timings, the machine and the builds speaks against the numbers."""
+    doubts = [caveat for trace in found.traces for caveat in latency.caveats(trace)]
+    if found.observed is not None:
+        doubts += instrument.caveats(found.observed, CONFIDENCE)
+    if found.traces:
+        doubts += latency.environment_caveats(found.environment, found.traces[0].threads)
+    if found.build_spread is not None:
+        doubts += builds.caveats(found.build_spread)
+    doubt = parity.not_achieved(found.precision, artifact.recipe)
+    if doubt is not None:
+        doubts.append(doubt)
+    features = found.environment.cpu_features
+    if artifact.recipe.precision == "int8" and found.environment.machine == "x86_64" and not any(
+            "vnni" in feature or feature == "amx_int8" for feature in features):
+        doubts.append(Caveat(code="no-int8-instructions", hint="expect little gain; deploy FP32 or another CPU",
+                             message="this CPU has neither VNNI nor AMX: INT8 products are emulated and may saturate"))
+    return tuple(doubts)
+
+
+def skips(reason: str | None, found: Measurement, *, timed: bool) -> tuple[Skip, ...]:
+    """Return what was left out: quality, for `reason`, latency where nothing was timed, golden outputs."""
+    skips = [] if reason is None else [Skip(what="quality", reason=reason)]
+    if not timed:
+        skips.append(Skip(what="latency", reason="not asked for"))
+    if found.golden_max_abs_difference is None:
+        skips.append(Skip(what="golden outputs", reason="the artifact carries none"))
+    return tuple(skips)
+
+
+def uncompared(artifact: Artifact, jobs: Sequence[PassJob], reference: Run | None) -> tuple[Skip, ...]:
+    """Say on which data there is no comparison with the reference."""
+    if not jobs or artifact.recipe.precision == "fp32":
+        return ()
+    if reference is None:
+        return (Skip(what="comparison with the reference",
+                     reason="no FP32 sibling of this model was profiled with it"),)
+    seen = set(map(known, reference.passes))
+    unpaired = sorted({job.dataset.name for job in jobs if known(record(job)) not in seen})
+    return (Skip(what="comparison with the reference",
+                 reason=f"{reference.variant} saw other images of {', '.join(unpaired)}, or none"),) if unpaired else ()
+
+
+def record(job: PassJob) -> PassRecord:
+    """Return the pass as a run records it."""
+    return PassRecord(dataset=job.dataset, condition=job.condition, preset=job.preset)
+
+
+def known(one: PassRecord) -> tuple[str, str, str, str]:
+    """Return what two runs must have in common to be compared image by image."""
+    return one.dataset.name, one.dataset.digest, one.condition, one.preset

@@ -1,0 +1,289 @@
+"""One variant under the clock: scenarios until they are steady, with heat, clocks, power and throttling watched.
+
+Runs in the worker, which holds the session. What is asked for is a `TimingPlan`; what comes out are plain traces and
+`Observed`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgebench import latency, scenario_scores, scenarios, steady, sustained
+from edgebench.device import Device
+from edgebench.errors import UsageError, unknown
+from edgebench.observed import Observed, Steadiness
+from edgebench.record import Caveat, LatencyTrace, Score
+from edgebench.telemetry import counters
+from edgebench.telemetry.commands import run as run_command
+from edgebench.telemetry.energy import energy, per_inference
+from edgebench.telemetry.observe import Observer
+from edgebench.telemetry.types import EnergyPerInference, Telemetry
+from edgebench.timing_types import DropPolicy, Preprocessing, QueryTrace, Scenario, ServerSearch
+
+SCENARIOS: tuple[Scenario, ...] = ("single-stream", "multi-stream", "offline", "server", "camera")
+PLAIN: tuple[Scenario, ...] = ("single-stream", "offline")
+IDLE_S = 1.0
+"""Watched with the session open and nothing running, for the power that inferences come on top of."""
+DEVICE_TIMES = 100
+Tell = Callable[[str, float], None]
+Infers = Mapping[Scenario, Callable[[], object]]
+"""For every scenario, what answers one of its queries."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimingPlan:
+    """What is timed, and what is watched meanwhile."""
+
+    scenarios: tuple[Scenario, ...] = PLAIN
+    fps: float = 30.0
+    """Frames per second of the camera scenario."""
+    deadline_s: float | None = None
+    """Of the camera scenario; None: one frame period."""
+    drop: DropPolicy = "newest"
+    latency_bound_s: float | None = None
+    """Of the server scenario; None: ten times the median latency."""
+    sustained_s: float | None = None
+    """Duration of a sustained run after the scenarios; None: none."""
+    preprocessing: bool = False
+    """Whether decoding, resizing and normalizing happen inside the clock."""
+    retries: int = 2
+    """Further tries at a scenario whose timings are not steady."""
+    telemetry: bool = True
+    meter: str | None = None
+    """File or FIFO of an external power meter."""
+    ambient_c: float | None = None
+    """Temperature of the room."""
+
+    def refuse_unfit(self) -> None:
+        """Raise UsageError for values that cannot be measured."""
+        for one in self.scenarios:
+            if one not in SCENARIOS:
+                raise unknown("scenario", one, SCENARIOS)
+        for name, value in (("--fps", self.fps), ("--deadline", self.deadline_s),
+                            ("--latency-bound", self.latency_bound_s), ("--sustained", self.sustained_s)):
+            if value is not None and value <= 0:
+                raise UsageError(f"{name}: expected a number above 0, got {value:g}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """The plain traces, and everything beside them."""
+
+    traces: tuple[LatencyTrace, ...]
+    observed: Observed
+
+
+def measure(plan: TimingPlan, infers: Infers, budget: latency.Budget, device: Device, tell: Tell, *, batch: int,
+            single: int, threads: int, timed_infer: Callable[[], scenarios.DeviceTimes] | None = None,
+            root: Path = Path("/")) -> Measured:
+    """Time the plan's scenarios one after the other, each until it is steady or its tries are used up.
+
+    Args:
+        plan: What to time.
+        infers: What answers a query, by scenario.
+        budget: How long, how many.
+        device: Which sensors there are.
+        tell: Told (what, share done).
+        batch: Images per offline query.
+        single: Images per query of the others but multi-stream; above 1 where the model's batch is fixed.
+        threads: CPU threads, for the record.
+        timed_infer: One inference with the device's own times, where the runtime offers them.
+        root: Where ``proc`` and ``sys`` hang.
+    """
+    runner = run_command if device.kind == "board" else None
+    observer = Observer(device, root, meter=Path(plan.meter) if plan.meter else None) if plan.telemetry else None
+    with ExitStack() as stack:
+        if observer is not None:
+            stack.enter_context(observer)
+        before, begin = counters.look(root, runner), time.perf_counter_ns()
+        time.sleep(IDLE_S if budget.min_s else 0.0)
+        idle = begin, time.perf_counter_ns()
+        loops = _Loops(plan, infers, budget, tell, batch=batch, single=single, threads=threads)
+        for scenario in plan.scenarios:
+            loops.run(scenario)
+        device_times = scenarios.device_times(timed_infer, DEVICE_TIMES) if timed_infer is not None else None
+        timings = None
+        if plan.sustained_s is not None:
+            timings = sustained.run(infers["single-stream"], plan.sustained_s,
+                                    progress=lambda share: tell("sustained load", share))
+        after, end = counters.look(root, runner), time.perf_counter_ns()
+    telemetry = observer.result() if observer is not None else None
+    events = counters.events(before, after, (end - begin) / 1e9)
+    if telemetry is not None:
+        events = (*events, *counters.series_events(telemetry.throttle.series))
+    return Measured(
+        traces=tuple(loops.plain),
+        observed=Observed(
+            steadiness=tuple(loops.steadiness), queries=tuple(loops.queries), server=loops.server,
+            device_times=device_times, telemetry=telemetry, events=events,
+            energy=_energy(loops.plain, telemetry, idle),
+            sustained=sustained.summarize("", timings, plan.sustained_s or 0.0, _channels(telemetry))
+            if timings is not None else None,
+            ambient_c=plan.ambient_c))
+
+
+class _Loops:
+    """Runs scenarios, and keeps what each one left."""
+
+    def __init__(self, plan: TimingPlan, infers: Infers, budget: latency.Budget, tell: Tell, *, batch: int,
+                 single: int, threads: int) -> None:
+        self._plan, self._infers, self._budget, self._tell = plan, infers, budget, tell
+        self._batch, self._single, self._threads = batch, single, threads
+        self.plain: list[LatencyTrace] = []
+        self.queries: list[QueryTrace] = []
+        self.steadiness: list[Steadiness] = []
+        self.server: ServerSearch | None = None
+
+    def run(self, scenario: Scenario) -> None:
+        """Measure one scenario until it is steady, or its tries are used up."""
+        bound_s = None
+        if scenario == "server":
+            bound_s = self._search()
+            if self.server is None or self.server.rate_hz is None:
+                return
+        tries = 0
+
+        def once(warmup_factor: float) -> QueryTrace:
+            nonlocal tries
+            tries += 1
+            what = f"timing {scenario}" + (f", try {tries}" if tries > 1 else "")
+            self._tell(what, 0.0)
+            return self._loop(scenario, warmup_factor, lambda share: self._tell(what, share), bound_s)
+
+        found = steady.measure_until_steady(once, retries=self._plan.retries if self._budget.min_s else 0)
+        self.steadiness.append(Steadiness(scenario=scenario, verdicts=found.verdicts))
+        if scenario in PLAIN:
+            self.plain.append(as_latency(found.trace))
+        else:
+            self.queries.append(found.trace)
+
+    def _loop(self, scenario: Scenario, warmup_factor: float, progress: Callable[[float], None],
+              bound_s: float | None) -> QueryTrace:
+        infer, threads = self._infers[scenario], self._threads
+        inside: Preprocessing = "included" if self._plan.preprocessing else "excluded"
+        if scenario == "camera":
+            return scenarios.camera(infer, self._plan.fps, self._budget, deadline_s=self._plan.deadline_s,
+                                    policy=self._plan.drop, threads=threads, images_per_query=self._single,
+                                    preprocessing=inside, warmup_factor=warmup_factor, progress=progress)
+        if scenario == "server":
+            assert self.server is not None
+            assert self.server.rate_hz is not None
+            return scenarios.server(infer, self.server.rate_hz, bound_s or 0.0, self._budget, threads=threads,
+                                    images_per_query=self._single, seed=len(self.server.trials), preprocessing=inside,
+                                    warmup_factor=warmup_factor, progress=progress)
+        images = {"offline": self._batch, "multi-stream": scenarios.MULTI_STREAM_IMAGES}.get(scenario, self._single)
+        return scenarios.closed_loop(scenario, infer, self._budget, images_per_query=images, threads=threads,
+                                     preprocessing=inside, warmup_factor=warmup_factor, progress=progress)
+
+    def _search(self) -> float:
+        """Find the highest arrival rate that keeps the bound; returns the bound in seconds."""
+        alone = next((one.latency_s for one in self.plain if one.scenario == "single-stream"), None)
+        if alone is None:
+            quick = scenarios.closed_loop("single-stream", self._infers["server"], self._budget,
+                                          images_per_query=self._single, threads=self._threads)
+            alone = quick.latency_s
+        bound_s = self._plan.latency_bound_s or 10 * sorted(alone)[len(alone) // 2]
+
+        def at(rate_hz: float, seed: int) -> QueryTrace:
+            return scenarios.server(self._infers["server"], rate_hz, bound_s, self._budget, threads=self._threads,
+                                    images_per_query=self._single, seed=seed, give_up=True)
+
+        self._tell("searching the highest arrival rate", 0.0)
+        self.server = scenarios.search_server(
+            at, bound_s, service_s=alone,
+            told=lambda trial: self._tell(f"server at {trial.rate_hz:.4g} per second: "
+                                          f"{'holds' if trial.holds else 'does not hold'}", 0.0))
+        return bound_s
+
+
+def as_latency(trace: QueryTrace) -> LatencyTrace:
+    """Return a closed loop's queries as the plain trace that percentiles and throughput are derived from."""
+    scenario = trace.scenario
+    assert scenario in ("single-stream", "offline")
+    return LatencyTrace(
+        scenario=scenario, batch=trace.images_per_query, threads=trace.threads, clock=trace.clock,
+        clock_resolution_s=trace.clock_resolution_s, warmup_s=trace.warmup_s, latency_s=trace.service_s,
+        stopped="max-duration" if trace.stopped == "max-duration" else "count-and-duration", begin_ns=trace.begin_ns,
+        preprocessing=trace.preprocessing)
+
+
+def _energy(traces: list[LatencyTrace], telemetry: Telemetry | None,
+            idle: tuple[int, int]) -> EnergyPerInference | None:
+    if telemetry is None:
+        return None
+    trace = next((one for one in traces if one.scenario == "single-stream"), None)
+    if trace is None or trace.begin_ns is None:
+        return None
+    series = telemetry.power.channel(telemetry.power.total)
+    if series is None:
+        return EnergyPerInference(gross_j=None, gross_uncertainty_j=None, net_j=None, net_uncertainty_j=None,
+                                  idle_w=None, inferences=len(trace.latency_s), scope=None,
+                                  reason=telemetry.power.total_reason or "no sensor tells the total")
+    active_s = sum(trace.latency_s)
+    active = energy(series, trace.begin_ns, trace.begin_ns + round(active_s * 1e9))
+    return per_inference(active, active_s, len(trace.latency_s), energy(series, *idle), (idle[1] - idle[0]) / 1e9)
+
+
+def _channels(telemetry: Telemetry | None) -> dict[str, sustained.ChannelData]:
+    kinds = {"power_w": "rate", "energy_j": "counter", "flags": "flag"}
+    everything = () if telemetry is None else (
+        *telemetry.power.series, *telemetry.thermal.series, *telemetry.clocks.series, *telemetry.throttle.series)
+    return {one.channel.name: sustained.ChannelData(
+        t_ns=one.t_ns, values=one.values, kind=kinds.get(one.channel.quantity, "level"))  # type: ignore[arg-type]
+        for one in everything if one.t_ns}
+
+
+def scores(observed: Observed, confidence: float) -> tuple[Score, ...]:
+    """Return what the observations come to: other scenarios' percentiles, the server's rate, energy, device times."""
+    found = [score for trace in observed.queries for score in scenario_scores.scores(trace, confidence)]
+    if observed.server is not None:
+        search = observed.server
+        found.append(Score(
+            name="server_rate", value=search.rate_hz, unit="1/s", better="higher", n=len(search.trials),
+            reason=search.reason,
+            method=f"highest Poisson arrival rate whose {search.q:.0%} latency was shown to stay within "
+                   f"{search.bound_s * 1e3:g} ms at {search.confidence:.0%} confidence"))
+    if observed.energy is not None:
+        found += _energy_scores(observed.energy)
+    if observed.device_memory_bytes is not None:
+        found.append(Score(name="device_memory", value=float(observed.device_memory_bytes), unit="bytes",
+                           better="lower", n=1, method="memory that the runtime says the artifact takes on the device",
+                           reason="told by the runtime"))
+    times = observed.device_times
+    if times is not None:
+        for part in ("h2d", "compute", "d2h", "enqueue"):
+            values = sorted(getattr(times, f"{part}_s"))
+            found.append(Score(name=f"device_{part}_p50", value=values[len(values) // 2], unit="s", better="lower",
+                               n=len(values), method="median by the device's own events",
+                               reason="beside the wall times, which carry the intervals"))
+    return tuple(found)
+
+
+def _energy_scores(found: EnergyPerInference) -> list[Score]:
+    def score(name: str, value: float | None, uncertainty: float | None, method: str) -> Score:
+        arm = None if value is None or uncertainty is None else 2 * uncertainty
+        low, high = (None, None) if value is None or arm is None else (value - arm, value + arm)
+        return Score(name=name, value=value, low=low, high=high, unit="J", better="lower", n=found.inferences,
+                     method=f"{method}, scope {found.scope or 'unknown'}; twice the uncertainty that sampling leaves",
+                     reason=found.reason or ("unknown" if value is None else None))
+
+    return [score("energy_per_inference", found.gross_j, found.gross_uncertainty_j,
+                  "everything drawn during single-stream timing, per inference"),
+            score("energy_per_inference_net", found.net_j, found.net_uncertainty_j,
+                  "what was drawn above idle, the session open, per inference")]
+
+
+def caveats(observed: Observed, confidence: float) -> tuple[Caveat, ...]:
+    """Return what was seen that speaks against the timings."""
+    found = [Caveat(code="throttled" if event.invalidates else event.code, message=event.message,
+                    hint="cool the device, supply more power or lower its load, and measure again")
+             for event in observed.events]
+    found += [Caveat(code="unstable", hint=one.verdicts[-1].hint,
+                     message=f"{one.scenario}: not steady in {len(one.verdicts)} tries: {one.verdicts[-1].diagnosis}")
+              for one in observed.steadiness if not one.steady]
+    found += [doubt for trace in observed.queries for doubt in scenario_scores.caveats(trace, confidence)]
+    return tuple(found)

@@ -1,0 +1,51 @@
+"""What the instrument observed around a variant's timings: steadiness, scenarios, heat, clocks, power, events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgebench.telemetry.types import EnergyPerInference, Telemetry, ThrottleEvent
+from edgebench.timing_types import DeviceTrace, QueryTrace, ServerSearch, SteadyVerdict, Sustained
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steadiness:
+    """How often a scenario was tried until its timings were steady, and what was found each time."""
+
+    scenario: str
+    verdicts: tuple[SteadyVerdict, ...]
+    """In order; the results come from the last try."""
+
+    @property
+    def steady(self) -> bool:
+        """Whether the last try was not unstable."""
+        return self.verdicts[-1].verdict != "unstable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """Everything beside the plain timings."""
+
+    steadiness: tuple[Steadiness, ...] = ()
+    queries: tuple[QueryTrace, ...] = ()
+    """Scenarios other than single-stream and offline."""
+    server: ServerSearch | None = None
+    device_times: DeviceTrace | None = None
+    """Copies, computation and enqueueing by the device's own clock; None where the runtime does not tell."""
+    telemetry: Telemetry | None = None
+    events: tuple[ThrottleEvent, ...] = ()
+    """What slowed the device down, or may have."""
+    energy: EnergyPerInference | None = None
+    """Of the single-stream inferences."""
+    sustained: Sustained | None = None
+    device_memory_bytes: int | None = None
+    """Memory that the artifact takes on the device; None where the runtime does not tell."""
+    ambient_c: float | None = None
+    """Temperature of the room, as the user gave it."""
+    settings: tuple[str, ...] = ()
+    """What was set for the measurement and set back, in words."""
+
+    @property
+    def invalid(self) -> tuple[ThrottleEvent, ...]:
+        """The events that forbid using the timings."""
+        return tuple(one for one in self.events if one.invalidates)
