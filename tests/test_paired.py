@@ -345,3 +345,18 @@ class TestProcesses:
         words = paired_worker.command_of(JOB, tmp_path / "job.json")
         assert (sys.executable, "-m", "edgebench.paired_worker", str(tmp_path / "job.json")) == words
         assert JOB == decode(PairedJob, json.loads((tmp_path / "job.json").read_text()), "job.json")
+
+
+def test_two_processes_of_one_artifact_are_interleaved_for_real(tmp_path):
+    from edgebench import catalog, sources
+    from edgebench.export import export_all
+    from tests.models import class_file, onnx_file
+
+    source = sources.open_source(str(onnx_file(tmp_path / "m.onnx")), classes=sources.read_classes(class_file(tmp_path)))
+    (_, folder), = export_all(source, [catalog.recipe("ort-fp32")], tmp_path / "artifacts")
+    job = PairedJob(artifact=str(folder), threads=1, warmup_count=3, warmup_s=0.0, warmup_max_s=0.0, settle_s=0.0)
+    with paired_worker.processes({"a": job, "b": job}, tmp_path / "work") as sessions:
+        trace = paired.interleave(sessions, rounds=7, inferences=20)
+    found = paired.compare(trace, "a", "b")
+    assert (7, True) == (found.rounds, 0.1 < found.ratio < 10)
+    assert {20} == {len(block.latency_s) for blocks in trace.rounds for block in blocks}

@@ -1,0 +1,305 @@
+"""What the instrument itself costs, and whether it raises false alarms; on artifacts that ``make demo`` left.
+
+    python benchmarks/instrument.py overhead runs/demo/artifacts/…--ort-int8
+    python benchmarks/instrument.py sampling runs/demo/artifacts/…--ort-int8
+    python benchmarks/instrument.py loadgen runs/demo/artifacts/…--ort-int8
+    python benchmarks/instrument.py equals runs/demo/artifacts/…--ort-int8 --profiles 20
+
+overhead: p50 per inference of the single-stream loop less that of a bare loop, on an inference that does nothing and on
+the artifact; both alternate. Limit 5 microseconds.
+sampling: throughput with a sampling thread less without, interleaved block by block, as a share. Limit 0.5 %.
+loadgen: p90 of LoadGen over p90 of the own single-stream loop on the same session, alternating. Limit 1 %.
+equals: the artifact against itself in fresh processes, again and again, while a second process makes load during half
+of the profiles; the table tells who was flagged. Limit: one false "different".
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+
+from edgebench import artifacts, backends, environment, latency, loadgen, paired, paired_worker, scenarios, steady
+from edgebench.latency import Budget
+from edgebench.paired_worker import PairedJob
+
+LIMITS = {"overhead_s": 5e-6, "sampling": 0.005, "loadgen": loadgen.AGREEMENT, "false_differences": 1}
+BLOCK = Budget(name="block", warmup_count=1, warmup_s=0, min_count=200, min_batches=1, min_s=0, max_s=60,
+               warmup_max_s=0)
+
+
+def opened(folder: Path, threads: int):
+    """Return `infer` of one image, and of the image of a number."""
+    artifact = artifacts.verify(folder)
+    session = backends.get(artifact.recipe.backend).open_session(
+        folder / artifact.entry, artifact.recipe, batch=1, threads=threads)
+    name = artifact.inputs[0].name
+    golden = artifacts.golden_inputs(folder, artifact)
+    if golden is None:
+        sys.exit(f"{folder} has no golden inputs to feed")
+    rows = golden[0][name]
+    feeds = [{name: np.ascontiguousarray(rows[k : k + 1])} for k in range(len(rows))]
+    upcoming = cycle(feeds)
+    return lambda: session.infer(next(upcoming)), lambda number: session.infer(feeds[number % len(feeds)]), len(feeds)
+
+
+def bare(infer: Callable[[], object], count: int) -> list[int]:
+    """The smallest honest loop."""
+    clock, timings = time.perf_counter_ns, []
+    infer()
+    for _ in range(count):
+        start = clock()
+        infer()
+        timings.append(clock() - start)
+    return timings
+
+
+def profiled(infer: Callable[[], object], count: int):
+    return scenarios.closed_loop("single-stream", infer, replace(BLOCK, min_count=count), images_per_query=1, threads=1)
+
+
+def stepped(infer: Callable[[], object], count: int) -> list[float]:
+    """Time per turn of the loops, from start to start: what lies between two timings is in it too."""
+    return np.diff(profiled(infer, count).start_s).tolist()
+
+
+def stepped_bare(infer: Callable[[], object], count: int) -> list[float]:
+    clock, starts = time.perf_counter_ns, []
+    infer()
+    for _ in range(count):
+        starts.append(clock())
+        infer()
+    return (np.diff(starts) / 1e9).tolist()
+
+
+def overhead(infer: Callable[[], object], rounds: int, count: int = 200) -> dict[str, float]:
+    """Per inference at p50: what the loop adds to each timing, and to each turn of the loop."""
+    timing, turn, mine, theirs = [], [], [], []
+    for number in range(rounds):
+        runs = [lambda: profiled(infer, count).latency_s, lambda: [ns / 1e9 for ns in bare(infer, count)],
+                lambda: stepped(infer, count), lambda: stepped_bare(infer, count)]
+        found = {which: statistics.median(runs[which]()) for which in ((0, 1, 2, 3) if number % 2 else (3, 2, 1, 0))}
+        timing.append(found[0] - found[1])
+        turn.append(found[2] - found[3])
+        mine.append(found[0])
+        theirs.append(found[1])
+    return {"p50_edgebench_s": statistics.median(mine), "p50_bare_s": statistics.median(theirs),
+            "added_to_timing_s": statistics.median(timing), "added_to_turn_s": statistics.median(turn)}
+
+
+@contextmanager
+def stand_in_sampler(interval_s: float = 0.1):
+    """A thread that reads a file of the kernel again and again."""
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.wait(interval_s):
+            Path("/proc/stat").read_bytes()
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def telemetry_sampler(device: str) -> Callable[[], AbstractContextManager[object]]:
+    """What `edgebench profile` records with, at its own rates."""
+    from edgebench import catalog
+    from edgebench.telemetry.observe import Observer
+
+    declared = catalog.device(device)
+    return lambda: Observer(declared)
+
+
+def sampling_cost(infer: Callable[[], object], sampler: Callable[[], AbstractContextManager[object]], rounds: int,
+                  seconds: float = 1.0) -> dict[str, float | None]:
+    """Share of the throughput that a sampling thread takes: mirrored rounds, as in paired timing."""
+    def block(context: AbstractContextManager[object]) -> float:
+        with context:
+            begin, count = time.perf_counter(), 0
+            while time.perf_counter() - begin < seconds:
+                infer()
+                count += 1
+            return (time.perf_counter() - begin) / count
+
+    generator = np.random.default_rng(0)
+    ratios = []
+    infer()
+    for _ in range(rounds):
+        order = [True, False] if generator.random() < 0.5 else [False, True]
+        times: dict[bool, float] = {True: 0.0, False: 0.0}
+        for sampled in (*order, *reversed(order)):
+            times[sampled] += math.log(block(sampler() if sampled else nullcontext()))
+        ratios.append((times[True] - times[False]) / 2)
+    estimate, low, high, _ = paired.signed_rank(ratios)
+    return {"cost": math.expm1(estimate), "low": None if low is None else math.expm1(low),
+            "high": None if high is None else math.expm1(high), "rounds": rounds}
+
+
+def against_loadgen(infer: Callable[[], object], infer_number: Callable[[int], object], inputs: int, rounds: int,
+                    seconds: float) -> dict[str, float]:
+    """p90 of LoadGen over that of the own loop on the same session, alternating; the median of the ratios."""
+    plan = replace(latency.budget("quick"), min_s=seconds)
+    ratios, own, theirs = [], [], []
+    expected = statistics.median(bare(infer, 50)) / 1e9
+
+    def mine() -> float:
+        trace = scenarios.closed_loop("single-stream", infer, plan, images_per_query=1, threads=1)
+        return float(np.quantile(trace.latency_s, 0.9))
+
+    def official() -> float:
+        found = loadgen.run(lambda numbers: infer_number(numbers[0]), "single-stream", plan, expected_s=expected,
+                            inputs=inputs)
+        return found.percentiles_s["p90"]
+
+    for number in range(rounds):
+        if number % 2:
+            b, a = official(), mine()
+        else:
+            a, b = mine(), official()
+        own.append(a)
+        theirs.append(b)
+        ratios.append(b / a)
+    return {"p90_own_s": statistics.median(own), "p90_loadgen_s": statistics.median(theirs),
+            "disagreement": statistics.median(ratios) - 1.0, "rounds": rounds}
+
+
+def _burn(running) -> None:
+    while not running.is_set():
+        np.linalg.svd(np.random.default_rng(0).standard_normal((200, 200)))
+
+
+@contextmanager
+def part_time_load(on_s: float = 3.0, off_s: float = 2.0):
+    """A second process that computes part of the time."""
+    context = multiprocessing.get_context("spawn")
+    stop = threading.Event()
+
+    def drive() -> None:
+        while not stop.is_set():
+            ended = context.Event()
+            process = context.Process(target=_burn, args=(ended,), daemon=True)
+            process.start()
+            stop.wait(on_s)
+            ended.set()
+            process.join()
+            stop.wait(off_s)
+
+    thread = threading.Thread(target=drive, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One comparison of the artifact with itself."""
+
+    number: int
+    loaded: bool
+    ratio: float
+    low: float | None
+    high: float | None
+    different: bool
+    verdicts: tuple[str, ...]
+    diagnosis: str
+    busy_before: float | None
+
+    @property
+    def flagged(self) -> bool:
+        """Whether the instrument doubts it: unstable, or other load seen before."""
+        return "unstable" in self.verdicts or (self.busy_before or 0.0) > 0.15
+
+
+def equals(folder: Path, threads: int, *, profiles: int = 20, rounds: int = 20, inferences: int = 20,
+           load: Callable[[], AbstractContextManager[object]] = part_time_load, loaded_share: float = 0.5,
+           told: Callable[[Profile], None] = lambda profile: None) -> list[Profile]:
+    """Compare the artifact with itself in fresh processes; every other profile (by `loaded_share`) under load."""
+    found = []
+    for number in range(profiles):
+        loaded = (number % 10) < 10 * loaded_share
+        with (load() if loaded else nullcontext()), tempfile.TemporaryDirectory() as scratch:
+            busy = environment.busy_cpus()
+            job = PairedJob(artifact=str(folder), threads=threads)
+            with paired_worker.processes({"a": job, "b": job}, Path(scratch)) as sessions:
+                trace = paired.interleave(sessions, rounds=rounds, inferences=inferences, seed=number)
+        compared = paired.compare(trace, "a", "b")
+        verdicts = [steady.judge([value for blocks in trace.rounds for block in blocks if block.session == which
+                                  for value in block.latency_s]) for which in (0, 1)]
+        found.append(Profile(number + 1, loaded, compared.ratio, compared.low, compared.high, compared.different,
+                             tuple(one.verdict for one in verdicts),
+                             next((one.diagnosis for one in verdicts if one.verdict == "unstable"), ""), busy))
+        told(found[-1])
+    return found
+
+
+def table(profiles: list[Profile]) -> str:
+    """The table for the documentation."""
+    def row(one: Profile) -> str:
+        bounded = one.low is not None and one.high is not None
+        interval = f"{one.low:.4f} – {one.high:.4f}" if bounded else "too few rounds"
+        return (f"| {one.number} | {'yes' if one.loaded else 'no'} | {one.ratio:.4f} | {interval} | "
+                f"{'**different**' if one.different else 'equal'} | {'flagged' if one.flagged else ''} | "
+                f"{one.diagnosis} |")
+
+    lines = ["| profile | load | ratio | interval | verdict | doubt | diagnosis |", "|---|---|---|---|---|---|---|",
+             *map(row, profiles), ""]
+    loaded = [one for one in profiles if one.loaded]
+    lines.append(f"False differences: {sum(one.different for one in profiles)} of {len(profiles)}. Loaded profiles "
+                 f"flagged: {sum(one.flagged for one in loaded)} of {len(loaded)}; quiet ones: "
+                 f"{sum(one.flagged for one in profiles if not one.loaded)} of {len(profiles) - len(loaded)}.")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("overhead", "sampling", "loadgen", "equals"))
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each LoadGen run")
+    parser.add_argument("--profiles", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=environment.usable_cpus())
+    parser.add_argument("--device", help="sample this device's sensors instead of a stand-in")
+    options = parser.parse_args()
+    print(f"{options.threads} threads, {environment.busy_cpus()} CPUs busy before", file=sys.stderr)
+    if options.what == "equals":
+        found = equals(options.artifact, options.threads, profiles=options.profiles, rounds=options.rounds,
+                       told=lambda one: print(f"{one.number}: {one.ratio:.4f} {one.verdicts}", file=sys.stderr))
+        print(table(found))
+        sys.exit(sum(one.different for one in found) > LIMITS["false_differences"])
+    infer, infer_number, inputs = opened(options.artifact, options.threads)
+    if options.what == "overhead":
+        empty, real = overhead(lambda: None, options.rounds, 2000), overhead(infer, options.rounds)
+        print(json.dumps({"nothing": empty, "artifact": real, "limit_s": LIMITS["overhead_s"]}, indent=2))
+        sys.exit(max(empty["added_to_timing_s"], empty["added_to_turn_s"]) > LIMITS["overhead_s"])
+    if options.what == "sampling":
+        sampler = telemetry_sampler(options.device) if options.device else stand_in_sampler
+        cost = sampling_cost(infer, sampler, options.rounds)
+        print(json.dumps({**cost, "limit": LIMITS["sampling"]}, indent=2))
+        sys.exit((cost["cost"] or 0.0) > LIMITS["sampling"])
+    agreed = against_loadgen(infer, infer_number, inputs, options.rounds, options.seconds)
+    print(json.dumps({**agreed, "limit": LIMITS["loadgen"]}, indent=2))
+    sys.exit(abs(agreed["disagreement"]) > LIMITS["loadgen"])
+
+
+if __name__ == "__main__":
+    main()
