@@ -1,0 +1,227 @@
+"""Baselines: which earlier run a run is held against, and the recorded act of making one the baseline of later ones."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from edgebench.errors import InvalidInput, UsageError, suggest
+from edgebench.history import HISTORY, Database, fetch, file_system, is_remote, joined, read_bytes
+from edgebench.properties import Pass
+from edgebench.record import Run, decode, load, to_builtins, write_bytes
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+PROMOTIONS = "baselines.json"
+PROMOTIONS_SCHEMA = "edgebench.baselines/1"
+RELEASE = "release"
+"""Name of a baseline unless another is given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promotion:
+    """The act of making a run the baseline of later ones."""
+
+    name: str
+    """Of the baseline, such as ``release``."""
+    variant: str
+    device: str
+    run: str
+    """Path of the run file, from the folder of the history where it lies in there."""
+    run_sha256: str
+    artifact_digest: str
+    commit: str | None
+    branch: str | None
+    promoted_at: str
+    """UTC, ISO 8601."""
+    by: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Promotions:
+    schema: str = PROMOTIONS_SCHEMA
+    promotions: tuple[Promotion, ...] = ()
+
+
+class Baselines:
+    """Baselines of variants by one rule; a context, for remote ones are fetched into a folder of its own.
+
+    Args:
+        rule: A run, an output folder, ``latest:BRANCH`` or ``promoted[:NAME]``; None: there are none.
+        location: Where the latter two look.
+        predictions: Whether predictions are needed beside the run files.
+
+    Raises:
+        UsageError: An incomplete rule.
+    """
+
+    def __init__(self, rule: str | None, location: str = HISTORY, *, predictions: bool = True) -> None:
+        if rule == "latest:":
+            raise UsageError("latest: of which branch?", "such as --baseline latest:main")
+        self._rule, self._location, self._predictions = rule, location, predictions
+        self._rows: list[tuple[Any, ...]] | None = None
+        self._scratch = tempfile.TemporaryDirectory(prefix="edgebench-baseline-")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._scratch.cleanup()
+
+    def of(self, run: Run, folder: Path | None = None) -> tuple[tuple[Run, Path] | None, str]:
+        """Return the baseline of a run with its folder, or None with the reason in words.
+
+        Args:
+            run: What is judged.
+            folder: Where it lies: a run is never its own baseline.
+
+        Raises:
+            InvalidInput: The baseline is damaged, of another schema, or was changed after it was promoted.
+            MissingDependency: DuckDB or fsspec is needed and not installed.
+        """
+        rule = self._rule
+        if rule is None:
+            return None, ""
+        kind, _, name = rule.partition(":")
+        if kind == "latest":
+            return self._latest(run, folder, name)
+        if rule == "promoted" or (kind == "promoted" and "://" not in rule):
+            return self._promoted(run, name or RELEASE)
+        return self._named(run, rule)
+
+    def _latest(self, run: Run, folder: Path | None, branch: str) -> tuple[tuple[Run, Path] | None, str]:
+        if self._rows is None:
+            with Database(self._location) as database:
+                self._rows = database.rows("SELECT filename, variant, device, created_at, branch FROM runs")
+        own = str((folder / "run.json").resolve()) if folder else ""
+        # Nor is a copy of it, such as the one that was just put into the history.
+        alike = [row for row in self._rows if row[1:3] == (run.variant, run.device.id)
+                 and row[0] != own and row[3] != run.created_at]
+        chosen = max((row for row in alike if row[4] == branch), key=lambda row: (row[3], row[0]), default=None)
+        if chosen is None:
+            branches = sorted({row[4] for row in alike if row[4]})
+            return None, (f"{run.variant}: no baseline: none of {len(alike)} earlier runs on {run.device.id} in "
+                          f"{self._location} is of branch {branch!r}{suggest(branch, branches)}")
+        return self._loaded(str(chosen[0])), ""
+
+    def _promoted(self, run: Run, name: str) -> tuple[tuple[Run, Path] | None, str]:
+        known = promotions(self._location)
+        mine = [one for one in known if (one.name, one.variant, one.device) == (name, run.variant, run.device.id)]
+        if not mine:
+            names = sorted({one.name for one in known})
+            return None, (f"{run.variant}: no baseline: no run on {run.device.id} was promoted to {name!r} in "
+                          f"{self._location}{suggest(name, [one for one in names if one != name])}")
+        file = joined(self._location, mine[-1].run)
+        digest = hashlib.sha256(read_bytes(file)).hexdigest()
+        if digest != mine[-1].run_sha256:
+            raise InvalidInput(f"{file} was changed since it was promoted to {name!r} at {mine[-1].promoted_at}",
+                               "restore it, or promote another run: edgebench baseline promote RUN --why …")
+        return self._loaded(file), ""
+
+    def _named(self, run: Run, path: str) -> tuple[tuple[Run, Path] | None, str]:
+        if is_remote(path):
+            file = path if path.endswith(".json") else f"{path.rstrip('/')}/run.json"
+            return self._loaded(file), ""
+        place = Path(path)
+        if not place.exists():
+            raise InvalidInput(f"no such baseline: {path}", "name a run, an output folder, latest:BRANCH or promoted")
+        if place.is_file() or (place / "run.json").is_file():
+            return (load(place), place if place.is_dir() else place.parent), ""
+        if not any(place.glob("*/run.json")):
+            raise InvalidInput(f"no run.json below the baseline {path}",
+                               "name a run, an output folder, latest:BRANCH or promoted")
+        if not (place / run.variant / "run.json").is_file():
+            return None, f"{run.variant}: no baseline: {path} holds no such variant"
+        return (load(place / run.variant), place / run.variant), ""
+
+    def _loaded(self, file: str) -> tuple[Run, Path]:
+        if not is_remote(file):
+            return load(Path(file)), Path(file).parent
+        filesystem, path = file_system(file)
+        copy = Path(self._scratch.name) / hashlib.sha256(file.encode()).hexdigest()[:16]
+        copy.mkdir(exist_ok=True)
+        fetch(filesystem, path, copy / "run.json")
+        run = load(copy)
+        for one in run.passes if self._predictions else ():
+            name = Pass(one.dataset.name, one.condition, one.preset).file
+            (copy / name).parent.mkdir(exist_ok=True)
+            if not (copy / name).exists():
+                fetch(filesystem, str(PurePosixPath(path).parent / name), copy / name)
+        return run, copy
+
+
+def promotions(location: str) -> tuple[Promotion, ...]:
+    """Return all promotions of a history, the oldest first.
+
+    Raises:
+        InvalidInput: The file that records them is damaged.
+    """
+    file = joined(location, PROMOTIONS)
+    try:
+        data = json.loads(read_bytes(file, missing=b"{}"))
+    except ValueError as error:
+        raise InvalidInput(f"{file} is not valid JSON: {error}") from error
+    if data and (not isinstance(data, dict) or data.get("schema") != PROMOTIONS_SCHEMA):
+        raise InvalidInput(f"{file}: expected schema {PROMOTIONS_SCHEMA!r}, got "
+                           f"{data.get('schema') if isinstance(data, dict) else data!r}")
+    return decode(_Promotions, data, file).promotions
+
+
+def promote(run: Run, file: Path, *, location: str, why: str, name: str = RELEASE, by: str | None = None,
+            now: datetime | None = None) -> Promotion:
+    """Make a run the baseline of later ones, and write down who did it, when and why.
+
+    Earlier promotions stay in the record; the last one of a name, variant and device counts.
+
+    Args:
+        run: The run.
+        file: Its ``run.json``.
+        location: The history whose record is written.
+        why: The reason, in words.
+        name: Of the baseline.
+        by: Who; by default the CI system's user, else the one who runs this.
+        now: The time, for the record.
+
+    Raises:
+        UsageError: No reason was given, or the run lies elsewhere than a remote history.
+        InvalidInput: The record is damaged or cannot be written.
+    """
+    if not why.strip():
+        raise UsageError("why is this run the new baseline?", "say it: --why 'release 2.1, accepted by the lab'")
+    if not name or "/" in name:
+        raise UsageError(f"expected a name without '/', got {name!r}")
+    if is_remote(location):
+        raise UsageError(f"cannot promote {file} in {location}: the run does not lie there",
+                         "promote it in a local folder, and copy that folder with its baselines.json")
+    earlier = promotions(location)
+    root, own = Path(location).resolve(), file.resolve()
+    one = Promotion(
+        name=name, variant=run.variant, device=run.device.id, artifact_digest=run.artifact.digest,
+        run=own.relative_to(root).as_posix() if own.is_relative_to(root) else str(own),
+        run_sha256=hashlib.sha256(read_bytes(str(own))).hexdigest(), commit=run.labels.get("commit"),
+        branch=run.labels.get("branch"), by=by or _who(), why=why.strip(),
+        promoted_at=(now or datetime.now(timezone.utc)).isoformat(timespec="seconds"))
+    record = _Promotions(promotions=(*earlier, one))
+    text = json.dumps(to_builtins(record), indent=1, ensure_ascii=False)
+    write_bytes(root / PROMOTIONS, text.encode() + b"\n", "choose a folder you may write to with --history")
+    return one
+
+
+def _who() -> str:
+    known = (os.environ.get(name) for name in ("GITHUB_ACTOR", "GITLAB_USER_LOGIN"))
+    found = next((name for name in known if name), None)
+    if found is not None:
+        return found
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as error:
+        raise UsageError("who promotes this run?", "say it: --by NAME") from error
