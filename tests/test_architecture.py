@@ -23,7 +23,7 @@ HEAVY = ("torch", "torchvision", "timm", "open_clip", "onnx", "onnxruntime", "op
 IMPORTERS = ("require", "import_module", "__import__", "find_spec", "importorskip")
 # Where a run file is judged or drawn, nothing that measures is needed.
 MEASURING = ("backends", "latency", "export", "sources", "profiler", "worker", "demo", "artifacts", "evaluate", "imagecache",
-             "telemetry")
+             "telemetry", "scenarios", "paired_worker", "loadgen")
 
 
 def module_name(path: Path) -> str:
@@ -187,7 +187,7 @@ class TestOnePlaceForEachPackage:
         ("openvino", {"edgebench.backends.openvino"}),
         ("nncf", {"edgebench.backends.openvino"}),
         ("tensorrt", {"edgebench.backends.tensorrt"}),
-        ("onnx", {"edgebench.backends.onnxruntime", "edgebench.export", "edgebench.sources"}),
+        ("onnx", {"edgebench.backends.onnxruntime", "edgebench.export", "edgebench.sources", "edgebench.roofline"}),
         ("onnxscript", {"edgebench.export"}),
         ("torch", {"edgebench.sources", "edgebench.export", "edgebench.demo", "edgebench.doctor"}),
         ("torchvision", {"edgebench.sources", "edgebench.doctor"}),
@@ -198,7 +198,8 @@ class TestOnePlaceForEachPackage:
         ("click", {"edgebench.cli"}),
         ("rich", {"edgebench.cli"}),
         ("pynvml", {"edgebench.telemetry.nvml"}),
-        ("subprocess", {"edgebench.worker", "edgebench.telemetry.commands"})])
+        ("mlperf_loadgen", {"edgebench.loadgen"}),
+        ("subprocess", {"edgebench.worker", "edgebench.child", "edgebench.paired_worker", "edgebench.telemetry.commands"})])
     def test_package_is_imported_only_at_home(self, package, homes):
         assert {module for module in FILES if package in foreign(module)} <= homes
 
@@ -233,7 +234,7 @@ class TestOnePlaceForEachPackage:
         lines = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
         declared = {re.split(r"[^\w-]", line)[0].lower().replace("-", "_") for line in lines}
         # Distributions whose package has another name, and what comes with a declared one.
-        declared |= {"pil", "open_clip", "sklearn", "google", "huggingface_hub", "tomllib", "pynvml"}
+        declared |= {"pil", "open_clip", "sklearn", "google", "huggingface_hub", "tomllib", "pynvml", "mlperf_loadgen"}
         used = {name.lower() for module in FILES for name in foreign(module)} - set(sys.stdlib_module_names)
         assert set() == used - declared
 
