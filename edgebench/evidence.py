@@ -15,13 +15,14 @@ from typing import Literal
 
 import numpy as np
 
-from edgebench import metric_names, sample_size, stats, tails
+from edgebench import metric_names, percentiles, sample_size, stats, tails
 from edgebench.compare import ends, place, trace
 from edgebench.errors import suggest
 from edgebench.policy import Rule
 from edgebench.record import Evaluation, Run, Score
 from edgebench.tails import Ends, Tails
 
+_PERCENTILE = re.compile(r"latency_p(\d+)")
 LEAST_RESAMPLED = 100
 """Images below which an interval from resampling is not believed: it is far too narrow with a handful."""
 Sampled = Literal["images", "timings", "none"]
@@ -176,7 +177,7 @@ def _performance(rule: Rule, run: Run, other: Run | None) -> Evidence | Absent:
         change = score.value - theirs.value
         return exact(change / theirs.value if rule.relative else change, "fraction" if rule.relative else score.unit,
                      score.method)
-    mine, its = ends(score), ends(theirs)
+    mine, its = _timed_ends(score, run), _timed_ends(theirs, other)
     if mine is None or its is None:
         lacking = score if mine is None else theirs
         return Absent(where="", reason=lacking.reason or f"{rule.metric} has no interval", hint="use a longer --budget")
@@ -188,6 +189,16 @@ def _performance(rule: Rule, run: Run, other: Run | None) -> Evidence | Absent:
     if ratio is None:
         return Absent(where="", reason=f"{rule.metric} is not above 0: it has no ratio")
     return _ratio(ratio, score.confidence, n=min(score.n, theirs.n), method=f"ratio of {method}")
+
+
+def _timed_ends(score: Score, run: Run) -> Ends | None:
+    """Return a score's value and interval; those of a percentile as wide as its timings follow each other."""
+    timed = trace(run, "single-stream")
+    percentile = _PERCENTILE.fullmatch(score.name)
+    if percentile is None or timed is None:
+        return ends(score)
+    found = percentiles.bound(timed.latency_s, int(percentile[1]) / 100.0, score.confidence)
+    return None if found.low_s is None or found.high_s is None else Ends(found.value_s, found.low_s, found.high_s)
 
 
 def _ratio(ratio: Ends, stored: float, *, n: int, method: str) -> Evidence:
@@ -211,7 +222,7 @@ def _ratio(ratio: Ends, stored: float, *, n: int, method: str) -> Evidence:
 def _budget(score: Score, run: Run) -> Evidence | Absent:
     assert score.value is not None
     timed = trace(run, "single-stream")
-    percentile = re.fullmatch(r"latency_p(\d+)", score.name)
+    percentile = _PERCENTILE.fullmatch(score.name)
     if percentile and timed is not None:
         return _percentile(np.asarray(timed.latency_s), int(percentile[1]) / 100.0)
     if score.name == "latency_mean" and timed is not None and len(timed.latency_s) > 1:
@@ -221,6 +232,9 @@ def _budget(score: Score, run: Run) -> Evidence | Absent:
                          n=values.size, sampled="timings", method="mean, normal error")
     if _single(score):
         return exact(score.value, score.unit, score.method)
+    count = _count(score) if "Wilson" in score.method else None
+    if count is not None:
+        return replace(from_count(count, score.n), sampled="timings")
     found = ends(score)
     if found is None:
         return Absent(where="", reason=score.reason or f"{score.name} has no interval", hint="use a longer --budget")
@@ -229,17 +243,21 @@ def _budget(score: Score, run: Run) -> Evidence | Absent:
 
 
 def _percentile(values: np.ndarray, q: float) -> Evidence:
+    # Timings follow each other: their worth is that of the share below the quantile, as the instrument counts it.
+    worth = percentiles.effective_count(values <= stats.quantile(values, q))
+
     def interval(confidence: float) -> tuple[float, float]:
-        low, high = stats.quantile_interval(values, q, 2.0 * confidence - 1.0)
-        return -math.inf if low is None else low, math.inf if high is None else high
+        found = percentiles.bound(values, q, 2.0 * confidence - 1.0)
+        return (-math.inf if found.low_s is None else found.low_s, math.inf if found.high_s is None else found.high_s)
 
     def needed(limit: float, _: float, confidence: float, power: float) -> int | None:
-        return sample_size.quantile(q, float((values <= limit).mean()), confidence=confidence, power=power)
+        independent = sample_size.quantile(q, float((values <= limit).mean()), confidence=confidence, power=power)
+        return None if independent is None else math.ceil(independent * values.size / worth)
 
+    told = "" if worth == values.size else f", worth {worth:,} independent ones"
     return Evidence(where="", value=stats.quantile(values, q), unit="s", n=values.size, sampled="timings",
-                    needed=needed,
-                    method="binomial order statistics of the raw timings, taken as independent",
-                    tails=lambda limit: tails.quantile(values, q, limit), interval=interval)
+                    needed=needed, method=f"binomial order statistics of {values.size:,} raw timings{told}",
+                    tails=lambda limit: tails.quantile(values, q, limit, worth), interval=interval)
 
 
 def _quality(rule: Rule, evaluation: Evaluation) -> Evidence | Absent | None:

@@ -22,8 +22,13 @@ METRICS: Mapping[str, Mapping[str, str]] = {
     PERFORMANCE: {
         "latency_p50": "s", "latency_p90": "s", "latency_p95": "s", "latency_p99": "s", "latency_mean": "s",
         "throughput_offline": "images/s", "artifact_size": "bytes", "peak_host_memory": "bytes",
-        "peak_device_memory": "bytes", "load_time": "s", "first_inference_time": "s", "energy_per_inference": "J",
-        "energy_per_inference_net": "J", "power_mean": "W"},
+        "device_memory": "bytes", "load_time": "s", "first_inference_time": "s", "energy_per_inference": "J",
+        "energy_per_inference_net": "J", "server_rate": "1/s", "camera_miss_rate": "fraction", "camera_jitter": "s",
+        "camera_age_mean": "s", "camera_age_peak": "s", "multi_stream_throughput": "images/s",
+        "build_latency_spread": "fraction", "build_disagreement": "fraction",
+        **{f"device_{part}_p50": "s" for part in ("h2d", "compute", "d2h", "enqueue")},
+        **{f"{scenario}_latency_p{q}": "s" for scenario in ("multi_stream", "offline", "server", "camera")
+           for q in (50, 90, 95, 99)}},
     RUN: {"precision_achieved": "1", "precision_share": "fraction", "golden_max_abs_difference": "1", "caveats": "1"},
     "accuracy": {
         "accuracy_top1": "fraction", "accuracy_top5": "fraction", "accuracy_real": "fraction", **_PAIRED,
@@ -71,7 +76,7 @@ METRICS: Mapping[str, Mapping[str, str]] = {
         "consistency_worst": "fraction", "mcnemar_p": "1", "mcnemar_p_holm": "1"},
 }
 _CHANGE = re.compile(r"_change(?=$|@|_)")
-_TIMING = ("latency_", "throughput_", "load_time", "first_inference_time", "energy_", "power_")
+_TIMING = re.compile(r"latency_|throughput|_time$|^energy_|^server_rate$|^camera_|^device_\w+_p50$")
 
 
 def plain(name: str) -> str:
@@ -81,7 +86,7 @@ def plain(name: str) -> str:
 
 def is_timing(metric: str) -> bool:
     """Return whether a metric depends on what else the machine did meanwhile."""
-    return metric.startswith(_TIMING)
+    return _TIMING.search(metric) is not None
 
 
 def unit(property_: str, metric: str) -> str:

@@ -98,10 +98,15 @@ def paired_change(negative: int, positive: int, n: int, limit: float) -> Tails:
     return Tails(_upper(z), _upper(-z))
 
 
-def quantile(values: npt.ArrayLike, q: float, limit: float) -> Tails:
+def quantile(values: npt.ArrayLike, q: float, limit: float, effective_n: int | None = None) -> Tails:
     """Return the exact sign tests of the `q` quantile behind `values` (n,) against `limit`, in their unit.
 
-    For any distribution; takes the values as independent.
+    Args:
+        values: From any distribution.
+        q: Which quantile, 0 to 1.
+        limit: What it is tested against.
+        effective_n: How many independent values these are worth; n by default. Counts are scaled to it and rounded
+            against the claim.
 
     Raises:
         ValueError: No values, or `q` is not between 0 and 1.
@@ -111,9 +116,11 @@ def quantile(values: npt.ArrayLike, q: float, limit: float) -> Tails:
     """
     found = np.asarray(values, np.float64)
     check(found.ndim == 1 and found.size > 0 and 0.0 < q < 1.0, "values in one dimension and q between 0 and 1", q)
-    chances = _binomial(found.size, q)
+    n = effective_n or found.size
+    chances = _binomial(n, q)
     # Above: few values at or below the limit. Below: many values strictly below it.
-    at_most, less = int(np.count_nonzero(found <= limit)), int(np.count_nonzero(found < limit))
+    at_most = math.ceil(np.count_nonzero(found <= limit) * n / found.size)
+    less = math.floor(np.count_nonzero(found < limit) * n / found.size)
     return Tails(min(1.0, float(chances[:at_most + 1].sum())), min(1.0, float(chances[less:].sum())))
 
 

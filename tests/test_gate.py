@@ -46,8 +46,8 @@ def paired(negative: int, positive: int, n: int = 1000, **changes):
 
 
 def spread(median: float, n: int = 1000) -> list[float]:
-    """Return latencies around a median, a tenth of it wide."""
-    return (median * np.exp(np.linspace(-0.05, 0.05, n))).tolist()
+    """Return latencies around a median, a tenth of it wide, in no order."""
+    return (median * np.exp(np.random.default_rng(0).permutation(np.linspace(-0.05, 0.05, n)))).tolist()
 
 
 ACCURACY = 'metric = "accuracy_top1"\nof = "accuracy"\nagainst = "reference"\nmax_decrease_absolute = 0.01'
@@ -99,6 +99,13 @@ class TestSpeed:
             found = judged(f'metric = "latency_p99"\nmax = {limit}', run)
             assert status == found.status
         assert stats.quantile_interval(run.traces[0].latency_s, 0.99, 0.9) == (found.low, found.high)
+
+    def test_timings_that_follow_each_other_count_for_fewer(self):
+        # A slow wave: 1,000 timings are worth a handful.
+        wave = (0.010 * np.exp(0.05 * np.sin(np.arange(1000) / 1000 * 2 * np.pi))).tolist()
+        assert "inconclusive" == judged('metric = "latency_p50"\nmax = 0.0101', builders.run(latency_s=wave)).status
+        shuffled = np.random.default_rng(1).permutation(wave).tolist()
+        assert "pass" == judged('metric = "latency_p50"\nmax = 0.0101', builders.run(latency_s=shuffled)).status
 
     def test_too_few_timings_are_inconclusive_with_the_number_that_would_do(self):
         found = judged('metric = "latency_p99"\nmax = 0.02', builders.run(latency_s=spread(0.01, 100)))
