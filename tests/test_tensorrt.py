@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -20,9 +22,10 @@ from edgebench.backends.engine_builder import Library, build_plan
 from edgebench.backends.tensorrt import TensorRT
 from edgebench.errors import CannotMeasure, InvalidInput, MissingDependency, UsageError
 from edgebench.recipe import Build, Quantization, Recipe
-from tests import fake_tensorrt, tensorrt_types
+from tests import fake_tensorrt
+from tests.conftest import PROJECT
 from tests.fake_cuda import ADA, ORIN, FakeCuda
-from tests.gpu import gpu
+from tests.gpu import REASON, gpu
 
 needs_rtx = pytest.mark.skipif(not backends.is_installed("tensorrt_rtx"), reason="tensorrt-rtx-cu13 is not installed")
 DIALECTS = ("10.3.0", "10.16.2", "11.1.0")
@@ -123,9 +126,10 @@ class TestSessions:
 
     def test_the_rtx_flavour_runs_and_keeps_what_it_compiled(self, entry, cache_folder):
         backend = fake("1.7.1.116", flavour="tensorrt_rtx")
+        assert [] == list(cache_folder.rglob("*.compiled"))
         session = backend.open_session(entry, recipe(backend="tensorrt_rtx"), batch=2, threads=1)
         assert np.allclose(reference(entry), session.infer({"image": IMAGES})["logits"], atol=1e-5)
-        (kept,) = cache_folder.rglob("*.runtime-cache")
+        (kept,) = cache_folder.rglob("*.compiled")
         assert b"compiled" == kept.read_bytes()
 
     @pytest.mark.parametrize("version", DIALECTS)
@@ -273,9 +277,8 @@ class TestEnginesAreKept:
             ready.engine.target.device, ready.engine.target.compute_capability, ready.engine.target.version)
         assert (1, 2, 4) == ready.engine.built.batches
         assert {"fp32": 2} == ready.engine.built.compute_layers
-        assert {} == ready.engine.layers
-        backend.executed_precision(entry, recipe(batches=(1, 2, 4)), {"image": IMAGES}, threads=1)
-        assert {"fp32": 4} == engines.read(ready.folder).layers
+        # The convolution, ReLU, mean and product; what was parsed counts products alone.
+        assert {"fp32": 4} == ready.engine.layers
 
     def test_export_on_the_device_leaves_an_engine_in_the_artifact(self, entry, tmp_path):
         backend, folder = fake(), tmp_path / "exported"
@@ -345,6 +348,13 @@ class TestOnlyTheRightPlanIsLoaded:
         assert 1 == orin.fake.builds
         assert "Orin" == ready.engine.target.device
 
+    def test_an_engine_of_other_settings_is_passed_over(self, entry):
+        backend = fake()
+        file = shipped(entry, backend)
+        ready = backend.engine_for(file, recipe(optimization_level=5))
+        assert "other settings" in ready.note
+        assert 5 == ready.engine.settings.optimization_level
+
     def test_an_engine_of_another_onnx_file_is_refused(self, entry):
         backend = fake()
         file = shipped(entry, backend)
@@ -383,10 +393,11 @@ class TestOnlyTheRightPlanIsLoaded:
 
     def test_ahead_of_time_engines_load_on_the_capabilities_they_were_built_for(self, entry):
         file = shipped_rtx(entry, ("8.6", "8.9"))
+        wanted = recipe(backend="tensorrt_rtx", compute_capabilities=("8.6", "8.9"))
         backend = fake("1.7.1", flavour="tensorrt_rtx", gpu=ADA)
-        assert "the artifact's engine" == backend.engine_for(file, recipe(backend="tensorrt_rtx")).note
+        assert "the artifact's engine" == backend.engine_for(file, wanted).note
         ampere = fake("1.7.1", flavour="tensorrt_rtx", gpu=replace(ADA, name="A100", compute_capability=(8, 0)))
-        assert "ahead of time for compute capability 8.6, 8.9" in ampere.engine_for(file, recipe(backend="tensorrt_rtx")).note
+        assert "ahead of time for compute capability 8.6, 8.9" in ampere.engine_for(file, wanted).note
 
     def test_a_plan_that_the_library_refuses_tells_what_it_said(self, entry):
         backend = fake()
@@ -453,9 +464,13 @@ class TestReasonsAgainst:
             fake(gpu=replace(ADA, compute_capability=(7, 5))).open_session(entry, recipe("bf16"), batch=1, threads=1)
 
     @pytest.mark.skipif(backends.is_installed("tensorrt"), reason="TensorRT is installed")
-    def test_type_stubs_alone_are_no_tensorrt(self):
-        assert find_spec("tensorrt") is not None, "the stubs are installed for type checks"
-        backend = backends.get("tensorrt")
+    def test_type_stubs_alone_are_no_tensorrt(self, tmp_path, monkeypatch):
+        # tensorrt-stubs installs a folder that imports like the package, and holds nothing.
+        (tmp_path / "tensorrt").mkdir()
+        (tmp_path / "tensorrt" / "__init__.pyi").touch()
+        monkeypatch.syspath_prepend(tmp_path)
+        assert find_spec("tensorrt") is not None
+        backend = TensorRT("tensorrt")
         assert "TensorRT is not installed" in backend.reason_against(recipe())
         with pytest.raises(MissingDependency, match="TensorRT is not installed"):
             backend.packages()
@@ -492,12 +507,6 @@ class TestPortableFiles:
     def test_weakly_typed_files_stay_float32(self, entry, tmp_path):
         fake(gpu=None).build(entry, recipe("fp16", typing="weak"), None, tmp_path)
         assert onnx.TensorProto.FLOAT16 not in element_types(tmp_path / "model.onnx")
-
-
-@pytest.mark.skipif(find_spec("tensorrt_stubs") is None, reason="tensorrt-stubs are not installed")
-def test_the_backend_agrees_with_tensorrts_own_types(tmp_path):
-    status, output = tensorrt_types.check(tmp_path)
-    assert 0 == status, output
 
 
 # -- the real parser and builder ----------------------------------------------------------------------------------------
@@ -686,3 +695,37 @@ class TestOnTheGpu:
         found = [backend.engine_for(entry, recipe(backend=flavour), number) for number in (0, 1)]
         assert found[0].folder != found[1].folder
         assert "built here earlier" in backend.engine_for(entry, recipe(backend=flavour), 1).note
+
+
+class TestGpuBenchmark:
+    @pytest.fixture
+    def script(self):
+        spec = importlib.util.spec_from_file_location("gpu_benchmark", PROJECT / "benchmarks" / "gpu.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    def test_it_measures_a_whole_row(self, script, entry, monkeypatch):
+        backend = fake()
+        monkeypatch.setattr(backends, "get", lambda name: backend)
+        monkeypatch.setattr(script, "WARM_UP", 2)
+        artifact = SimpleNamespace(recipe=recipe(), entry="model.onnx", inputs=(SimpleNamespace(name="image", shape=("batch", 3, 8, 8)),),
+                                   outputs=(SimpleNamespace(name="logits"),), size_bytes=1_000_000)
+        inputs = np.random.default_rng(3).standard_normal((6, 3, 8, 8)).astype(np.float32)
+        found = script.measure(entry.parent, artifact, inputs, reference(entry, inputs), build_count=3, seconds=0.01)
+        assert 1.0 == found["agreement"]
+        assert 0 < found["device"]["compute_s"]
+        assert 3 == backend.fake.builds
+        assert 3 == found["spread"].builds
+        assert {} == backend.cuda.held
+        cells = script.row("model", recipe(), found)
+        assert len(script.HEADER) == len(cells)
+        assert ["model", "tensorrt-fp32", "fp32", "fp32 2"] == cells[:4]
+        assert "yes" == cells[script.HEADER.index("CUDA graph")]
+
+    def test_recipes_of_every_gpu_runtime_are_named_with_what_is_missing(self, script):
+        recipes = script.gpu_recipes()
+        assert {"tensorrt", "tensorrt_rtx", "onnxruntime"} == {one.backend for one in recipes}
+        assert not {"ort-fp32", "ort-int8"} & {one.id for one in recipes}
+        if REASON:
+            assert {one.id for one in recipes} == set(script.missing(recipes))

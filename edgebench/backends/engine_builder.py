@@ -158,8 +158,8 @@ class Library:
 
         def keep() -> None:
             compiled = cache.serialize()
-            if compiled is not None and file.parent.name != engines.FOLDER:
-                write_bytes(file, bytes(compiled))
+            if compiled is not None:
+                write_bytes(file, bytes(compiled), engines.CACHE_HINT)
 
         return engine.create_execution_context(settings), keep
 
@@ -216,7 +216,10 @@ def build_plan(library: Library, entry: Path, recipe: Recipe, *, on_device: bool
             f"{recipe.precision} into it")
     placement = _place(library, network, config, settings)
     cache = config.create_timing_cache(timings or b"") if library.has_timing_cache else None
-    if cache is not None:
+    if cache is not None and not config.set_timing_cache(cache, ignore_mismatch=False):
+        # Another driver took them: timings of another machine would choose the wrong tactics.
+        timings = None
+        cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, ignore_mismatch=False)
     warnings = library.log.warnings()
     plan = builder.build_serialized_network(network, config)

@@ -178,7 +178,7 @@ class EngineSession:
             return
         try:
             cuda.begin_capture(stream)
-            accepted = self._context.execute_async_v3(cuda.stream_address(stream))
+            accepted = bool(self._context.execute_async_v3(cuda.stream_address(stream)))
             graph = cuda.end_capture(stream)
         except CudaError as error:
             self.notes += (f"no CUDA graph: {error.message}",)

@@ -26,7 +26,7 @@ FOLDER = "engine"
 """Within an artifact, beside the ONNX file."""
 RECORD = "engine.json"
 SCHEMA = "edgebench-engine-1"
-_CACHE_HINT = "the folder for built engines is full or cannot be written: point EDGEBENCH_CACHE elsewhere"
+CACHE_HINT = "the folder for built engines is full or cannot be written: point EDGEBENCH_CACHE elsewhere"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,9 +111,9 @@ def settings(recipe: Recipe) -> Build:
 
 def save(folder: Path, plan: bytes, engine: Engine) -> Engine:
     """Write a plan and its record, the record last: a folder with one is complete."""
-    write_bytes(folder / engine.plan, plan, _CACHE_HINT)
+    write_bytes(folder / engine.plan, plan, CACHE_HINT)
     saved = replace(engine, plan_sha256=hashlib.sha256(plan).hexdigest(), plan_bytes=len(plan))
-    write_json(folder / RECORD, saved, _CACHE_HINT)
+    write_json(folder / RECORD, saved, CACHE_HINT)
     return saved
 
 
@@ -185,8 +185,21 @@ def mismatch(engine: Engine, target: Target) -> str | None:
     return f"it was built on {origin.device} with compute capability {origin.compute_capability}, this is {here}"
 
 
+def other_settings(engine: Engine, recipe: Recipe) -> str | None:
+    """Return why an engine is not what the recipe builds; None where it is."""
+    if (engine.precision, engine.settings) != (recipe.precision, settings(recipe)):
+        return "it was built with other settings"
+    return None
+
+
 def _parts(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def compiled_file(engine: Engine, target: Target) -> Path:
+    """Return where what TensorRT-RTX compiled of an engine on this device is kept."""
+    key = json.dumps([engine.plan_sha256, to_builtins(target)], sort_keys=True)
+    return cache_root() / "engines" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.compiled"
 
 
 def timing_cache_file(target: Target) -> Path:

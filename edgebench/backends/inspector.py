@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -131,7 +132,6 @@ def executed(requested: Precision, layers: Sequence[EngineLayer], times_s: Mappi
     Raises:
         CannotMeasure: No convolution or matrix product whose precision is known.
     """
-    counts: dict[str, int] = {}
     compute: dict[Precision, int] = {}
     compute_s: dict[Precision, float] = {}
     share: dict[str, float] = {}
@@ -140,7 +140,6 @@ def executed(requested: Precision, layers: Sequence[EngineLayer], times_s: Mappi
     unmatched = sum(seconds for name, seconds in times_s.items() if name not in known)
     seen: set[str] = set()
     for layer in layers:
-        counts[layer.precision] = counts.get(layer.precision, 0) + 1
         # Names are unique in practice; a repeated one must not count its time twice.
         seconds = 0.0 if layer.name in seen else times_s.get(layer.name, 0.0)
         seen.add(layer.name)
@@ -161,9 +160,14 @@ def executed(requested: Precision, layers: Sequence[EngineLayer], times_s: Mappi
         placement[layer.device] = placement.get(layer.device, 0) + 1
     tf32 = sum(layer.tf32 for layer in layers)
     return ExecutedPrecision(
-        requested=requested, executed=max(weight, key=lambda kind: weight[kind]), time_share=share, layers=counts,
-        evidence=evidence + (f"; {tf32} kernels round FP32 operands to TF32" if tf32 else ""),
+        requested=requested, executed=max(weight, key=lambda kind: weight[kind]), time_share=share,
+        evidence=evidence + (f"; {tf32} kernels round FP32 operands to TF32" if tf32 else ""), layers=counts(layers),
         compute_layers=dict(compute.items()), placement=placement)
+
+
+def counts(layers: Sequence[EngineLayer]) -> dict[str, int]:
+    """Return the number of layers by precision."""
+    return dict(Counter(layer.precision for layer in layers))
 
 
 def slowest(layers: Sequence[EngineLayer], times_s: Mapping[str, float], count: int = 10,

@@ -140,13 +140,24 @@ class TensorRT:
                                         timings=timings.read_bytes() if timings and timings.is_file() else None,
                                         capability=gpu.compute_capability if gpu else None)
         if timings is not None and timed:
-            write_bytes(timings, timed)
-        engine = engines.save(folder, plan, Engine(
+            write_bytes(timings, timed, engines.CACHE_HINT)
+        engine = Engine(
             schema=engines.SCHEMA, plan=f"{recipe.id}-{target.compute_capability or 'ahead'}.plan", plan_sha256="",
             plan_bytes=0, onnx_sha256=engines.onnx_digest(entry), target=target, precision=recipe.precision,
             settings=engines.settings(recipe), build_number=build_number,
-            built=replace(built, seconds=time.monotonic() - begin)))
-        return engine, plan
+            built=replace(built, seconds=time.monotonic() - begin))
+        if gpu is not None:
+            loaded = self._deserialize(engine, plan, folder)
+            engine = replace(engine, layers=inspector.counts(self._layers(loaded, None)))
+        return engines.save(folder, plan, engine), plan
+
+    def _layers(self, engine: trt.ICudaEngine, context: trt.IExecutionContext | None,
+                ) -> tuple[inspector.EngineLayer, ...]:
+        info = engine.create_engine_inspector()
+        if context is not None:
+            # Shapes and tactics are those of the context's batch then.
+            info.execution_context = context
+        return inspector.parse(info.get_engine_information(self.library.trt.LayerInformationFormat.JSON))
 
     def prepare(self, entry: Path, recipe: Recipe, *, build_number: int = 0) -> str:
         """Build whatever `open_session` would have to build, outside of any timing; returns what was done, in words."""
@@ -172,7 +183,7 @@ class TensorRT:
         note = ""
         shipped = engines.read(entry.parent / engines.FOLDER) if build_number == 0 else None
         if shipped is not None:
-            reason = engines.mismatch(shipped, target)
+            reason = engines.mismatch(shipped, target) or engines.other_settings(shipped, recipe)
             if reason is None:
                 folder = entry.parent / engines.FOLDER
                 return Ready(engine=shipped, plan=engines.load(folder, shipped, target, digest), folder=folder,
@@ -203,31 +214,32 @@ class TensorRT:
             UsageError: The engine does not take `batch`.
         """
         ready = self.engine_for(entry, recipe, build_number)
-        engine = self._deserialize(ready)
-        context, keep = self._context(engine, ready.folder)
+        engine = self._deserialize(ready.engine, ready.plan, ready.folder)
+        context, keep = self._context(engine, ready.engine)
         return EngineSession(engine, context, self._runtime(), batch=batch,
                              cuda_graph=engines.settings(recipe).cuda_graph, log=self.library.log.errors,
                              after_warm_up=keep)
 
-    def _deserialize(self, ready: Ready) -> trt.ICudaEngine:
+    def _deserialize(self, record: Engine, plan: bytes, folder: Path) -> trt.ICudaEngine:
         library = self.library
         runtime = library.runtime()
-        if ready.engine.settings.version_compatible:
-            # Such plans carry code of the library that built them; the hash above says that it is ours.
+        if record.settings.version_compatible:
+            # Such plans carry code of the library that built them; their hash was checked against the record.
             runtime.engine_host_code_allowed = True
-        engine: trt.ICudaEngine | None = runtime.deserialize_cuda_engine(ready.plan)
+        engine: trt.ICudaEngine | None = runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise CannotMeasure(f"{library.title} {library.version_text} cannot load {ready.engine.plan}: "
-                                f"{library.log.errors()}", f"remove {ready.folder} to build it anew")
+            raise CannotMeasure(f"{library.title} {library.version_text} cannot load {record.plan}: "
+                                f"{library.log.errors()}", f"remove {folder} to build it anew")
         return engine
 
-    def _context(self, engine: trt.ICudaEngine, folder: Path) -> tuple[trt.IExecutionContext, Callable[[], None]]:
+    def _context(self, engine: trt.ICudaEngine, record: Engine) -> tuple[trt.IExecutionContext, Callable[[], None]]:
         """Return an execution context, and what to call once its kernels are compiled."""
         library = self.library
         context: trt.IExecutionContext | None
         keep: Callable[[], None] = _nothing
         if self.flavour == "tensorrt_rtx":
-            context, keep = library.compiling_context(engine, folder / f"{library.version_text}.runtime-cache")
+            here = Target.of(self.flavour, library.version_text, self._runtime().gpu())
+            context, keep = library.compiling_context(engine, engines.compiled_file(record, here))
         else:
             context = engine.create_execution_context()
         if context is None:
@@ -240,20 +252,12 @@ class TensorRT:
         """Return the precision of the engine's layers, as its inspector tells, weighted by TensorRT's profiler."""
         batch = len(next(iter(feeds.values())))
         ready = self.engine_for(entry, recipe)
-        engine = self._deserialize(ready)
-        context, keep = self._context(engine, ready.folder)
+        engine = self._deserialize(ready.engine, ready.plan, ready.folder)
+        context, keep = self._context(engine, ready.engine)
         layers, times_s = self._profile(engine, context, feeds, batch, keep)
-        found = inspector.executed(
+        return inspector.executed(
             recipe.precision, layers, times_s, f"{TITLES[self.flavour]}'s inspector of the loaded plan, its profiler "
             f"over {PROFILED_RUNS} inferences of {batch}; {ready.note}")
-        if not ready.engine.layers:
-            self._note_layers(ready, found)
-        return found
-
-    def _note_layers(self, ready: Ready, found: ExecutedPrecision) -> None:
-        # An artifact's files are hashed; only the cache's own record may be completed.
-        if ready.folder.name != engines.FOLDER:
-            engines.save(ready.folder, ready.plan, replace(ready.engine, layers=found.layers))
 
     def _profile(self, engine: trt.ICudaEngine, context: trt.IExecutionContext, feeds: Feeds, batch: int,
                  keep: Callable[[], None]) -> tuple[tuple[inspector.EngineLayer, ...], dict[str, float]]:
@@ -269,13 +273,10 @@ class TensorRT:
             for _ in range(PROFILED_RUNS):
                 session.compute_once()
                 context.report_to_profiler()
-            info = engine.create_engine_inspector()
-            # With a context the shapes and tactics are those of this batch.
-            info.execution_context = context
-            text = info.get_engine_information(library.trt.LayerInformationFormat.JSON)
+            layers = self._layers(engine, context)
         finally:
             session.close()
-        return inspector.parse(text), {name: seconds / PROFILED_RUNS for name, seconds in profiler.seconds.items()}
+        return layers, {name: seconds / PROFILED_RUNS for name, seconds in profiler.seconds.items()}
 
 
 def _nothing() -> None:
