@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import lru_cache
 
 import numpy as np
@@ -67,6 +68,60 @@ def interleave(sessions: Mapping[str, Run], *, rounds: int, inferences: int, see
         found.append(tuple(blocks))
         told(number + 1)
     return PairedTrace(names=tuple(sessions), seed=seed, rounds=tuple(found))
+
+
+def measure_pairs(sessions: Mapping[str, Run], baseline: str, candidate: str, margin: float, *, inferences: int,
+                  power: float = 0.8, confidence: float = CONFIDENCE, pilot: int = PILOT_ROUNDS, most: int = 500,
+                  seed: int = 0, told: Callable[[int, int], None] = lambda done, total: None,
+                  ) -> tuple[PairedTrace, PairPlan]:
+    """Run a pilot, plan from its spread alone how many rounds the margin takes, and run the rest of them.
+
+    The pilot's rounds count: the plan looks at how far they scatter and never at where they lie, so that it does not
+    stop earlier where chance favours a difference.
+
+    Args:
+        sessions: By name; those besides the two that are compared run along.
+        baseline: One of them.
+        candidate: Another.
+        margin: Relative change to find with the power: 0.03 for 3 %.
+        inferences: Per block.
+        power: Chance to find it.
+        confidence: Of the interval that has to leave 1 out.
+        pilot: Rounds of the pilot, at least 6.
+        most: Limit of all rounds.
+        seed: Of the orders.
+        told: Hears rounds done and planned.
+    """
+    first = interleave(sessions, rounds=pilot, inferences=inferences, seed=seed, told=lambda done: told(done, pilot))
+    plan = rounds_needed(log_ratios(first, baseline, candidate), margin, power=power, confidence=confidence, most=most)
+    if plan.rounds <= pilot:
+        return first, plan
+    rest = interleave(sessions, rounds=plan.rounds - pilot, inferences=inferences, seed=seed + 1,
+                      told=lambda done: told(pilot + done, plan.rounds))
+    return PairedTrace(names=first.names, seed=seed, rounds=(*first.rounds, *rest.rounds)), plan
+
+
+def compare_equals(opened: Callable[[], AbstractContextManager[Mapping[str, Run]]], *, repeats: int, rounds: int,
+                   inferences: int, seed: int = 0, confidence: float = CONFIDENCE,
+                   told: Callable[[Comparison], None] = lambda comparison: None) -> tuple[Comparison, ...]:
+    """Compare an artifact with itself, each time between two fresh processes: what `noise_floor` takes.
+
+    Args:
+        opened: Opens two sessions of the same artifact, such as `edgebench.paired_worker.processes` does.
+        repeats: Pairs of processes.
+        rounds: Per pair; as many as the comparisons that the floor is for.
+        inferences: Per block, likewise.
+        seed: Of the orders; each pair gets another.
+        confidence: Of each comparison.
+        told: Hears each comparison.
+    """
+    found = []
+    for number in range(repeats):
+        with opened() as sessions:
+            trace = interleave(sessions, rounds=rounds, inferences=inferences, seed=seed + number)
+        found.append(compare(trace, trace.names[0], trace.names[1], confidence))
+        told(found[-1])
+    return tuple(found)
 
 
 def median(values: FloatArray) -> float:

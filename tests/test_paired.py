@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import itertools
 import json
@@ -65,6 +66,55 @@ class TestInterleaving:
         broken = {name: lambda m: Block(session=0, begin_ns=0, latency_s=latencies) for name in "ab"}
         with pytest.raises(CannotMeasure, match="returned"):
             paired.interleave(broken, rounds=1, inferences=2)
+
+
+class TestPlannedPairs:
+    def noisy(self, world: World, latency_ns: int, generator):
+        def run(inferences):
+            latencies = latency_ns * np.exp(0.05 * generator.standard_t(4, inferences))
+            begin, world.now = world.now, world.now + int(latencies.sum())
+            return Block(session=0, begin_ns=begin, latency_s=tuple(latencies / 1e9))
+
+        return run
+
+    def test_a_pilot_decides_how_many_rounds_follow_and_counts_among_them(self):
+        generator, world, told = np.random.default_rng(3), World(0), []
+        sessions = {"a": self.noisy(world, 10 * MS, generator), "b": self.noisy(world, 11 * MS, generator)}
+        trace, plan = paired.measure_pairs(sessions, "a", "b", 0.02, inferences=3, told=lambda *words: told.append(words))
+        assert len(trace.rounds) == plan.rounds > 12
+        assert [(12, 12), (13, plan.rounds), (plan.rounds, plan.rounds)] == [told[11], told[12], told[-1]]
+        found = paired.compare(trace, "a", "b")
+        assert found.low < 1.1 < found.high
+        assert found.different
+
+    def test_a_quiet_pilot_is_enough_where_its_rounds_suffice(self):
+        runs = {name: session(World(0), MS) for name in "ab"}
+        trace, plan = paired.measure_pairs(runs, "a", "b", 0.03, inferences=3, pilot=20)
+        assert 20 == len(trace.rounds) >= plan.rounds
+
+    def test_planning_from_the_pilot_raises_no_more_false_alarms(self):
+        generator, alarms = np.random.default_rng(1), 0
+        for number in range(300):
+            world = World(0)
+            sessions = {name: self.noisy(world, 10 * MS, generator) for name in "ab"}
+            trace, _ = paired.measure_pairs(sessions, "a", "b", 0.03, inferences=3, pilot=8, seed=10 * number)
+            alarms += paired.compare(trace, "a", "b").different
+        assert alarms <= 15
+
+    def test_equals_are_compared_between_fresh_sessions_each_time(self):
+        generator, opened, told = np.random.default_rng(2), [], []
+
+        @contextlib.contextmanager
+        def pair():
+            world = World(0)
+            opened.append("open")
+            yield {name: self.noisy(world, 10 * MS, generator) for name in "ab"}
+            opened.append("closed")
+
+        found = paired.compare_equals(pair, repeats=4, rounds=10, inferences=5, told=told.append)
+        assert ["open", "closed"] * 4 == opened
+        assert list(found) == told
+        assert all(0.9 < one.ratio < 1.1 for one in found)
 
 
 class TestInterval:
