@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgebench import __version__
+from edgebench import __version__, judging
 from edgebench.errors import EdgebenchError, ExitCode, suggest
 from edgebench.terminal import Display, fail, listing, print_draws, print_plan, print_runs, print_search
 
@@ -397,6 +397,9 @@ def doctor(as_json: bool) -> None:
 
     listing([{"what": one.what, "works": "yes" if one.works else "no", "detail": one.detail} for one in examine()],
              ("what", "works", "detail"), as_json=as_json)
+
+
+judging.register(cli)
 
 
 def main() -> None:

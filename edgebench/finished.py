@@ -12,16 +12,19 @@ from edgebench import compare, evidence, gate, metric_names, policy
 from edgebench.baselines import Baselines
 from edgebench.compare import Flips
 from edgebench.errors import InvalidInput, UsageError
-from edgebench.gate import Gate, Placed, Verdict
+from edgebench.gate import Gate, Need, Placed, Verdict
 from edgebench.history import HISTORY
 from edgebench.policy import Policy
 from edgebench.record import Run, decode, load, read_json
+from edgebench.sequential import Step, decision, steps_until_decision
 from edgebench.timing_types import NoiseFloor
 
 UNFINISHED = ("measurement.json", "run.old.json", "predictions", "job.json", "worker.log")
 """What a variant's folder holds before its run file is written."""
 FINISHED = "finished"
 """Id of the verdict on what should have been measured and was not."""
+DECISIONS = "decisions.json"
+DECISIONS_SCHEMA = "edgebench.decisions/1"
 _WHAT_TO_NAME = "name a run.json, the folder that holds it, or the --out folder of 'edgebench profile'"
 
 
@@ -158,6 +161,65 @@ def judge(path: Path, policy_name: str, *, baseline: str | None = None, history:
     gates += [_not_judged(chosen, one) for one in found.unfinished]
     return Judgement(policy=chosen, gates=tuple(gates), found=found, baselines=others,
                      notes=tuple(dict.fromkeys(notes)))
+
+
+def plan(path: Path, policy_name: str, *, baseline: str | None = None, history: str = HISTORY,
+         ) -> tuple[Policy, dict[str, tuple[Need, ...]]]:
+    """Return a policy, and for each variant at a path how many images and timings its rules need; see `judge`."""
+    found = find(path)
+    chosen = read_policy(policy_name, [one.run for one in found.subjects])
+    with Baselines(baseline, history) as baselines:
+        return chosen, {one.run.variant: gate.plan(
+            chosen, (one.run, one.folder), reference=one.reference, baseline=baselines.of(one.run, one.folder)[0])
+            for one in found.subjects}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionPath:
+    """How a rule was decided while images or timings came in."""
+
+    rule: str
+    where: str
+    unit: str
+    limit: float
+    """On the values of the steps."""
+    confidence: float
+    """One-sided."""
+    sampled: str
+    """What was counted: images or timings."""
+    steps: tuple[Step, ...]
+
+    @property
+    def decided(self) -> str:
+        """How and when it was decided, in words."""
+        alpha = 1.0 - self.confidence
+        how, n = decision(self.steps, alpha), steps_until_decision(self.steps, alpha)
+        return f"{how} after {n:,} {self.sampled}" if how else f"not decided by {self.steps[-1].n:,} {self.sampled}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionFile:
+    """What sequential evaluation leaves beside the run file."""
+
+    schema: str
+    policy: str
+    paths: tuple[DecisionPath, ...]
+
+
+def decision_paths(folder: Path) -> tuple[DecisionPath, ...]:
+    """Return how rules were decided during evaluation; none where everything was evaluated at once.
+
+    Raises:
+        InvalidInput: The file is damaged or of another schema.
+    """
+    file = folder / DECISIONS
+    if not file.is_file():
+        return ()
+    data = read_json(file)
+    if not isinstance(data, dict) or data.get("schema") != DECISIONS_SCHEMA:
+        raise InvalidInput(f"{file}: expected schema {DECISIONS_SCHEMA!r}",
+                           "it was written by another version of edgebench")
+    return tuple(path for path in decode(DecisionFile, data, str(file)).paths if path.steps)
 
 
 def flips(one: Subject) -> tuple[tuple[Flips, ...], str]:
