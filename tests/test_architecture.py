@@ -144,6 +144,13 @@ class TestImportDirection:
         forbidden -= {"edgebench.telemetry.types"}  # values alone, which runs hold
         assert set() == forbidden
 
+    @pytest.mark.parametrize("name", ["compare", "gate", "finished", "history", "baselines", "verdict_pages",
+                                      "verdict_outputs", "contact_sheet", "pytest_plugin"])
+    def test_what_judges_finished_runs_reaches_no_runtime_and_no_clock(self, name):
+        found = {other for other in reachable(f"edgebench.{name}") if other.split(".")[1] in MEASURING}
+        # Properties know the levels of the sweeps, which stand beside the making of their images.
+        assert found <= {"edgebench.imagecache", "edgebench.telemetry.types"}
+
     @pytest.mark.parametrize("module", ["edgebench.metrics", "edgebench.stats"])
     def test_numbers_are_made_from_arrays_alone(self, module):
         assert reachable(module) <= {"edgebench.errors", "edgebench.stats"}
@@ -195,8 +202,11 @@ class TestOnePlaceForEachPackage:
         ("open_clip", {"edgebench.sources", "edgebench.doctor"}),
         ("sklearn", {"edgebench.demo", "edgebench.probe"}),
         ("scipy", {"edgebench.corruptions"}),
-        ("click", {"edgebench.cli"}),
-        ("rich", {"edgebench.cli"}),
+        ("click", {"edgebench.cli", "edgebench.terminal", "edgebench.judging"}),
+        ("rich", {"edgebench.cli", "edgebench.terminal", "edgebench.judging"}),
+        ("duckdb", {"edgebench.history"}),
+        ("fsspec", {"edgebench.history"}),
+        ("pytest", {"edgebench.pytest_plugin"}),
         ("pynvml", {"edgebench.telemetry.nvml"}),
         ("mlperf_loadgen", {"edgebench.loadgen"}),
         ("subprocess", {"edgebench.worker", "edgebench.child", "edgebench.paired_worker", "edgebench.telemetry.commands"})])
@@ -331,7 +341,9 @@ class TestBareInstall:
     def test_help_of_every_command_works(self, bare):
         helps = {name: one for name, one in bare["commands"].items() if name.endswith("--help")}
         assert {"--help", "profile --help", "export --help", "evaluate --help", "report --help", "recipes --help",
-                "devices --help", "properties --help", "data --help", "data check --help", "doctor --help"} <= set(helps)
+                "devices --help", "properties --help", "data --help", "data check --help", "doctor --help",
+                "compare --help", "gate --help", "policies --help", "history --help", "baseline --help",
+                "baseline promote --help", "baseline list --help"} <= set(helps)
         for name, one in helps.items():
             assert (0, None) == (one["code"], one["error"]), name
             assert one["output"].startswith("Usage: "), name
