@@ -4,8 +4,8 @@ A trace is judged by what would make its median mean something else than "the la
 it is more than chance, and it is large enough to matter (`TOLERANCE`). Unstable traces carry a diagnosis and a hint.
 
 Of 500 simulated clean traces of 400 timings each: independent ones and heavy-tailed ones none are called unstable,
-autocorrelated ones (5 % spread correlated by 0.5, or 2 % by 0.9) 0.4 %, wide log-normal ones (30 %) 1 %. Slow noise that
-itself moves the level by 5 % and more is a changing level, and about one in ten of such traces is called so.
+autocorrelated ones (5 % spread correlated by 0.5, or 2 % by 0.9) 0.4 %, wide log-normal ones (30 %) 1 %. Slow noise
+that itself moves the level by 5 % and more is a changing level, and about one in ten of such traces is called so.
 """
 
 from __future__ import annotations
