@@ -463,6 +463,13 @@ class TestReasonsAgainst:
         with pytest.raises(CannotMeasure, match="cannot run here: bf16 needs"):
             fake(gpu=replace(ADA, compute_capability=(7, 5))).open_session(entry, recipe("bf16"), batch=1, threads=1)
 
+    def test_no_cuda_python(self):
+        def absent():
+            raise MissingDependency("cuda is not installed", "install it")
+
+        backend = fake()
+        assert "cuda is not installed" in TensorRT("tensorrt", module=lambda: backend.fake, runtime=absent).reason_against(recipe())
+
     @pytest.mark.skipif(backends.is_installed("tensorrt"), reason="TensorRT is installed")
     def test_type_stubs_alone_are_no_tensorrt(self, tmp_path, monkeypatch):
         # tensorrt-stubs installs a folder that imports like the package, and holds nothing.

@@ -90,18 +90,15 @@ class TensorRT:
     def reason_against(self, recipe: Recipe) -> str | None:
         """Return why the recipe cannot run on this machine, None where it can.
 
-        Raises:
-            MissingDependency: The library is there, cuda-python is not.
+        A library that is not installed is a reason too: artifacts are exported on machines that cannot run them.
         """
         try:
             library = self.library
-        except (MissingDependency, CannotMeasure) as error:
-            # Artifacts for boards are exported on machines without the library.
-            return f"{error.message}; {error.hint}"
-        try:
             gpu = self._runtime().gpu()
         except CudaError as error:
             return f"no NVIDIA GPU or driver: {error.message}"
+        except (MissingDependency, CannotMeasure) as error:
+            return f"{error.message}; {error.hint}"
         return _reason_against(library, recipe, gpu)
 
     def build(self, base: Path, recipe: Recipe, calibration: Batches | None, folder: Path) -> str:
