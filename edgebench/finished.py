@@ -188,6 +188,8 @@ class DecisionPath:
     sampled: str
     """What was counted: images or timings."""
     steps: tuple[Step, ...]
+    change: bool = False
+    """Whether values are changes, told in points and with a sign."""
 
     @property
     def decided(self) -> str:

@@ -19,8 +19,8 @@ from edgebench.wording import fixed, title
 
 ORDER: tuple[Status, ...] = ("fail", "error", "inconclusive", "skipped", "pass")
 OUTCOMES: tuple[Outcome, ...] = ("worse", "inconclusive", "changed", "better", "same")
-_WIDTH, _HEIGHT = 200.0, 26.0
-_PATH = (620.0, 190.0)
+_WIDTH, _HEIGHT = 200, 26
+_PATH = (620, 190)
 
 
 class Mark(NamedTuple):
@@ -44,6 +44,9 @@ class Curve:
     """Points of the polygon between both ends of the confidence sequence."""
     line: str
     limit_y: float
+    top: float
+    """Value at the upper edge."""
+    bottom: float
     decided: str
     """How and when it was decided, in words."""
 
@@ -149,7 +152,8 @@ def _curve(path: DecisionPath) -> Curve:
     lower = [point(step.n, low if step.low is None else step.low) for step in path.steps]
     return Curve(path=path, band=" ".join([*upper, *reversed(lower)]),
                  line=" ".join(point(step.n, step.value) for step in path.steps),
-                 limit_y=round(height - (path.limit - low) / reach * height, 1), decided=path.decided)
+                 limit_y=round(height - (path.limit - low) / reach * height, 1), top=high, bottom=low,
+                 decided=path.decided)
 
 
 def _flip_rows(found: Flips, names: Sequence[str]) -> list[tuple[str, int, int, int, int]]:

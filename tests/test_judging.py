@@ -384,7 +384,7 @@ class TestPages:
         order = np.random.default_rng(0).permutation(800)
         steps = difference_path(np.ones(800, bool), right[order], range(100, 801, 100), 0.01)
         path = {"rule": "accuracy", "where": "inspection", "unit": "fraction", "limit": -0.01, "confidence": 0.95,
-                "sampled": "images", "steps": [to_builtins(step) for step in steps]}
+                "sampled": "images", "change": True, "steps": [to_builtins(step) for step in steps]}
         file = tmp_path / "out" / INT8 / "decisions.json"
         file.write_text(json.dumps({"schema": "edgebench.decisions/1", "policy": "mine", "paths": [path]}))
         policy = policy_file(tmp_path, ACCURACY)
