@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +21,22 @@ import click
 
 from edgebench import __version__, judging
 from edgebench.errors import EdgebenchError, ExitCode, suggest
-from edgebench.terminal import Display, fail, listing, print_draws, print_plan, print_runs, print_search
+from edgebench.options import MODEL_OPTIONS, RUN_OPTIONS, TIMING_OPTIONS, Words, flat, with_options
+from edgebench.terminal import (
+    Display,
+    fail,
+    listing,
+    print_draws,
+    print_floor,
+    print_paired,
+    print_plan,
+    print_runs,
+    print_search,
+)
 
 if TYPE_CHECKING:
     from edgebench.export_job import ExportResult
     from edgebench.profiler import Request, Result
-
-Command = Callable[..., None]
 
 EXIT_CODES = """\b
 Exit codes:
@@ -51,40 +59,6 @@ class _Commands(click.Group):
         return super().resolve_command(ctx, args)
 
 
-class _Words(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
-    """A list of words, separated by commas."""
-
-    name = "NAME,…"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        if isinstance(value, tuple):
-            return value
-        words = tuple(word.strip() for word in value.split(",") if word.strip())
-        if not words:
-            self.fail("expected at least one name", param, ctx)
-        return words
-
-
-class _Sizes(_Words):
-    """Comma-separated pixel sizes, or the sweep's own."""
-
-    name = "sizes"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from edgebench import transforms
-
-        words = super().convert(value, param, ctx)
-        wrong = next((word for word in words if word != "default" and not str(word).isdecimal()), None)
-        if wrong is not None:
-            self.fail(f"expected sizes in pixels, such as 112,160, got {wrong!r}", param, ctx)
-        sizes = transforms.levels("resolution", "native") if words == ("default",) else words
-        return tuple(int(size) for size in sizes)
-
-
-def _flat(values: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
-    return tuple(word for words in values for word in words)
-
-
 @click.group(cls=_Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"],
                                                                  "max_content_width": 100})
 @click.version_option(__version__, prog_name="edgebench")
@@ -99,83 +73,45 @@ def cli() -> None:
     """  # noqa: D301  # click needs the backspace
 
 
-_MODEL_OPTIONS = (
-    click.option("--weights", metavar="FILE|random", help="A local state dict (.pth, .safetensors) instead of the "
-                 "published weights; 'random' for latency alone."),
-    click.option("--calibration-data", metavar="DIR", help="Images that choose the INT8 ranges: ROOT/<class>/<image>, "
-                 "like those seen in use, not those of --data."),
-    click.option("--classes", type=click.Path(path_type=Path), metavar="FILE",
-                 help="Class map: one class per line in output order, 'id' or 'id<TAB>name'."),
-    click.option("--templates", type=click.Path(path_type=Path), metavar="FILE",
-                 help="open_clip: prompt templates, one per line with {} for the class name."),
-    click.option("--resolutions", type=_Sizes(), default=(), metavar="PX,…|default", help="Also build graphs for these "
-                 "input sizes, so that invariance to resolution can be measured."),
-    click.option("--allow-precision-fallback", is_flag=True, help="Go on with a caveat where the precision asked for "
-                 "was not achieved."),
-    click.option("--preprocess", type=click.Path(path_type=Path), metavar="FILE",
-                 help="TOML of the preprocessing, for .onnx and .pt2 files (docs/preprocessing.md)."),
-)
-_RUN_OPTIONS = (
-    click.option("--data", multiple=True, metavar="ROOT", help="Labelled images: ROOT/<class>/<image>, or a data root "
-                 "with imagenet/val. May be repeated."),
-    click.option("--properties", "properties_", type=_Words(), default=("all",), show_default="all",
-                 help="What to evaluate: all, none, or names (edgebench properties)."),
-    click.option("--builds", type=int, default=1, show_default=True, metavar="N", help="Build each artifact N times "
-                 "and report how much the builds differ."),
-    click.option("--device", default="auto", show_default=True, metavar="ID", help="Declared device "
-                 "(edgebench devices)."),
-    click.option("--threads", type=int, help="CPU threads; the usable CPUs by default."),
-    click.option("--batch", type=int, default=16, show_default=True, help="Images per inference in the offline "
-                 "scenario and in evaluation."),
-    click.option("--ood", multiple=True, metavar="DIR", help="Images that the model was not made for: how well does "
-                 "its confidence tell them apart?"),
-    click.option("--sweep-images", type=int, metavar="N", help="Images per generated corruption and level of "
-                 "invariance; 5 of each class and at least 200 by default, 0 for all."),
-    click.option("--store", default="logits", show_default=True, metavar="logits|compact",
-                 help="What is kept per image; compact takes a hundredth of the space and leaves out some scores."),
-    click.option("--preset", default="native", show_default=True, metavar="native|paper",
-                 help="Preprocessing and protocols: what the weights were tuned for, or what the paper did."),
-    click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
-                 help="Output folder; runs/<model>-<time> by default."),
-    click.option("--resume", is_flag=True, help="Go on with an interrupted job in --out."),
-    click.option("--force", is_flag=True, help="Measure again what --out already holds."),
-    click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the report here too."),
-    click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON instead of a table."),
-)
-
-
-def _with(options: Sequence[Callable[[Command], Command]]) -> Callable[[Command], Command]:
-    def apply(function: Command) -> Command:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return apply
-
-
 @cli.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL|ARTIFACT...")
-@click.option("--recipe", "recipes_", type=_Words(), multiple=True, help="Export recipes, by id or TOML file.")
-@click.option("--backend", "backends_", type=_Words(), multiple=True, help="Only recipes for these runtimes.")
-@click.option("--precision", "precisions", type=_Words(), multiple=True, help="Only recipes of these precisions.")
+@click.option("--recipe", "recipes_", type=Words(), multiple=True, help="Export recipes, by id or TOML file.")
+@click.option("--backend", "backends_", type=Words(), multiple=True, help="Only recipes for these runtimes.")
+@click.option("--precision", "precisions", type=Words(), multiple=True, help="Only recipes of these precisions.")
 @click.option("--budget", default="standard", show_default=True,
               help="How long to time: smoke, quick, standard or mlperf.")
-@_with(_MODEL_OPTIONS)
-@_with(_RUN_OPTIONS)
+@with_options(TIMING_OPTIONS)
+@with_options(MODEL_OPTIONS)
+@with_options(RUN_OPTIONS)
 def profile(models: tuple[str, ...], recipes_: Any, backends_: Any, precisions: Any, **options: Any) -> None:
     """Export, time and evaluate every variant of MODEL, or ready ARTIFACTs, and write a report.
 
     MODEL is timm:NAME[.TAG], open_clip:ARCH/TAG, demo:inspection, or a .onnx or .pt2 file. ARTIFACT is a folder that
     'edgebench export' wrote; profiling it needs no torch.
     """
-    _profile(models, options, recipes=_flat(recipes_), backends=_flat(backends_), precisions=_flat(precisions))
+    from edgebench.instrument import TimingPlan
+    from edgebench.telemetry.control import Control
+
+    def seconds(milliseconds: float | None) -> float | None:
+        return None if milliseconds is None else milliseconds / 1e3
+
+    sustained = options.pop("sustained")
+    timing = TimingPlan(
+        scenarios=options.pop("scenarios"), fps=options.pop("fps"), deadline_s=seconds(options.pop("deadline")),
+        drop=options.pop("drop"), latency_bound_s=seconds(options.pop("latency_bound")),
+        sustained_s=None if sustained is None else sustained * 60, preprocessing=options.pop("preprocessing"),
+        telemetry=not options.pop("no_telemetry"), meter=options.pop("meter"), ambient_c=options.pop("ambient_c"))
+    control = Control(power_mode=options.pop("power_mode"), jetson_clocks=options.pop("jetson_clocks"),
+                      governor=options.pop("governor"))
+    _profile(models, options, recipes=flat(recipes_), backends=flat(backends_), precisions=flat(precisions),
+             timing=timing, control=control)
 
 
 @cli.command()
 @click.argument("artifacts", nargs=-1, required=True, metavar="ARTIFACT...")
 @click.option("--allow-precision-fallback", is_flag=True, help="Go on with a caveat where the precision asked for was "
               "not executed.")
-@_with(_RUN_OPTIONS)
+@with_options(RUN_OPTIONS)
 def evaluate(artifacts: tuple[str, ...], **options: Any) -> None:
     """Evaluate the quality of ready ARTIFACTs on labelled images, without timing them."""
     _profile(artifacts, {**options, "budget": None})
@@ -215,6 +151,10 @@ def _print_result(result: Result, *, as_json: bool) -> None:
             click.echo((result.out / "summary.json").read_text(encoding="utf-8"), nl=False)
         else:
             print_runs(result.runs)
+            if result.paired is not None:
+                print_paired(result.paired)
+            if result.floor is not None:
+                print_floor(result.floor)
             click.echo(f"\nreport  {result.html}")
     for failure in result.failures:
         click.echo(f"error: {failure.what}: {failure.error.message}", err=True)
@@ -224,18 +164,18 @@ def _print_result(result: Result, *, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("model")
-@click.option("--recipe", "recipes_", type=_Words(), multiple=True, required=True,
+@click.option("--recipe", "recipes_", type=Words(), multiple=True, required=True,
               help="Export recipes, by id or TOML file.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
               help="Folder of the artifact folders; needed but for --explain.")
-@_with(_MODEL_OPTIONS)
+@with_options(MODEL_OPTIONS)
 @click.option("--explain", is_flag=True, help="Say what each recipe will do to this model, node by node, and why; "
               "build nothing.")
 @click.option("--family", metavar="NAME", help="Follow the quantization rules of this kind of network (convnet, "
               "depthwise, transformer, convnext) instead of the one detected.")
 @click.option("--max-drop", type=float, metavar="FRACTION", help="Return sensitive layers to float until no more than "
               "this is lost, with confidence; 0.005 is half a point.")
-@click.option("--keep", type=_Words(), multiple=True, metavar="NAME[=MARGIN],…", help="What --max-drop keeps beside "
+@click.option("--keep", type=Words(), multiple=True, metavar="NAME[=MARGIN],…", help="What --max-drop keeps beside "
               "accuracy: calibration, flips, disagreement; each with a margin of its own where given.")
 @click.option("--tuning-data", metavar="DIR", help="Labelled images that judge --max-drop and --draws; by default "
               "those of --calibration-data that chose no ranges.")
@@ -251,11 +191,11 @@ def export(model: str, recipes_: Any, out: Path | None, *, explain: bool, as_jso
 
     if out is None and not explain:
         raise UsageError("missing --out DIR: where do the artifacts go?")
-    options["keep"] = _flat(options["keep"])
+    options["keep"] = flat(options["keep"])
     display = Display()
     try:
         with tempfile.TemporaryDirectory() as scratch, display:
-            request = export_job.ExportRequest(model=model, recipes=_flat(recipes_), out=out or Path(scratch),
+            request = export_job.ExportRequest(model=model, recipes=flat(recipes_), out=out or Path(scratch),
                                                **options)
             done = export_job.explain(request, display.count) if explain else \
                 export_job.export(request, display.count, display.note)

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
-from edgebench import latency, scenario_scores, scenarios, steady, sustained
+from edgebench import latency, percentiles, scenario_scores, scenarios, steady, sustained
 from edgebench.device import Device
 from edgebench.errors import UsageError, unknown
 from edgebench.observed import Observed, Steadiness
@@ -29,6 +30,8 @@ PLAIN: tuple[Scenario, ...] = ("single-stream", "offline")
 IDLE_S = 1.0
 """Watched with the session open and nothing running, for the power that inferences come on top of."""
 DEVICE_TIMES = 100
+QUANTILE = 0.99
+"""That the server scenario's bound is for."""
 Tell = Callable[[str, float], None]
 Infers = Mapping[Scenario, Callable[[], object]]
 """For every scenario, what answers one of its queries."""
@@ -63,6 +66,8 @@ class TimingPlan:
         for one in self.scenarios:
             if one not in SCENARIOS:
                 raise unknown("scenario", one, SCENARIOS)
+        if self.drop not in get_args(DropPolicy):
+            raise unknown("--drop", self.drop, get_args(DropPolicy))
         for name, value in (("--fps", self.fps), ("--deadline", self.deadline_s),
                             ("--latency-bound", self.latency_bound_s), ("--sustained", self.sustained_s)):
             if value is not None and value <= 0:
@@ -192,6 +197,13 @@ class _Loops:
             return scenarios.server(self._infers["server"], rate_hz, bound_s, self._budget, threads=self._threads,
                                     images_per_query=self._single, seed=seed, give_up=True)
 
+        needed = percentiles.early_stopping_count(QUANTILE, 0)
+        if self._budget.server_queries < needed:
+            self.server = ServerSearch(
+                rate_hz=None, bound_s=bound_s, q=QUANTILE, confidence=percentiles.EARLY_STOPPING_CONFIDENCE,
+                lowest_failing_hz=None, trials=(), reason=f"{self._budget.server_queries} queries, the budget's, cannot "
+                f"show any bound on the 99th percentile: it takes {needed}")
+            return bound_s
         self._tell("searching the highest arrival rate", 0.0)
         self.server = scenarios.search_server(
             at, bound_s, service_s=alone,

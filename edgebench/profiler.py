@@ -20,6 +20,7 @@ from edgebench import (
     catalog,
     environment,
     evaluate,
+    interleaved,
     latency,
     properties,
     provenance,
@@ -56,6 +57,7 @@ from edgebench.record import (
 )
 from edgebench.telemetry import commands, control, nvml
 from edgebench.telemetry.control import Control
+from edgebench.timing_types import NoiseFloor
 from edgebench.worker import Job, load_measurement, run_worker
 
 OLD = "run.old.json"
@@ -104,6 +106,10 @@ class Request:
     """Scenarios, and what is watched meanwhile."""
     control: Control = field(default_factory=Control)
     """Power mode, clocks and governor to set for the measurement, and to set back."""
+    paired_rounds: int = 0
+    """Rounds in which all variants are timed in turns at the end, each against its reference; 0: none."""
+    noise_floor: Path | None = None
+    """Where to write by how much the first variant differs from itself on this device; None: it is not measured."""
     builds: int = 1
     """Builds of each artifact to compare with each other."""
     allow_precision_fallback: bool = False
@@ -128,6 +134,9 @@ class Result:
     runs: list[Run] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
+    paired: interleaved.Paired | None = None
+    """All variants timed in turns, where that was asked for."""
+    floor: NoiseFloor | None = None
 
     @property
     def html(self) -> Path:
@@ -159,7 +168,7 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
         MissingDependency: A package that the request needs is not installed.
     """
     request.timing.refuse_unfit()
-    device, doubts = resolve_device(request.device)
+    device, doubts, power_mode = resolve_device(request.device)
     note(f"device: {device.title}")
     chosen, missing = properties.usable(request.properties, request.data)
     if request.budget is not None:
@@ -169,7 +178,8 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
     if request.store not in ("logits", "compact"):
         raise unknown("store", request.store, ("logits", "compact"))
     for name, number, least in (("--threads", request.threads, 1), ("--batch", request.batch, 1),
-                                ("--builds", request.builds, 1), ("--sweep-images", request.sweep_images, 0)):
+                                ("--builds", request.builds, 1), ("--paired", request.paired_rounds, 0),
+                                ("--sweep-images", request.sweep_images, 0)):
         if number is not None and number < least:
             raise UsageError(f"{name}: expected {least} or more, got {number}")
     _check_writable(request.out)
@@ -189,7 +199,7 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
 
             try:
                 run = _run_variant(request, device, chosen, variant, (planner, missing),
-                                   _finished(request.out, result.runs), told, (settings, doubts))
+                                   _finished(request.out, result.runs), told, (settings, doubts, power_mode))
             except EdgebenchError as error:
                 result.failures.append(Failure(what=variant.name, error=error))
                 note(f"{variant.name}: {error.message}")
@@ -197,13 +207,37 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
                 result.runs.append(run)
                 if run.observed is not None and run.observed.invalid:
                     result.failures.append(Failure(what=variant.name, error=_invalid(run.observed)))
+        _interleave(request, device, variants, result, progress, note)
     if result.runs:
         write_reports(result)
     return result
 
 
-def resolve_device(name: str) -> tuple[Device, tuple[Caveat, ...]]:
-    """Return the device for ``--device``, recognised where it is ``auto``, ``jetson`` or ``cuda``, and doubts about it.
+def _interleave(request: Request, device: Device, variants: Sequence[_Variant], result: Result, progress: Progress,
+                note: Callable[[str], None]) -> None:
+    """Time variants in turns, and one against itself, where that was asked for."""
+    folders = {variant.name: variant.folder for variant in variants}
+    try:
+        if request.paired_rounds and result.runs:
+            result.paired = interleaved.compare({run.variant: (run, folders[run.variant]) for run in result.runs},
+                                                request.out, rounds=request.paired_rounds, progress=progress)
+        if request.noise_floor is not None and result.runs:
+            run = result.runs[0]
+            conditions = {"cpu": run.environment.cpu, "threads": str(run.settings.threads),
+                          **({"power mode": run.environment.power_mode} if run.environment.power_mode else {})}
+            result.floor = interleaved.noise_floor(folders[run.variant], device.id, request.out / "paired",
+                                                   threads=run.settings.threads, conditions=conditions,
+                                                   progress=progress)
+            write_json(request.noise_floor, result.floor, "choose another file with --noise-floor")
+    except EdgebenchError as error:
+        result.failures.append(Failure(what="timing in turns", error=error))
+        note(f"timing in turns: {error.message}")
+
+
+def resolve_device(name: str) -> tuple[Device, tuple[Caveat, ...], str | None]:
+    """Return the device for ``--device``, doubts about it, and its power mode where it has one.
+
+    ``auto``, ``jetson`` and ``cuda`` are recognised.
 
     Raises:
         UsageError: No device has that id.
@@ -217,7 +251,7 @@ def resolve_device(name: str) -> tuple[Device, tuple[Caveat, ...]]:
         gpus = ()
     found = boards.recognise(Path("/"), devices, gpus=gpus, runner=commands.run)
     device = catalog.device(name) if name.endswith(".toml") else boards.choose(name, found, devices)
-    return device, boards.declared_vs_observed(device, found)
+    return device, boards.declared_vs_observed(device, found), found.power_mode
 
 
 @contextmanager
@@ -408,10 +442,10 @@ def _set_aside(out: Path, variants: Sequence[_Variant]) -> None:
 
 def _run_variant(request: Request, device: Device, chosen: tuple[str, ...], variant: _Variant,
                  planned: tuple[Planner, Sequence[Skip]], earlier: Sequence[Run], progress: Progress,
-                 around: tuple[tuple[str, ...], tuple[Caveat, ...]]) -> Run:
+                 around: tuple[tuple[str, ...], tuple[Caveat, ...], str | None]) -> Run:
     out, artifact = request.out / variant.name, variant.artifact
     planner, missing = planned
-    changed, doubts = around
+    changed, doubts, power_mode = around
     plan = planner.of(artifact)
     jobs, records = plan.passes, tuple(assembly.record(job) for job in plan.passes)
     settings = Settings(
@@ -449,7 +483,8 @@ def _run_variant(request: Request, device: Device, chosen: tuple[str, ...], vari
     evaluations = evaluate.score(chosen, mine, others, request.preset)
     run = Run(
         schema=RUN_SCHEMA, variant=variant.name, created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        edgebench=__version__, artifact=artifact, device=device, environment=found.environment, settings=settings,
+        edgebench=__version__, artifact=artifact, device=device,
+        environment=replace(found.environment, power_mode=power_mode), settings=settings,
         precision=found.precision, golden_max_abs_difference=found.golden_max_abs_difference,
         cold_start=found.cold_start, peak_host_memory_bytes=found.peak_host_memory_bytes, traces=found.traces,
         performance=assembly.performance(found, artifact), evaluations=evaluations, passes=records,

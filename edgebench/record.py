@@ -281,6 +281,8 @@ class Environment:
     """CPUs kept busy by others during half a second after timing."""
     packages: dict[str, str]
     """Versions of the runtime and of what decodes images."""
+    power_mode: str | None = None
+    """Name of nvpmodel's mode on a Jetson; None elsewhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
     from edgebench.backoff import Outcome
     from edgebench.export_job import DrawSpread
+    from edgebench.interleaved import Paired
     from edgebench.quantize import Plan
     from edgebench.recipe import Recipe
     from edgebench.record import Run
+    from edgebench.timing_types import NoiseFloor
 
 
 def print_runs(runs: Sequence[Run]) -> None:
@@ -178,3 +180,18 @@ def print_draws(found: DrawSpread) -> None:
     click.echo(f"  top-1      {', '.join(f'{one:.2%}' for one in found.top1)}; "
                f"standard deviation {found.top1_std * 100:.2f} points")
     click.echo(f"  agreement  {', '.join(f'{one:.2%}' for one in found.agreement)}")
+
+
+def print_paired(found: Paired) -> None:
+    """Print the ratios of latencies of variants that were timed in turns."""
+    click.echo(f"\ntimed in turns, each in its own process ({found.comparisons[0].rounds} rounds):")
+    for one in found.comparisons:
+        within = f" [{one.low:.3f}, {one.high:.3f}]" if one.low is not None and one.high is not None else ""
+        verdict = "different" if one.different else "no difference shown"
+        click.echo(f"  {one.candidate}: {one.ratio:.3f}{within} of {one.baseline}'s latency, {verdict}")
+
+
+def print_floor(found: NoiseFloor) -> None:
+    """Print by how much equals differ on this device."""
+    click.echo(f"\nnoise floor on {found.device}: equals differ by up to {found.floor:.1%} in {found.metric} "
+               f"({found.n} comparisons of an artifact with itself, {found.false_differences} falsely different)")

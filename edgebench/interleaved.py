@@ -1,0 +1,119 @@
+"""Variants timed in turns, each in a process of its own: ratios from pairs, and what equal runs differ by (A/A)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgebench import artifacts, paired, paired_worker
+from edgebench.errors import CannotMeasure, UsageError
+from edgebench.record import Artifact, Run, decode, read_json, write_json
+from edgebench.timing_types import Comparison, NoiseFloor, PairedTrace
+
+SCHEMA = "edgebench.paired/1"
+# History: 1 (0.1.0) first published form.
+FILE = "paired.json"
+BLOCK_S = 0.15
+"""About how long a session runs in its turn: long against the switch, short against drift."""
+FLOOR_REPEATS, FLOOR_ROUNDS = 8, 12
+METRIC = "latency_p50"
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paired:
+    """What interleaved timing of several variants found."""
+
+    schema: str
+    device: str
+    threads: int
+    inferences: int
+    """Per block."""
+    comparisons: tuple[Comparison, ...]
+    trace: PairedTrace
+    """Raw timings, block by block."""
+    unmeasured: dict[str, str] = field(default_factory=dict)
+    """Variants that were left out, with the reason."""
+
+
+def compare(runs: Mapping[str, tuple[Run, Path]], out: Path, *, rounds: int, progress: Progress) -> Paired:
+    """Time variants in turns and compare each with its reference; what is found is written to ``paired.json``.
+
+    Args:
+        runs: Finished runs and the folders of their artifacts, by variant.
+        out: Output folder.
+        rounds: Each runs every variant twice.
+        progress: Told (what, share done).
+
+    Raises:
+        UsageError: No variant has a reference among them.
+        EdgebenchError: A session cannot be opened, or dies.
+    """
+    pairs = [(run.reference.variant, name) for name, (run, _) in runs.items()
+             if run.reference is not None and run.reference.variant in runs]
+    if not pairs:
+        raise UsageError("there is no variant with its reference to time in turns",
+                         "profile the FP32 variant together with the others")
+    wanted = list(dict.fromkeys(name for pair in pairs for name in pair))
+    first = runs[wanted[0]][0]
+    slowest = max(_median(runs[name][0]) for name in wanted)
+    inferences = max(3, round(BLOCK_S / slowest))
+    jobs = {name: paired_worker.PairedJob(artifact=str(runs[name][1].resolve()), threads=first.settings.threads)
+            for name in wanted}
+    progress("opening all variants at once", 0.0)
+    with paired_worker.processes(jobs, out / "paired") as sessions:
+        trace = paired.interleave(sessions, rounds=rounds, inferences=inferences,
+                                  told=lambda done: progress("timing variants in turns", done / rounds))
+    found = Paired(schema=SCHEMA, device=first.device.id, threads=first.settings.threads, inferences=inferences,
+                   comparisons=tuple(paired.compare(trace, one, other) for one, other in pairs), trace=trace)
+    write_json(out / FILE, found)
+    return found
+
+
+def load(out: Path) -> Paired | None:
+    """Return what interleaved timing left in an output folder; None where there was none."""
+    file = out / FILE
+    return decode(Paired, read_json(file), str(file)) if file.is_file() else None
+
+
+def noise_floor(folder: Path, device: str, scratch: Path, *, threads: int, conditions: Mapping[str, str],
+                repeats: int = FLOOR_REPEATS, rounds: int = FLOOR_ROUNDS,
+                progress: Progress = lambda what, share: None) -> NoiseFloor:
+    """Compare an artifact with itself between fresh processes, and return by how much equals differ here.
+
+    Args:
+        folder: The artifact.
+        device: Name of the device.
+        scratch: For the processes' files.
+        threads: CPU threads of each session.
+        conditions: What must be the same where the floor is used.
+        repeats: Pairs of processes.
+        rounds: Per pair.
+        progress: Told (what, share done).
+    """
+    artifact: Artifact = artifacts.verify(folder)
+    job = paired_worker.PairedJob(artifact=str(folder.resolve()), threads=threads)
+    def opened() -> AbstractContextManager[Mapping[str, paired.Run]]:
+        return paired_worker.processes({"a": job, "b": job}, scratch)
+    with opened() as sessions:
+        pilot = paired.interleave(sessions, rounds=1, inferences=5)
+    typical = sorted(value for block in pilot.rounds[0] for value in block.latency_s)
+    inferences = max(3, round(BLOCK_S / typical[len(typical) // 2]))
+    done = 0
+
+    def told(_: Comparison) -> None:
+        nonlocal done
+        done += 1
+        progress(f"comparing {artifact.recipe.id} with itself", done / repeats)
+
+    found = paired.compare_equals(opened, repeats=repeats, rounds=rounds, inferences=inferences, told=told)
+    return paired.noise_floor(found, device=device, metric=METRIC, conditions=conditions)
+
+
+def _median(run: Run) -> float:
+    score = run.score(METRIC)
+    if score is None or not score.value:
+        raise CannotMeasure(f"{run.variant} has no latency yet", "time it first: --budget quick")
+    return score.value
