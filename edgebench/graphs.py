@@ -158,7 +158,7 @@ def load_checked(path: Path) -> Any:
         raise InvalidInput(f"{path} is not a valid ONNX model: {' '.join(str(error).split())[:200]}",
                            "its external data may be cut short or belong to another export") from error
     if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+        model = require("onnx.inliner", "export").inline_local_functions(model)
     _check_interface(path, model)
     _check_types(path, model)
     return at_opset(path, model, OPSET) if opset(model) < MIN_OPSET else model
@@ -240,7 +240,7 @@ def at_opset(what: object, model: Any, wanted: int) -> Any:
     was = opset(model)
     hint = f"export it again with opset_version={wanted}"
     try:
-        converted = onnx.version_converter.convert_version(model, wanted)
+        converted = require("onnx.version_converter", "export").convert_version(model, wanted)
         onnx.checker.check_model(converted)
         before, after = _outputs(model), _outputs(converted)
     except (RuntimeError, ValueError, InvalidInput, onnx.checker.ValidationError) as error:
