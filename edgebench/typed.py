@@ -19,6 +19,9 @@ _LOSS = 1 / 64
 # Operators whose attributes state a type of their own.
 _OWN_TYPES = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "EyeLike", "Range"})
 
+# TensorRT's parser takes these in FP32, FP16 and INT8 alone.
+_NOT_IN_BF16 = frozenset({"HardSwish"})
+
 
 def name_nodes(model: Any) -> None:
     """Give every node of the main graph a name of its own, the same at every call."""
@@ -217,7 +220,8 @@ class _Conversion:
         largest = 65504.0 if self._half == self._onnx.TensorProto.FLOAT16 else 3.3895e38
         checked: dict[str, bool] = {}
         for node in self._model.graph.node:
-            if any(one.HasField("g") or one.graphs for one in node.attribute) or node.op_type in _OWN_TYPES:
+            if any(one.HasField("g") or one.graphs for one in node.attribute) or node.op_type in _OWN_TYPES or (
+                    node.op_type in _NOT_IN_BF16 and self._half == self._onnx.TensorProto.BFLOAT16):
                 found.add(node.name)
             for name in node.input:
                 tensor = self._graph.constants.get(name)

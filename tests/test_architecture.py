@@ -190,11 +190,12 @@ class TestImportDirection:
 
 class TestOnePlaceForEachPackage:
     @pytest.mark.parametrize(("package", "homes"), [
-        ("onnxruntime", {"edgebench.backends.onnxruntime"}),
+        ("onnxruntime", {"edgebench.backends.onnxruntime", "edgebench.quantize"}),
         ("openvino", {"edgebench.backends.openvino"}),
         ("nncf", {"edgebench.backends.openvino"}),
         ("tensorrt", {"edgebench.backends.tensorrt"}),
-        ("onnx", {"edgebench.backends.onnxruntime", "edgebench.export", "edgebench.sources", "edgebench.roofline"}),
+        ("onnx", {"edgebench.backends.onnxruntime", "edgebench.export", "edgebench.sources", "edgebench.roofline",
+                  "edgebench.graphs", "edgebench.patterns", "edgebench.quantize", "edgebench.typed"}),
         ("onnxscript", {"edgebench.export"}),
         ("torch", {"edgebench.sources", "edgebench.export", "edgebench.demo", "edgebench.doctor"}),
         ("torchvision", {"edgebench.sources", "edgebench.doctor"}),

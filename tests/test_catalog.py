@@ -204,10 +204,19 @@ class TestBrokenToml:
 class TestSelection:
     def test_everything_that_the_device_runs_with_the_references_first(self):
         chosen = catalog.select_recipes(catalog.device("cpu"), (), (), ())
-        assert {path.stem for path in RECIPES} == {one.id for one in chosen}
+        expected = {one.id for one in catalog.recipes().values()
+                    if one.backend in ("onnxruntime", "openvino") and not one.providers}
+        assert expected == {one.id for one in chosen}
         precisions = [one.precision for one in chosen]
         references = precisions.count("fp32")
         assert ["fp32"] * references == precisions[:references]
+
+    def test_recipes_of_execution_providers_are_for_devices_that_have_them(self):
+        cuda = Device(id="d", title="D", backends=("onnxruntime",), source="", providers=(
+            "CUDAExecutionProvider", "CPUExecutionProvider"))
+        chosen = {one.id for one in catalog.select_recipes(cuda, (), (), ())}
+        assert {"ort-fp32", "ort-cuda-fp32", "ort-cuda-fp16"} <= chosen
+        assert "ort-trt-fp16" not in chosen
 
     def test_order_that_was_asked_for_is_kept_behind_the_reference(self):
         chosen = catalog.select_recipes(catalog.device("cpu"), ("ort-int8", "openvino-int8", "ort-fp32"), (), ())
@@ -246,8 +255,9 @@ class TestSelection:
         assert ("recipe 'ort-fp32' is for onnxruntime, which device 'npu' does not run", "it runs: openvino") == (
             caught.value.message, caught.value.hint)
 
-    def test_the_precision_of_a_recipe_file_is_not_called_unknown_where_no_shipped_recipe_has_it(self, tmp_path):
-        assert "fp16" not in {one.precision for one in catalog.recipes().values()}
+    def test_the_precision_of_a_recipe_file_is_not_called_unknown_where_no_shipped_recipe_has_it(
+            self, tmp_path, monkeypatch):
+        monkeypatch.setattr(catalog, "recipes", dict)
         (tmp_path / "half.toml").write_text(MINE.replace("fp32", "fp16"))
         chosen = catalog.select_recipes(catalog.device("cpu"), (str(tmp_path / "half.toml"),), (), ("fp16",))
         assert [("mine", "fp16")] == [(one.id, one.precision) for one in chosen]
