@@ -106,7 +106,13 @@ class TestPlan:
         assert last.name in {one.name for one in head}
 
     def test_of_convnext_convolutions_and_linear_layers_are_quantized(self, tmp_path):
-        found, _ = plan_of("convnext", folder=tmp_path)
+        found, model = plan_of("convnext", folder=tmp_path)
+        graph = patterns.index(model)
+        depthwise = {node.name for node in model.graph.node if patterns.is_depthwise(graph, node)}
+        assert depthwise
+        # CPUs run them slower in INT8; TensorRT fuses them.
+        assert set() == depthwise & set(found.quantized)
+        assert depthwise <= set(plan_of("convnext", TENSORRT, tmp_path)[0].quantized)
         assert {"Conv", "Gemm"} == {one.operator for one in found.decisions if one.quantized}
         reasons = {one.operator: one.reason for one in found.decisions if not one.quantized}
         assert "layer normalisation" in reasons["LayerNormalization"]
