@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from itertools import product
 from pathlib import Path
 
-from edgebench import compare, evidence, gate, metric_names, policy
+from edgebench import compare, confirming, evidence, gate, metric_names, policy
 from edgebench.baselines import Baselines
 from edgebench.compare import Flips
 from edgebench.errors import InvalidInput, UsageError
-from edgebench.gate import Gate, Need, Placed, Verdict
+from edgebench.gate import Gate, Need, Placed, Rerun, Verdict
 from edgebench.history import HISTORY
 from edgebench.policy import Policy
 from edgebench.record import Run, decode, load, read_json
@@ -21,6 +22,8 @@ from edgebench.timing_types import NoiseFloor
 
 UNFINISHED = ("measurement.json", "run.old.json", "predictions", "job.json", "worker.log")
 """What a variant's folder holds before its run file is written."""
+SHARED = ("artifacts", "paired")
+"""Folders of an output folder that belong to no variant."""
 FINISHED = "finished"
 """Id of the verdict on what should have been measured and was not."""
 DECISIONS = "decisions.json"
@@ -87,7 +90,8 @@ def find(path: Path) -> Found:
         one = _unfinished(path)
         raise InvalidInput(f"{path}: {one.reason}", one.hint)
     folders = sorted(file.parent for file in path.glob("*/run.json"))
-    started = [_unfinished(folder) for folder in sorted(path.iterdir()) if folder.is_dir() and _is_unfinished(folder)]
+    started = [_unfinished(folder) for folder in sorted(path.iterdir())
+               if folder.is_dir() and folder.name not in SHARED and _is_unfinished(folder)]
     # What could not be measured says why; its folder only that it was begun.
     failed = {one.variant: one for one in _failures(path) if one.variant not in {folder.name for folder in folders}}
     unfinished = tuple({**{one.variant: one for one in started}, **failed}.values())
@@ -155,12 +159,19 @@ def judge(path: Path, policy_name: str, *, baseline: str | None = None, history:
             if other is not None:
                 others[one.run.variant] = other
             notes += [note] if note else []
-            gates.append(gate.judge(chosen, (one.run, one.folder), reference=one.reference, baseline=other, allow=allow,
-                                    floors={floor.metric: floor.floor for floor in known
-                                            if not _differing(floor, one.run)}))
+            usable = {floor.metric: floor.floor for floor in known if not _differing(floor, one.run)}
+            judged = confirming.confirmed(
+                partial(_judge, chosen, one, other, allow, usable), confirming.reruns(chosen, one.run, one.folder))
+            gates.append(confirming.without_invalid(judged, one.run))
     gates += [_not_judged(chosen, one) for one in found.unfinished]
     return Judgement(policy=chosen, gates=tuple(gates), found=found, baselines=others,
                      notes=tuple(dict.fromkeys(notes)))
+
+
+def _judge(chosen: Policy, one: Subject, baseline: Placed | None, allow: Collection[str], floors: Mapping[str, float],
+           reruns: Mapping[str, Rerun] | None) -> Gate:
+    return gate.judge(chosen, (one.run, one.folder), reference=one.reference, baseline=baseline, allow=allow,
+                      floors=floors, reruns=reruns)
 
 
 def plan(path: Path, policy_name: str, *, baseline: str | None = None, history: str = HISTORY,
@@ -284,7 +295,7 @@ def _differing(floor: NoiseFloor, run: Run) -> tuple[str, ...]:
     """Return in words where a floor was measured on another device, or under other conditions that the run tells."""
     seen = {"device": run.device.id, "cpu": run.environment.cpu, "governor": run.environment.governor,
             "threads": str(run.settings.threads), "budget": run.settings.budget,
-            "power mode": getattr(run.environment, "power_mode", None), **run.environment.packages}
+            "power mode": run.environment.power_mode, **run.environment.packages}
     return tuple(f"{name} is {seen[name]}, it was measured with {value}"
                  for name, value in {"device": floor.device, **floor.conditions}.items()
                  if seen.get(name) not in (None, value))

@@ -212,6 +212,7 @@ class TestBadBaselines:
         (SPEED, lambda one: replace(one, environment=replace(one.environment, cpu="Another")), "cpu: Another against AMD"),
         (SPEED, lambda one: replace(one, environment=replace(one.environment, governor="powersave")),
          "governor: powersave against schedutil"),
+        (SPEED, lambda one: replace(one, environment=replace(one.environment, power_mode="15W")), "power mode: 15W against unknown"),
         (SPEED, lambda one: replace(one, settings=replace(one.settings, threads=1)), "threads: 1 against 4"),
         (SINCE, lambda one: replace(one, evaluations=tuple(replace(e, dataset=replace(e.dataset, digest="f" * 64))
                                                            for e in one.evaluations)),
@@ -288,6 +289,59 @@ class TestBaselines:
         done = run(*words)
         assert 0 == done.code
         assert "noise floor of latency_p50 is not used: governor is schedutil, it was measured with performance" in done.err
+
+
+class TestTimingsInTurns:
+    RULE = SPEED.replace("baseline", "reference")
+    BUDGET = '[[rules]]\nid = "budget"\nmetric = "latency_p50"\nmax = 0.012\n'
+
+    def paired(self, out: Path, ratio: float, *, threads: int = 4) -> None:
+        generator = np.random.default_rng(0)
+        rounds = []
+        for _ in range(60):
+            medians = (0.010, 0.010 * ratio)
+            rounds.append([{"session": k, "begin_ns": 0, "latency_s": (medians[k] * np.exp(generator.normal(0, 0.05, 5))).tolist()}
+                           for k in (0, 1, 1, 0)])
+        (out / "paired.json").write_text(json.dumps({"schema": "edgebench.paired/1", "device": "cpu", "threads": threads,
+                                                     "trace": {"names": [FP32, INT8], "seed": 0, "rounds": rounds}}))
+
+    @pytest.mark.parametrize(("ratio", "code", "words"), [
+        (1.5, 1, "confirmed by a re-run of 60 interleaved pairs"), (1.0, 0, "not confirmed by a re-run of 60 interleaved pairs")])
+    def test_confirm_a_failure_before_it_counts(self, run, tmp_path, ratio, code, words):
+        write_pair(tmp_path / "out", latency_s=0.015)
+        words_of = ["gate", "out", "--policy", policy_file(tmp_path, self.RULE, self.BUDGET)]
+        alone = run(*words_of)
+        assert 1 == alone.code
+        assert "not confirmed by a re-run" in alone.out
+        self.paired(tmp_path / "out", ratio)
+        done = run(*words_of)
+        assert code == done.code, done.out
+        assert words in done.out
+        assert "by a re-run of 600 fresh timings" in done.out
+        self.paired(tmp_path / "out", 1.0, threads=2)
+        assert 1 == run(*words_of).code
+
+    def test_of_another_schema_are_refused(self, run, tmp_path):
+        write_pair(tmp_path / "out")
+        (tmp_path / "out" / "paired.json").write_text('{"schema": "edgebench.paired/9"}')
+        assert "paired.json: expected schema 'edgebench.paired/1'" in only_error(
+            run("gate", "out", "--policy", policy_file(tmp_path, self.RULE)), 3)
+
+
+def test_timings_of_a_throttled_device_cannot_be_judged_but_quality_can(run, tmp_path):
+    from edgebench.confirming import without_invalid
+    from edgebench.finished import judge
+    from edgebench.observed import Observed
+    from edgebench.telemetry.types import ThrottleEvent
+
+    write_pair(tmp_path / "out", lost=60)
+    (found,) = judge(tmp_path / "out", str(policy_file(tmp_path, ACCURACY, TestTimingsInTurns.BUDGET))).gates
+    event = ThrottleEvent(code="undervoltage", message="the supply fell below 4.63 V", invalidates=True)
+    throttled = replace(load(tmp_path / "out" / INT8), observed=Observed(events=(event,)))
+    checked = {one.rule: one for one in without_invalid(found, throttled).verdicts}
+    assert ("fail", "error") == (checked["accuracy"].status, checked["budget"].status)
+    assert "the timings are invalid: the supply fell below 4.63 V" == checked["budget"].message
+    assert found == without_invalid(found, load(tmp_path / "out" / INT8))
 
 
 class TestBadRuns:
