@@ -9,8 +9,8 @@ OUT ?= runs/demo
 demo: install  ## Profile the embedded default and say where the report lies.
 	$(BIN)/edgebench profile demo:inspection --budget quick --sweep-images 30 --out $(OUT) --force
 
-test: install  ## Run all tests but the slow ones.
-	$(BIN)/python -m pytest
+test: install  ## Run all tests but the slow ones, on two cores.
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: install  ## Lint and type-check.
 	$(BIN)/ruff check .

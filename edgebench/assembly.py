@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from edgebench import builds, instrument, latency, parity
+from edgebench import builds, environment, instrument, latency, parity
 from edgebench.record import Artifact, Caveat, ColdStart, PassRecord, Reference, Run, Score, Skip
 from edgebench.worker import Measurement, PassJob
 
@@ -71,11 +71,16 @@ def timing_caveats(found: Measurement, artifact: Artifact) -> tuple[Caveat, ...]
     doubt = parity.not_achieved(found.precision, artifact.recipe)
     if doubt is not None:
         doubts.append(doubt)
-    features = found.environment.cpu_features
-    if artifact.recipe.precision == "int8" and found.environment.machine == "x86_64" and not any(
-            "vnni" in feature or feature == "amx_int8" for feature in features):
-        doubts.append(Caveat(code="no-int8-instructions", hint="expect little gain; deploy FP32 or another CPU",
-                             message="this CPU has neither VNNI nor AMX: INT8 products are emulated and may saturate"))
+    quantization = artifact.recipe.quantization
+    if quantization is not None and artifact.recipe.backend in ("onnxruntime", "openvino") \
+            and not artifact.recipe.providers and found.environment.machine == "x86_64" \
+            and environment.lacks_vnni(found.environment.cpu_features):
+        saturates = "" if quantization.reduce_range else ", and may saturate"
+        doubts.append(Caveat(
+            code="no-int8-instructions",
+            message=f"this CPU has neither VNNI nor AMX: INT8 products are emulated{saturates}",
+            hint="expect little gain" if quantization.reduce_range else
+            "use the recipe ending in -avx2, whose 7-bit weights do not saturate; expect little gain"))
     return tuple(doubts)
 
 

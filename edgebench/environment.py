@@ -71,6 +71,16 @@ def supports_bf16(features: tuple[str, ...]) -> bool:
     return any(feature in features for feature in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
+def is_x86() -> bool:
+    """Return whether this is an x86 CPU."""
+    return platform.machine() in ("x86_64", "AMD64", "i686")
+
+
+def lacks_vnni(features: tuple[str, ...] | None = None) -> bool:
+    """Return whether INT8 products are summed in 16 bits, which saturate: x86 CPUs without VNNI and AMX."""
+    return not any("vnni" in one or one == "amx_int8" for one in (cpu_features() if features is None else features))
+
+
 def cpu_features(root: Path = Path("/")) -> tuple[str, ...]:
     """Return the instruction-set extensions in `FEATURES` that the CPU has."""
     return _cpu(root)[1]

@@ -201,8 +201,9 @@ class _Loops:
         if self._budget.server_queries < needed:
             self.server = ServerSearch(
                 rate_hz=None, bound_s=bound_s, q=QUANTILE, confidence=percentiles.EARLY_STOPPING_CONFIDENCE,
-                lowest_failing_hz=None, trials=(), reason=f"{self._budget.server_queries} queries, the budget's, cannot "
-                f"show any bound on the 99th percentile: it takes {needed}")
+                lowest_failing_hz=None, trials=(),
+                reason=f"{self._budget.server_queries} queries cannot show any bound on the 99th percentile: it takes "
+                       f"{needed}")
             return bound_s
         self._tell("searching the highest arrival rate", 0.0)
         self.server = scenarios.search_server(

@@ -374,6 +374,11 @@ def _reason_against(recipe: Recipe, *, has_calibration: bool) -> str | None:
     reason = backends.get(recipe.backend).reason_against(recipe)
     if reason is not None:
         return reason
+    quantization = recipe.quantization
+    if quantization is not None and quantization.activations == "uint8" and environment.lacks_vnni() \
+            == (not quantization.reduce_range) and environment.is_x86():
+        return "this CPU has no VNNI, and INT8 products would saturate: the recipes ending in -avx2 are for it" \
+            if environment.lacks_vnni() else "this CPU has VNNI and needs no weights of 7 bits"
     if recipe.quantization is not None and not has_calibration:
         return "INT8 needs images like those seen in use: pass --calibration-data DIR"
     return None

@@ -240,6 +240,7 @@ def _with_onnxruntime(prepared: Path, quantization: Quantization, decided: Plan,
         tools.quantize_static(
             str(prepared), str(target), reader, quant_format=tools.QuantFormat.QDQ, op_types_to_quantize=operators,
             nodes_to_quantize=list(decided.quantized), per_channel=quantization.per_channel,
+            reduce_range=quantization.reduce_range,
             activation_type=activations, weight_type=tools.QuantType.QInt8, calibrate_method=method,
             extra_options=options)
 

@@ -25,6 +25,8 @@ class Quantization:
     """Always symmetric."""
     per_channel: bool = True
     """One weight range per output channel; per tensor otherwise."""
+    reduce_range: bool = False
+    """Weights of 7 bits: x86 CPUs without VNNI sum two products in 16 bits, which 8 bits saturate."""
     bias: Literal["int32", "float"] = "int32"
     """``int32``: quantized with the product of both scales, for CPU kernels; ``float``: left alone, for TensorRT."""
     calibrator: Literal["minmax", "percentile", "entropy"] = "minmax"

@@ -159,11 +159,13 @@ class TestImportDirection:
 
     def test_errors_and_record_are_at_the_bottom(self):
         assert frozenset() == own("edgebench.errors")
-        assert {"edgebench.errors", "edgebench.checks", "edgebench.recipe", "edgebench.device"} == own("edgebench.record")
+        assert {"edgebench.errors", "edgebench.checks", "edgebench.recipe", "edgebench.device",
+                "edgebench.observed"} == own("edgebench.record")
+        assert {"edgebench.telemetry.types", "edgebench.timing_types"} == own("edgebench.observed")
         assert {"edgebench.checks"} == own("edgebench.device")
         assert {"edgebench.checks", "edgebench.device"} == own("edgebench.telemetry.types")
 
-    @pytest.mark.parametrize("name", ["sources", "export", "demo"])
+    @pytest.mark.parametrize("name", ["sources", "conversion", "export", "demo"])
     def test_what_the_board_runs_does_not_reach_what_needs_torch(self, name):
         assert f"edgebench.{name}" not in reachable("edgebench.worker")
 
@@ -194,16 +196,18 @@ class TestOnePlaceForEachPackage:
         ("openvino", {"edgebench.backends.openvino"}),
         ("nncf", {"edgebench.backends.openvino"}),
         ("tensorrt", {"edgebench.backends.tensorrt"}),
-        ("onnx", {"edgebench.backends.onnxruntime", "edgebench.export", "edgebench.sources", "edgebench.roofline",
+        ("onnx", {"edgebench.backends.onnxruntime", "edgebench.conversion", "edgebench.sources", "edgebench.roofline",
                   "edgebench.graphs", "edgebench.patterns", "edgebench.quantize", "edgebench.typed"}),
-        ("onnxscript", {"edgebench.export"}),
-        ("torch", {"edgebench.sources", "edgebench.export", "edgebench.demo", "edgebench.doctor"}),
+        ("onnxscript", {"edgebench.conversion"}),
+        ("torch", {"edgebench.sources", "edgebench.conversion", "edgebench.demo", "edgebench.doctor"}),
         ("torchvision", {"edgebench.sources", "edgebench.doctor"}),
         ("timm", {"edgebench.sources", "edgebench.demo", "edgebench.doctor"}),
         ("open_clip", {"edgebench.sources", "edgebench.doctor"}),
         ("sklearn", {"edgebench.demo", "edgebench.probe"}),
         ("scipy", {"edgebench.corruptions"}),
-        ("click", {"edgebench.cli", "edgebench.terminal", "edgebench.judging"}),
+        ("click", {"edgebench.cli", "edgebench.options", "edgebench.terminal", "edgebench.judging"}),
+        ("tomli_w", {"edgebench.export_job"}),
+        ("cuda", {"edgebench.backends.cuda"}),
         ("rich", {"edgebench.cli", "edgebench.terminal", "edgebench.judging"}),
         ("duckdb", {"edgebench.history"}),
         ("fsspec", {"edgebench.history"}),
@@ -216,7 +220,7 @@ class TestOnePlaceForEachPackage:
 
     @pytest.mark.parametrize("package", ["torch", "torchvision", "timm", "open_clip"])
     def test_training_packages_are_not_even_named_elsewhere(self, package):
-        allowed = {"edgebench.sources", "edgebench.export", "edgebench.demo", "edgebench.doctor"}
+        allowed = {"edgebench.sources", "edgebench.conversion", "edgebench.demo", "edgebench.doctor"}
         naming = {module for module in FILES for node in ast.walk(tree(module))
                   if isinstance(node, ast.Constant) and isinstance(node.value, str)
                   and re.fullmatch(rf"{package}(\.\w+)*", node.value)}
@@ -245,7 +249,7 @@ class TestOnePlaceForEachPackage:
         lines = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
         declared = {re.split(r"[^\w-]", line)[0].lower().replace("-", "_") for line in lines}
         # Distributions whose package has another name, and what comes with a declared one.
-        declared |= {"pil", "open_clip", "sklearn", "google", "huggingface_hub", "tomllib", "pynvml", "mlperf_loadgen"}
+        declared |= {"pil", "open_clip", "sklearn", "google", "huggingface_hub", "tomllib", "pynvml", "mlperf_loadgen", "cuda"}
         used = {name.lower() for module in FILES for name in foreign(module)} - set(sys.stdlib_module_names)
         assert set() == used - declared
 

