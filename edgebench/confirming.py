@@ -51,6 +51,8 @@ def reruns(policy: Policy, run: Run, folder: Path) -> dict[str, Rerun]:
     if run.variant not in trace.names or (data.get("device"), data.get("threads")) != (
             run.device.id, run.settings.threads):
         return {}
+    if dict(data.get("digests") or {}).get(run.variant, run.artifact.digest) != run.artifact.digest:
+        return {}
     own = trace.names.index(run.variant)
     fresh = Rerun(latency_s=tuple(value for blocks in trace.rounds for block in blocks if block.session == own
                                   for value in block.latency_s))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgebench import artifacts, paired, paired_worker
@@ -34,8 +34,8 @@ class Paired:
     comparisons: tuple[Comparison, ...]
     trace: PairedTrace
     """Raw timings, block by block."""
-    unmeasured: dict[str, str] = field(default_factory=dict)
-    """Variants that were left out, with the reason."""
+    digests: dict[str, str]
+    """Of each variant's artifact: timings of another one say nothing about it."""
 
 
 def compare(runs: Mapping[str, tuple[Run, Path]], out: Path, *, rounds: int, progress: Progress) -> Paired:
@@ -67,7 +67,8 @@ def compare(runs: Mapping[str, tuple[Run, Path]], out: Path, *, rounds: int, pro
         trace = paired.interleave(sessions, rounds=rounds, inferences=inferences,
                                   told=lambda done: progress("timing variants in turns", done / rounds))
     found = Paired(schema=SCHEMA, device=first.device.id, threads=first.settings.threads, inferences=inferences,
-                   comparisons=tuple(paired.compare(trace, one, other) for one, other in pairs), trace=trace)
+                   comparisons=tuple(paired.compare(trace, one, other) for one, other in pairs), trace=trace,
+                   digests={name: runs[name][0].artifact.digest for name in wanted})
     write_json(out / FILE, found)
     return found
 
