@@ -212,8 +212,8 @@ class Exporter:
             golden, inputs=checked.inputs[:GOLDEN_IMAGES], reference=answers[:GOLDEN_IMAGES],
             outputs=(answers if outputs is None else outputs[manifest.outputs[0].name])[:GOLDEN_IMAGES])
         write_bytes(folder / GOLDEN, golden.getvalue())
-        write_manifest(folder, replace(manifest, files=list_files(folder), parity=measured, precision=precision,
-                                       caveats=tuple(caveats)))
+        write_manifest(folder, replace(manifest, files=list_files(folder), parity=measured, caveats=tuple(caveats),
+                                       precision=replace(precision, profile=())))
 
     def _at_size(self, folder: Path, recipe: Recipe, size: int) -> ResolutionEntry:
         if (recipe.opset, size) not in self._sized:

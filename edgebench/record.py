@@ -23,6 +23,7 @@ from edgebench.device import Device as Device  # noqa: PLC0414  # a type of the 
 from edgebench.errors import InvalidInput, suggest, writing
 from edgebench.observed import Observed
 from edgebench.recipe import Precision, Recipe
+from edgebench.timing_types import LayerTime
 
 RUN_SCHEMA = "edgebench.run/1"
 # History: 1 (0.1.0) first published form.
@@ -201,6 +202,8 @@ class ExecutedPrecision:
     """Convolutions and matrix products by precision."""
     placement: dict[str, int] = field(default_factory=dict)
     """Layers by execution provider or device, such as ``GPU`` and ``DLA``."""
+    profile: tuple[LayerTime, ...] = ()
+    """Every executed layer with its time, in the runtime's order; empty where no times are told, and in artifacts."""
 
     @property
     def achieved(self) -> bool:

@@ -160,7 +160,7 @@ class TestImportDirection:
     def test_errors_and_record_are_at_the_bottom(self):
         assert frozenset() == own("edgebench.errors")
         assert {"edgebench.errors", "edgebench.checks", "edgebench.recipe", "edgebench.device",
-                "edgebench.observed"} == own("edgebench.record")
+                "edgebench.observed", "edgebench.timing_types"} == own("edgebench.record")
         assert {"edgebench.telemetry.types", "edgebench.timing_types"} == own("edgebench.observed")
         assert {"edgebench.checks"} == own("edgebench.device")
         assert {"edgebench.checks", "edgebench.device"} == own("edgebench.telemetry.types")

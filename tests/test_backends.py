@@ -16,7 +16,7 @@ import pytest
 
 from edgebench import backends, catalog, graphs, parity, sources
 from edgebench.backends import ort_gpu
-from edgebench.backends.layers import Layer, summarize_precision
+from edgebench.backends.layers import Layer, profile, summarize_precision
 from edgebench.conversion import to_onnx
 from edgebench.errors import CannotMeasure, InvalidInput
 from edgebench.recipe import Quantization, Recipe
@@ -108,6 +108,28 @@ class TestSummary:
     def test_nothing_executed_proves_nothing(self):
         with pytest.raises(CannotMeasure, match=r"no executed layers, so int8 cannot be proven \(e\)"):
             summarize_precision("int8", [], "e")
+
+
+class TestProfile:
+    def test_shares_are_of_all_layers_time_in_the_runtimes_order(self):
+        found = profile([("conv", "Conv", "int8", 3.0), ("shape", "Shape", "int64", 1.0)])
+        assert [("conv", "Conv", "int8", 3.0, 0.75), ("shape", "Shape", "int64", 1.0, 0.25)] == [
+            (one.name, one.type, one.precision, one.time_s, one.share) for one in found]
+
+    @pytest.mark.parametrize("rows", [[], [("conv", "Conv", "fp32", None)], [("a", "Conv", "fp32", 1.0), ("b", "Conv", "fp32", None)],
+                                      [("a", "Conv", "fp32", 0.0)]])
+    def test_where_a_time_is_missing_there_is_no_profile(self, rows):
+        assert () == profile(rows)
+
+    @pytest.mark.parametrize(("recipe", "product"), [("ort-fp32", "MatMul"), ("openvino-fp32", "FullyConnected")])
+    def test_runtimes_tell_every_layer_with_its_name_type_precision_and_time(self, recipe, product, tmp_path):
+        file = onnx_file(tmp_path / "m.onnx")
+        of = catalog.recipe(recipe)
+        found = backends.get(of.backend).executed_precision(file, of, noise(8, 1), threads=1).profile
+        assert 1 == sum(one.type == product for one in found)
+        assert {"fp32"} == {one.precision for one in found}
+        assert all(one.name and one.time_s >= 0 for one in found)
+        assert 1.0 == pytest.approx(sum(one.share for one in found))
 
 
 class TestOnnxRuntimeOnTheCpu:

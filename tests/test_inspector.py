@@ -130,6 +130,16 @@ class TestExecuted:
         found = inspector.executed("int8", inspector.parse(engine(CONV_8)), {CONV_8["Name"]: 3e-4, "copy": 1e-4}, "")
         assert {"int8": pytest.approx(0.75), "unknown": pytest.approx(0.25)} == found.time_share
 
+    def test_the_profile_holds_every_layer_and_what_the_inspector_does_not_know(self):
+        found = inspector.executed("int8", inspector.parse(engine(CONV_8, REFORMAT)),
+                                   {CONV_8["Name"]: 6e-4, REFORMAT["Name"]: 2e-4, "copy": 2e-4}, "").profile
+        assert [(CONV_8["Name"], "int8", 0.6), (REFORMAT["Name"], "fp32", 0.2), ("copy", "unknown", 0.2)] == [
+            (one.name, one.precision, pytest.approx(one.share)) for one in found]
+        assert [CONV_8["LayerType"], REFORMAT["LayerType"], "unknown"] == [one.type for one in found]
+
+    def test_without_times_there_is_no_profile(self):
+        assert () == inspector.executed("int8", inspector.parse(engine(CONV_8)), {}, "").profile
+
     def test_an_fp32_engine_does_not_pass_for_fp16(self):
         found = inspector.executed("fp16", inspector.parse(engine(CONV_11, eleven=True)), {}, "")
         assert ("fp32", False) == (found.executed, found.achieved)

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edgebench.backends.layers import profile
 from edgebench.errors import CannotMeasure
 from edgebench.recipe import Precision
 from edgebench.record import ExecutedPrecision
@@ -139,10 +140,12 @@ def executed(requested: Precision, layers: Sequence[EngineLayer], times_s: Mappi
     known = {layer.name for layer in layers}
     unmatched = sum(seconds for name, seconds in times_s.items() if name not in known)
     seen: set[str] = set()
+    rows: list[tuple[str, str, str, float | None]] = []
     for layer in layers:
         # Names are unique in practice; a repeated one must not count its time twice.
         seconds = 0.0 if layer.name in seen else times_s.get(layer.name, 0.0)
         seen.add(layer.name)
+        rows.append((layer.name, layer.kind or "unknown", layer.precision, seconds))
         if total > 0:
             share[layer.precision] = share.get(layer.precision, 0.0) + seconds / total
         if layer.compute and layer.precision in PRECISIONS:
@@ -151,6 +154,7 @@ def executed(requested: Precision, layers: Sequence[EngineLayer], times_s: Mappi
             compute_s[kind] = compute_s.get(kind, 0.0) + seconds
     if total > 0 and unmatched > 0:
         share["unknown"] = share.get("unknown", 0.0) + unmatched / total
+        rows += [(name, "unknown", "unknown", seconds) for name, seconds in times_s.items() if name not in known]
     if not compute:
         raise CannotMeasure(f"none of the engine's {len(layers)} layers is a convolution or matrix product of known "
                             f"type, so {requested} cannot be proven ({evidence})")
@@ -162,7 +166,7 @@ def executed(requested: Precision, layers: Sequence[EngineLayer], times_s: Mappi
     return ExecutedPrecision(
         requested=requested, executed=max(weight, key=lambda kind: weight[kind]), time_share=share,
         evidence=evidence + (f"; {tf32} kernels round FP32 operands to TF32" if tf32 else ""), layers=counts(layers),
-        compute_layers=dict(compute.items()), placement=placement)
+        compute_layers=dict(compute.items()), placement=placement, profile=profile(rows))
 
 
 def counts(layers: Sequence[EngineLayer]) -> dict[str, int]:

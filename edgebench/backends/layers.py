@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edgebench import roofline
 from edgebench.errors import CannotMeasure
 from edgebench.recipe import Precision
 from edgebench.record import ExecutedPrecision
+from edgebench.timing_types import LayerTime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,17 @@ def summarize_precision(requested: Precision, layers: Sequence[Layer], evidence:
         time_share=dict(_shares(layers, timed=True)) if timed else {},
         layers={**Counter(layer.precision for layer in layers)},
         compute_layers={**Counter(layer.precision for layer in layers if layer.compute)}, evidence=evidence)
+
+
+def profile(rows: Iterable[tuple[str, str, str, float | None]]) -> tuple[LayerTime, ...]:
+    """Return the common table of layers from (name, type, precision, seconds); empty where any time is missing.
+
+    A profile without any time at all, as of a runtime that only names its layers, is none either.
+    """
+    found = list(rows)
+    timed = [(name, kind, precision, seconds) for name, kind, precision, seconds in found if seconds is not None]
+    whole = len(timed) == len(found) and any(seconds > 0 for *_, seconds in timed)
+    return roofline.layer_table(timed) if whole else ()
 
 
 def _shares(layers: Sequence[Layer], *, timed: bool) -> Mapping[Any, float]:

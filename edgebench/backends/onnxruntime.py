@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edgebench.backends import Batches, Feeds, Session, ort_gpu, specs
-from edgebench.backends.layers import Layer, summarize_precision
+from edgebench.backends.layers import Layer, profile, summarize_precision
 from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput, require
 from edgebench.recipe import Precision, Recipe, Setting
 from edgebench.record import ExecutedPrecision, TensorSpec
@@ -37,6 +37,8 @@ _DYNAMIC = ("Integer", "DynamicQuantize")
 _WEAK_TYPING = ("trt_fp16_enable", "trt_bf16_enable", "trt_int8_enable", "trt_fp8_enable")
 _CUDA_GRAPHS = ("enable_cuda_graph", "trt_cuda_graph_enable")
 _PROFILED, _WARM = 5, 2
+_KERNEL = "_kernel_time"
+"""How the profile's events of kernels end, after the node's name."""
 
 
 def packages() -> dict[str, str]:
@@ -269,7 +271,7 @@ def executed_precision(entry: Path, recipe: Recipe, feeds: Feeds, *, threads: in
         for _ in range(_PROFILED):
             session.run(None, feeds)
         events = [event for event in json.loads(Path(session.end_profiling()).read_text())
-                  if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+                  if event.get("cat") == "Node" and event["name"].endswith(_KERNEL)]
     assigned = _assignment(session)
     placement = {name: len(nodes) for name, nodes in assigned.items()} if assigned is not None else \
         dict(Counter(event["args"]["provider"] for event in events[: len(events) // _PROFILED]))
@@ -283,27 +285,35 @@ def executed_precision(entry: Path, recipe: Recipe, feeds: Feeds, *, threads: in
 def _kernels_precision(requested: Precision, events: list[Any], *, timed: bool) -> ExecutedPrecision:
     durations: dict[int, list[float]] = {}
     arguments: dict[int, Any] = {}
+    names: dict[int, str] = {}
     for event in events:
         node = int(event["args"]["node_index"])
         durations.setdefault(node, []).append(event["dur"] * 1e-6)
         arguments[node] = event["args"]
-    layers = []
+        names[node] = event["name"].removesuffix(_KERNEL)
+    layers, rows = [], []
     for node, one in arguments.items():
         name = one["op_name"]
         compute = any(kind in name for kind in _COMPUTE)
         precision = _kernel_precision(name, _types(one, "input_type_shape"), _types(one, "output_type_shape"),
                                       compute=compute)
+        time_s = statistics.median(durations[node][_WARM:] or durations[node])
+        rows.append((names[node], name, precision or _other_type(one), time_s if timed else None))
         if precision is not None:
-            time_s = statistics.median(durations[node][_WARM:] or durations[node])
             layers.append(Layer(precision=precision, time_s=time_s if timed else None, compute=compute))
     # The host only enqueues what a GPU executes: the profile's times are not the kernels'.
     evidence = "types of the kernels in ONNX Runtime's own profile, without those for shapes and indices"
     times = f"; times are medians of {_PROFILED - _WARM} inferences" if timed else ""
-    return summarize_precision(requested, layers, evidence + times)
+    return replace(summarize_precision(requested, layers, evidence + times), profile=profile(rows))
 
 
 def _types(arguments: Any, key: str) -> list[str]:
     return [next(iter(shape)) for shape in arguments.get(key, []) if shape]
+
+
+def _other_type(arguments: Any) -> str:
+    """Return the first type that a kernel for shapes, indices or masks reads or writes."""
+    return next(iter((*_types(arguments, "input_type_shape"), *_types(arguments, "output_type_shape"))), "none")
 
 
 def _kernel_precision(name: str, inputs: list[str], outputs: list[str], *, compute: bool) -> Precision | None:

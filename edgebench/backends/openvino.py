@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgebench.backends import Batches, Feeds, Session, specs
-from edgebench.backends.layers import Layer, summarize_precision
+from edgebench.backends.layers import Layer, profile, summarize_precision
 from edgebench.errors import CannotMeasure, InvalidInput, require
 from edgebench.recipe import Precision, Recipe
 from edgebench.record import ExecutedPrecision
@@ -213,21 +213,24 @@ def executed_precision(entry: Path, recipe: Recipe, feeds: Feeds, *, threads: in
         request.infer(dict(feeds))
         for info in request.profiling_info if number >= _WARM else ():
             durations.setdefault(info.node_name, []).append(info.real_time.total_seconds())
-    layers, executed = [], 0
+    layers, rows = [], []
     for operation in compiled.get_runtime_model().get_ordered_ops():
         about = {key: str(value.value) for key, value in operation.get_rt_info().items()}
         # Constants are folded and inputs only passed on.
         if about.get("execTimeMcs") == "not_executed":
             continue
-        executed += 1
         precision = _precision(about)
+        name = operation.get_friendly_name()
+        time_s = statistics.median(durations.get(name, [0.0]))
+        rows.append((name, about.get("layerType", "unknown"),
+                     precision or about.get("runtimePrecision", "unknown").lower(), time_s))
         if precision is not None:
-            layers.append(Layer(precision=precision, compute=about.get("layerType") in _COMPUTE,
-                                time_s=statistics.median(durations.get(operation.get_friendly_name(), [0.0]))))
+            layers.append(Layer(precision=precision, compute=about.get("layerType") in _COMPUTE, time_s=time_s))
     found = summarize_precision(
         recipe.precision, layers, "OpenVINO's execution graph (runtime precision and kernel of each layer); times are "
                                   f"medians of {_PROFILED - _WARM} inferences")
-    return replace(found, placement=dict.fromkeys(compiled.get_property("EXECUTION_DEVICES"), executed))
+    return replace(found, placement=dict.fromkeys(compiled.get_property("EXECUTION_DEVICES"), len(rows)),
+                   profile=profile(rows))
 
 
 def _precision(about: dict[str, str]) -> Precision | None:
