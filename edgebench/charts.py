@@ -1,4 +1,4 @@
-"""Speed, size and the headline numbers drawn: runs in, Plotly figures as plain dicts out, each with its words.
+"""Size and the headline numbers drawn: runs in, Plotly figures as plain dicts out, each with its words.
 
 Milliseconds, percent and megabytes appear in `report` and what it draws with only.
 """
@@ -8,14 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
-
-from edgebench import stats
 from edgebench.drawing import (
     NEUTRAL,
     Chart,
-    FloatArray,
     Json,
     Panel,
     Variant,
@@ -25,28 +20,21 @@ from edgebench.drawing import (
     headline_score,
     plot_axis,
     plot_layout,
-    rounded,
     shortened,
     tick_step,
-    trace_of,
 )
-from edgebench.record import LatencyTrace
 from edgebench.wording import decimals, fixed
 
-DRAWN_POINTS = 1800
-"""Of a timeline; beyond that each slice of the trace keeps its first, smallest and largest timing."""
 _TRADEOFF_PX = (1080.0, 350.0)
 """Width and height inside the axes for which labels are placed; narrower plots show none."""
-_UNTIMED = "No run here has single-stream timings."
 
 
 def charts(variants: Sequence[Variant]) -> tuple[Chart, ...]:
-    """Return the charts of speed, size and the headline numbers, in reading order; those without data say why."""
-    timed = [(variant, trace) for variant in variants if (trace := trace_of(variant.run, "single-stream"))]
-    return (_distribution(timed), _timeline(timed), _tradeoff(variants), _flips(variants), _resources(variants))
+    """Return the charts of the headline numbers and of size, in reading order; those without data say why."""
+    return (_tradeoff(variants), _flips(variants), _resources(variants))
 
 
-def _latency_axis(title: str, low: float, high: float, *, log_beyond: float = 25.0, room: float = 1.04) -> Json:
+def latency_axis(title: str, low: float, high: float, *, log_beyond: float = 25.0, room: float = 1.04) -> Json:
     """Return an axis from 0 to `high`, or a logarithmic one where `high` is beyond that many times `low`."""
     if low <= 0 or high <= log_beyond * low:
         return plot_axis(title, range=[0, high * room])
@@ -57,7 +45,7 @@ def _latency_axis(title: str, low: float, high: float, *, log_beyond: float = 25
                  range=[math.log10(low / room) - 0.02, math.log10(high * room) + 0.02])
 
 
-def _rows(title: str, heads: Sequence[tuple[Variant, str]], data: list[Json], axis: Json, *, note: str = "",
+def rows_panel(title: str, heads: Sequence[tuple[Variant, str]], data: list[Json], axis: Json, *, note: str = "",
           lift: float = 0.5, below: float = 0.1, barmode: str = "stack") -> Panel:
     """Return a panel with a row per variant, the first on top, and over it its label and numbers.
 
@@ -87,141 +75,6 @@ def _rows(title: str, heads: Sequence[tuple[Variant, str]], data: list[Json], ax
             yaxis={"visible": False, "fixedrange": True, "range": [-below, len(heads)]})})
 
 
-def _percentiles(milliseconds: FloatArray) -> tuple[float, float]:
-    return stats.quantile(milliseconds, 0.5), stats.quantile(milliseconds, 0.99)
-
-
-def _distribution(timed: Sequence[tuple[Variant, LatencyTrace]]) -> Chart:
-    title = "Latency distribution"
-    if not timed:
-        return Chart(key="distribution", title=title, absent=_UNTIMED)
-    series = [(variant, np.asarray(trace.latency_s) * 1e3) for variant, trace in timed]
-    return Chart(
-        key="distribution", title=title, panels=(_histograms(series), _percentile_curves(series)),
-        caption="Single-stream. Each variant: how often each latency occurs, scaled to the "
-                "row's own peak, the slowest 0.5 % left out. By percentile: the tail, stretched towards the slowest; "
-                "at 99 %, one inference in a hundred takes longer.")
-
-
-def _histograms(series: Sequence[tuple[Variant, FloatArray]]) -> Panel:
-    data: list[Json] = []
-    heads = []
-    ends = [(float(values.min()), stats.quantile(values, 0.995)) for _, values in series]
-    places = decimals(stats.quantile(values, 0.5) for _, values in series)
-    for row, ((variant, values), (_, slowest)) in enumerate(zip(series, ends, strict=True)):
-        counts, edges = np.histogram(values[values <= slowest], bins=min(60, max(8, math.isqrt(len(values)))))
-        base = len(series) - 1 - row
-        height = base + 0.52 * counts / counts.max()
-        x = np.concatenate(([edges[0]], np.repeat(edges, 2)[1:-1], [edges[-1]]))
-        y = np.concatenate(([base], np.repeat(height, 2), [base]))
-        p50, p99 = _percentiles(values)
-        words = f"p50 {fixed(p50, places)} · p99 {fixed(p99, places)} ms"
-        data.append({"type": "scatter", "mode": "lines", "x": rounded(x), "y": rounded(y), "fill": "toself",
-                     "line": {"color": variant.colour, "width": 1}, "fillcolor": f"{variant.colour}88",
-                     "hoveron": "fills", "hoverinfo": "text", "text": escaped(f"{variant.label}: {words}")})
-        data.append({"type": "scatter", "mode": "markers", "x": rounded(np.array([p50, p99])), "y": [base, base],
-                     "hoverinfo": "skip", "cliponaxis": False,
-                     "marker": {"symbol": ["triangle-up", "triangle-up-open"], "color": variant.colour, "size": 9}})
-        heads.append((variant, words))
-    high = max(*(end[1] for end in ends), *(_percentiles(values)[1] for _, values in series))
-    return _rows("Each variant", heads, data, _latency_axis("latency (ms)", min(end[0] for end in ends), high),
-                 note="▲ p50, △ p99", lift=0.6, below=0.22)
-
-
-def _percentile_curves(series: Sequence[tuple[Variant, FloatArray]]) -> Panel:
-    data, extremes, most = [], [], 1
-    for variant, values in series:
-        n = len(values)
-        # Evenly spaced on the drawn axis, -log10(1 - q).
-        above = np.ceil(n * 10.0 ** -np.linspace(0, math.log10(n) + 0.01, 160)).astype(int)
-        ranks = np.unique((n - above).clip(0, n - 1))
-        share = (ranks + 0.5) / n
-        ordered = np.sort(values)[ranks]
-        extremes += [float(ordered[0]), float(ordered[-1])]
-        most = max(most, n)
-        data.append({"type": "scatter", "mode": "lines", "x": rounded(-np.log10(1 - share)), "y": rounded(ordered),
-                     "meta": variant.index, "name": escaped(variant.label), "customdata": rounded(share * 100),
-                     "line": {"color": variant.colour, "width": 2, "dash": variant.dash},
-                     "hovertemplate": "%{customdata:.4~g} %: %{y:.4~g} ms"})
-    ticks = [q for q in (0.5, 0.9, 0.99, 0.999, 0.9999) if q < 1 - 0.5 / most]
-    return Panel(
-        title="By percentile", legend=tuple(variant for variant, _ in series),
-        alt="Latency by percentile, one line per variant, up to the slowest timing: "
-            + "; ".join(f"{variant.label} {fixed(float(values.max()), decimals([float(values.max())]))} ms"
-                        for variant, values in series) + ".",
-        figure={"data": data, "layout": plot_layout(
-            min(560, max(320, 54 * len(series) + 24)),
-            xaxis=plot_axis("share of inferences at or below", tickvals=rounded(-np.log10(1 - np.array(ticks))),
-                        ticktext=[f"{q * 100:.6g} %" for q in ticks], tickangle=0,
-                        range=[0, math.log10(2 * most) + 0.05]),
-            yaxis=_latency_axis("latency (ms)", min(extremes), max(extremes), log_beyond=6))})
-
-
-def _thinned(values: FloatArray, limit: int) -> npt.NDArray[np.int64]:
-    """Return at most `limit` indices: all, or per slice its first, smallest and largest value."""
-    if len(values) <= limit:
-        return np.arange(len(values))
-    chosen: list[int] = []
-    for part in np.array_split(np.arange(len(values)), limit // 3):
-        inside = values[part]
-        chosen += [int(part[0]), int(part[inside.argmin()]), int(part[inside.argmax()])]
-    return np.unique(np.array(chosen))
-
-
-def _timeline(timed: Sequence[tuple[Variant, LatencyTrace]]) -> Chart:
-    title = "Latency over time"
-    if not timed:
-        return Chart(key="timeline", title=title, absent=_UNTIMED)
-    limit = DRAWN_POINTS if len(timed) <= 6 else DRAWN_POINTS // 2
-    thinned = any(len(trace.latency_s) > limit for _, trace in timed)
-    return Chart(
-        key="timeline", title=title, panels=tuple(_timeline_panel(variant, trace, limit) for variant, trace in timed),
-        caption="Every inference in order; timing starts at 0 s, grey before it is warm-up (time is the sum of the "
-                "latencies). Each panel has its own scale; ▲ marks timings above it. On the right, how often each "
-                "latency occurs."
-                + (f" Of more than {fixed(limit, 0)} timings, each slice's first, smallest and largest are drawn."
-                   if thinned else ""))
-
-
-def _timeline_panel(variant: Variant, trace: LatencyTrace, limit: int) -> Panel:
-    values, warm = np.asarray(trace.latency_s) * 1e3, np.asarray(trace.warmup_s) * 1e3
-    p50, p99 = _percentiles(values)
-    bottom, top = float(values.min()), max(stats.quantile(values, 0.995), p50 * 1.1)
-    room = max(top - bottom, p50 * 0.02)
-    # Rounded as the points are: Plotly hides a point that lies above the axis by the last digit.
-    bottom, top = rounded(np.array([max(0.0, bottom - 0.15 * room), top + 0.25 * room]))
-    data = []
-    for part, colour, start, count in ((warm, NEUTRAL, -warm.sum(), limit // 4),
-                                       (values, variant.colour, 0.0, limit)):
-        if not len(part):
-            continue
-        kept = _thinned(part, count)
-        seconds = (start + np.cumsum(part) - part)[kept] / 1e3
-        for place, symbol, px in ((part[kept] <= top, "circle", 3), (part[kept] > top, "triangle-up", 7)):
-            data.append({"type": "scatter", "mode": "markers", "cliponaxis": False, "x": rounded(seconds[place]),
-                         "y": rounded(part[kept][place].clip(max=top)), "customdata": rounded(part[kept][place]),
-                         "hovertemplate": "%{x:.2f} s: %{customdata:.4~g} ms<extra></extra>",
-                         "marker": {"color": colour, "size": px, "opacity": 0.65, "symbol": symbol,
-                                    "line": {"width": 0}}})
-    counts, edges = np.histogram(values[values <= top], bins=48, range=(bottom, top))
-    data.append({"type": "bar", "orientation": "h", "xaxis": "x2", "y": rounded((edges[1:] + edges[:-1]) / 2),
-                 "x": counts.tolist(), "width": float(edges[1] - edges[0]),
-                 "marker": {"color": variant.colour, "opacity": 0.7, "line": {"width": 0}},
-                 "hovertemplate": "%{y:.4~g} ms: %{x} timings<extra></extra>"})
-    places = decimals([p50])
-    seconds_timed = float(values.sum()) / 1e3
-    note = f"{fixed(len(values), 0)} timings in {fixed(seconds_timed, 1)} s"
-    slowest = fixed(float(values.max()), places)
-    return Panel(
-        title=variant.label, note=note, variant=variant,
-        alt=f"Latency of {variant.label} over time: {note}, {len(warm)} for warm-up before; median "
-            f"{fixed(p50, places)} ms, 99th percentile {fixed(p99, places)} ms, slowest {slowest} ms.",
-        figure={"data": data, "layout": plot_layout(
-            210, xaxis=plot_axis("time (s)", domain=[0, 0.86], zeroline=True),
-            yaxis=plot_axis("ms", range=[bottom, top]),
-            xaxis2={"visible": False, "fixedrange": True, "domain": [0.88, 1]}, bargap=0)})
-
-
 def _tradeoff(variants: Sequence[Variant]) -> Chart:
     title = "Accuracy, latency and size"
     found = [(variant, p50, top1) for variant in variants
@@ -233,7 +86,7 @@ def _tradeoff(variants: Sequence[Variant]) -> Chart:
     sizes = [variant.run.artifact.size_bytes / 1e6 for variant, *_ in found]
     words = [f"{fixed(size, decimals([size]))} MB" for size in sizes]
     radii = [max(5.0, 23 * math.sqrt(size / (max(sizes) or 1.0))) for size in sizes]
-    axis = _latency_axis("p50 latency (ms)", min(x[0] for x in xs), max(x[0] for x in xs), room=1.12)
+    axis = latency_axis("p50 latency (ms)", min(x[0] for x in xs), max(x[0] for x in xs), room=1.12)
     places = [math.log10(x[0]) if "type" in axis else x[0] for x in xs]
     left, right = axis["range"]
     low, high = min(y[1] for y in ys), max(y[2] for y in ys)
@@ -327,7 +180,8 @@ def _flips(variants: Sequence[Variant]) -> Chart:
     axis = plot_axis("share of images (%)", range=[-reach, reach], zeroline=True, tickvals=ticks,
                  ticktext=[fixed(abs(tick), decimals([step], 1)) for tick in ticks])
     return Chart(
-        key="flips", title=title, panels=(_rows("Newly wrong, newly right", heads, data, axis, barmode="overlay"),),
+        key="flips", title=title,
+        panels=(rows_panel("Newly wrong, newly right", heads, data, axis, barmode="overlay"),),
         caption="Images whose correctness changed: newly wrong to the left, newly right to the right, in percent of "
                 "all images with 95 % Wilson intervals. Equal accuracy can hide many of both.")
 
@@ -357,5 +211,5 @@ def _bars(title: str, note: str, unit: str, rows: Sequence[tuple[Variant, tuple[
                   "width": 0.38, "marker": {"color": variant.colour, "opacity": opacity, "line": {"width": 0}},
                   "hovertemplate": f"{escaped(variant.label)}: %{{x:.4~g}} {unit}<extra></extra>"}
                  for value, opacity in zip(parts, (0.95, 0.6, 0.3), strict=False)]
-    return _rows(title, [(variant, f"{fixed(sum(parts), places)} {unit}") for variant, parts in rows], data,
+    return rows_panel(title, [(variant, f"{fixed(sum(parts), places)} {unit}") for variant, parts in rows], data,
                  plot_axis(unit, rangemode="tozero", nticks=5), note=note)

@@ -255,6 +255,7 @@ def _print_export(result: ExportResult, *, as_json: bool) -> None:
 @click.option("--rescore", is_flag=True, help="Compute every quality score afresh from the stored predictions.")
 def report(runs: tuple[Path, ...], html: Path | None, markdown: Path | None, as_json: bool, rescore: bool) -> None:
     """Show finished runs: files, run folders, or output folders of 'profile'. Needs no runtime."""
+    from edgebench import interleaved
     from edgebench import report as reports
     from edgebench.record import write_bytes
 
@@ -268,7 +269,8 @@ def report(runs: tuple[Path, ...], html: Path | None, markdown: Path | None, as_
     else:
         print_runs(found)
     if html:
-        write_bytes(html, reports.html(found).encode())
+        turns = [interleaved.load(out) for out in dict.fromkeys(folder.parent for _, folder in reports.locate(runs))]
+        write_bytes(html, reports.html(found, [one for one in turns if one is not None]).encode())
         click.echo(f"\nreport  {html}", err=as_json)
     if markdown:
         write_bytes(markdown, reports.markdown(found).encode())

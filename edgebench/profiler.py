@@ -291,7 +291,8 @@ def write_reports(result: Result) -> None:
         "failures": [{"variant": one.what, "message": one.error.message, "hint": one.error.hint}
                      for one in result.failures],
         "skipped": [{"what": one.what, "reason": one.reason} for one in result.skips]})
-    write_bytes(result.html, report.html(runs).encode())
+    turns = interleaved.load(result.out)
+    write_bytes(result.html, report.html(runs, [turns] if turns is not None else []).encode())
 
 
 def _check_writable(out: Path) -> None:

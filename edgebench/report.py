@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jinja2
 
@@ -21,7 +21,12 @@ from edgebench.errors import InvalidInput
 from edgebench.property_charts import property_charts
 from edgebench.record import Caveat, Run
 from edgebench.score_tables import PLAIN, Cell, cell, distinct, interval, methods, score_groups
+from edgebench.timing_charts import distribution, minutes, timeline
+from edgebench.timing_tables import timing_tables, variant_timings
 from edgebench.wording import BACKENDS, BOUNDARIES, decimals, fixed, listed, title
+
+if TYPE_CHECKING:
+    from edgebench.interleaved import Paired
 
 SUMMARY_SCHEMA = "edgebench.summary/1"
 # History: 1 (0.1.0) first published form.
@@ -121,14 +126,21 @@ def markdown(runs: Sequence[Run]) -> str:
     return _render("report.md.j2", {**_context(_variants(runs)), "table": table(runs)})
 
 
-def html(runs: Sequence[Run]) -> str:
-    """Return the report as one HTML page that loads nothing from anywhere."""
+def html(runs: Sequence[Run], paired: Sequence[Paired] = ()) -> str:
+    """Return the report as one HTML page that loads nothing from anywhere.
+
+    Args:
+        runs: What is shown.
+        paired: What timing in turns found (`edgebench.interleaved.load`), for any of the runs.
+    """
     from plotly.offline import get_plotlyjs
 
     variants = _variants(runs)
     rows, notes = _headline_rows(variants)
     return _render("report.html.j2", {
         **_context(variants), "headers": _headers(), "rows": list(zip(variants, rows, strict=True)), "notes": notes,
+        "distribution": distribution(variants), "timeline": timeline(variants), "sustained": minutes(variants),
+        "timings": variant_timings(variants), "timing_tables": timing_tables(variants, paired),
         "charts": charts(variants), "properties": property_charts(variants), "groups": score_groups(variants),
         "plotly": get_plotlyjs()})
 

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 # Factor to the unit that people read, by the record's unit.
-UNITS = {"s": (1e3, "ms"), "bytes": (1e-6, "MB"), "fraction": (100.0, "%"), "images/s": (1.0, "img/s"), "1": (1.0, "")}
+UNITS = {"s": (1e3, "ms"), "bytes": (1e-6, "MB"), "fraction": (100.0, "%"), "images/s": (1.0, "img/s"), "1": (1.0, ""),
+         "J": (1e3, "mJ"), "1/s": (1.0, "per second")}
 BACKENDS = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
 BOUNDARIES = {"host_to_host": "host to host", "compute": "device work alone"}
 CONDITIONS = {"corruptions": "corrupted", "imagenet-c-generated": "corrupted here", "scale": "scale", "shift": "shift",
@@ -15,6 +16,17 @@ CONDITIONS = {"corruptions": "corrupted", "imagenet-c-generated": "corrupted her
 TITLES = {
     "latency_p50": "Latency p50", "latency_p90": "Latency p90", "latency_p95": "Latency p95",
     "latency_p99": "Latency p99", "latency_mean": "Mean latency", "throughput_offline": "Offline throughput",
+    **{f"{scenario}_latency_{level}": f"{words} latency {level}" for scenario, words in (
+        ("multi_stream", "Multi-stream"), ("server", "Server"), ("camera", "Camera"))
+       for level in ("p50", "p90", "p95", "p99")},
+    "multi_stream_throughput": "Multi-stream throughput", "server_rate": "Highest arrival rate",
+    "camera_miss_rate": "Camera frames missed", "camera_jitter": "Camera jitter",
+    "camera_age_mean": "Camera age of information, mean", "camera_age_peak": "Camera age of information, peak",
+    "energy_per_inference": "Energy per inference", "energy_per_inference_net": "Energy per inference above idle",
+    "device_h2d_p50": "Copy to the device p50", "device_compute_p50": "Computing on the device p50",
+    "device_d2h_p50": "Copy from the device p50", "device_enqueue_p50": "Enqueueing p50",
+    "device_memory": "Device memory", "peak_host_memory": "Peak host memory",
+    "build_latency_spread": "Latency spread of builds", "build_disagreement": "Disagreement of builds",
     "accuracy_top1": "Top-1", "accuracy_top5": "Top-5", "kl_divergence": "KL divergence",
     "ece15_ew": "ECE", "ece15_ew_null": "ECE by chance", "ece_em": "ECE equal-mass", "nll": "NLL",
     "ece_debiased_l2": "ECE debiased L2", "ece_debiased_l1": "ECE debiased L1",

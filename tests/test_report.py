@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 from plotly.graph_objects import Figure
 
-from edgebench import charts, drawing, property_charts, record, report, score_tables, wording
+from edgebench import charts, drawing, property_charts, record, report, score_tables, timing_charts, wording
 from edgebench.errors import InvalidInput
 from edgebench.record import Caveat, ColdStart, DatasetIdentity, Evaluation, ModelIdentity, Run, Score, Skip
 from tests import builders
@@ -563,20 +563,26 @@ class TestWhatMayBeMissing:
 
 class TestCharts:
     def panels(self, key: str, *runs: Run) -> tuple[charts.Panel, ...]:
-        return next(chart for chart in charts.charts(report._variants(runs)) if chart.key == key).panels
+        variants = report._variants(runs)
+        drawn = (timing_charts.distribution(variants), timing_charts.timeline(variants), *charts.charts(variants))
+        return next(chart for chart in drawn if chart.key == key).panels
+
+    def points(self, *runs: Run) -> list[dict]:
+        panel, = self.panels("timeline", *runs)
+        return [trace for trace in panel.figure["data"] if trace.get("mode") == "markers"]
 
     def test_a_long_trace_keeps_its_extremes_and_stays_small(self):
         values = [0.010 + 0.0001 * (k % 10) for k in range(50_000)]
         values[12_345], values[40_000] = 0.0107, 0.001
         panel, = self.panels("timeline", builders.run(latency_s=values))
-        drawn = [value for trace in panel.figure["data"] if trace["type"] == "scatter" for value in trace["customdata"]]
-        assert len(drawn) <= charts.DRAWN_POINTS + 2
+        drawn = [value for trace in self.points(builders.run(latency_s=values)) for value in trace["customdata"]]
+        assert len(drawn) <= timing_charts.DRAWN_POINTS + 2
         assert 1.0 in drawn
         assert "50,000 timings in 522.5 s" == panel.note
 
     def test_timings_beyond_the_scale_are_drawn_at_its_edge_with_their_value(self):
-        panel, = self.panels("timeline", builders.run(latency_s=[*STEADY, 0.5]))
-        beyond = [trace for trace in panel.figure["data"] if trace["marker"].get("symbol") == "triangle-up"]
+        beyond = [trace for trace in self.points(builders.run(latency_s=[*STEADY, 0.5]))
+                  if trace["marker"]["symbol"] == "triangle-up"]
         assert [[50.0, 20.0], [500.0]] == [trace["customdata"] for trace in beyond]
 
     @pytest.mark.parametrize("scale", [1.0, 1.1234567, 3.3333333, 0.7777777])
@@ -587,8 +593,7 @@ class TestCharts:
         assert all(y <= top for trace in panel.figure["data"] if trace["type"] == "scatter" for y in trace["y"])
 
     def test_warm_up_comes_before_zero_in_another_tone(self):
-        panel, = self.panels("timeline", builders.run(latency_s=STEADY))
-        warm = [trace for trace in panel.figure["data"] if trace["marker"]["color"] == drawing.NEUTRAL]
+        warm = [trace for trace in self.points(builders.run(latency_s=STEADY)) if trace["marker"]["color"] == drawing.NEUTRAL]
         assert [-0.07, -0.02] == [round(x, 6) for trace in warm for x in trace["x"]]
 
     def test_percentiles_of_the_histogram_are_those_of_the_table(self):

@@ -53,9 +53,20 @@
 
   function drawAll() { plots.forEach(draw); }
 
+  // What is folded has no width to draw in.
+  function folded(plot) { return plot.closest("details:not([open])") !== null; }
+
+  document.querySelectorAll("details").forEach(function (one) {
+    one.addEventListener("toggle", function () {
+      if (one.open) {
+        one.querySelectorAll(".plot").forEach(function (plot) { if (!folded(plot)) { draw(plot); } });
+      }
+    });
+  });
+
   (function next(place) {
     if (place < plots.length) {
-      draw(plots[place]);
+      if (!folded(plots[place])) { draw(plots[place]); }
       setTimeout(next, 0, place + 1);
     }
   })(0);
@@ -74,14 +85,14 @@
   });
 
   window.addEventListener("beforeprint", function () {
-    drawAll();
     // Tables by level would be reams of paper.
     document.querySelectorAll("details").forEach(function (one) {
       one.wasOpen = one.open;
       one.open = !one.matches(".levels");
     });
+    drawAll();
     plots.forEach(function (plot) {
-      const many = plot.closest(".timeline, .reliability, .resources, .invariance, .corruptions") && !plot.style.minWidth;
+      const many = plot.closest(".reliability, .resources, .invariance, .corruptions") && !plot.style.minWidth;
       restyle(plot, true, { width: many ? 330 : 680 });
     });
   });
