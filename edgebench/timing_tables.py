@@ -204,7 +204,7 @@ def _layer_row(one: LayerTime, places: int, longest: float) -> LayerRow:
 
 def _type_changes(before: Sequence[LayerTime], after: Sequence[LayerTime]) -> tuple[TypeRow, ...]:
     changes = roofline.diff(before, after, by="type")[:SHOWN_LAYERS]
-    places = decimals([max((abs(one.change_s) for one in changes), default=1.0) * 1e3])
+    places = decimals([max((abs(one.change_s) for one in changes), default=1.0) * 1e3], 4)
 
     def words(seconds: float | None, *, sign: bool = False) -> str:
         return "–" if seconds is None else fixed(seconds * 1e3, places, sign=sign)
