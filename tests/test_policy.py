@@ -23,9 +23,9 @@ def rule(body: str, id_: str = "r") -> str:
 
 class TestDecoding:
     def test_rules_know_their_lines_and_properties(self):
-        found = parse(rule('metric = "accuracy_real"\nmin = 0.7') + "\n# comment\n" + rule(
+        found = parse(rule('metric = "ece15_ew"\nmax = 0.07') + "\n# comment\n" + rule(
             'metric = "latency_p99"\nmax = 0.033', "tail"))
-        assert [(4, "accuracy"), (10, "performance")] == [(one.line, one.of) for one in found.rules]
+        assert [(4, "calibration"), (10, "performance")] == [(one.line, one.of) for one in found.rules]
         assert ("max", 0.033, True) == (found.rules[1].kind, found.rules[1].limit, found.rules[1].upper)
 
     def test_lines_are_right_after_arrays_and_texts_that_look_like_rules(self):

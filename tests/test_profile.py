@@ -302,7 +302,9 @@ def test_a_broken_image_is_left_out_and_named(profiled: Path, inputs: dict[str, 
 
 @pytest.mark.parametrize(("options", "code", "message"), [
     (["--recipe", "ort-int9"], 2, "unknown recipe 'ort-int9'; did you mean 'ort-int8'?"),
-    (["--device", "jetson"], 2, "unknown device 'jetson'"),
+    (["--device", "jetson"], 3, "this host is no Jetson"),
+    (["--scenario", "singel-stream"], 2, "unknown scenario 'singel-stream'; did you mean 'single-stream'?"),
+    (["--sustained", "0"], 2, "--sustained: expected a number above 0, got 0"),
     (["--device", "cpus"], 2, "unknown device 'cpus'; did you mean 'cpu'?"),
     (["--backend", "onnxruntim"], 2, "unknown backend 'onnxruntim'; did you mean 'onnxruntime'?"),
     (["--precision", "int7"], 2, "unknown precision 'int7'; did you mean 'int8'?"),
@@ -310,7 +312,7 @@ def test_a_broken_image_is_left_out_and_named(profiled: Path, inputs: dict[str, 
     (["--budget", "quik"], 2, "unknown budget 'quik'; did you mean 'quick'?"),
     (["--threads", "0"], 2, "--threads: expected 1 or more, got 0"),
     (["--data", "/nowhere"], 2, "no such folder: /nowhere"),
-    (["--preset", "paper"], 2, "unknown preset 'paper'"),
+    (["--preset", "papers"], 2, "unknown preset 'papers'; did you mean 'paper'?"),
     (["--no-such-option"], 2, "--no-such-option"),
     (["--recipe", "nowhere.toml"], 3, "cannot read nowhere.toml"),
     (["--preprocess", "nowhere.toml"], 3, "cannot read nowhere.toml"),
@@ -519,7 +521,7 @@ def test_cut_short_predictions_are_made_again(profiled: Path, inputs: dict[str, 
 
 def test_a_narrow_terminal_drops_columns_instead_of_digits(profiled: Path) -> None:
     from edgebench import report
-    from edgebench.cli import _fitting
+    from edgebench.terminal import _fitting
 
     content = report.table(report.discover([profiled]))
     assert len(content.headers) == len(_fitting(content, 200))
