@@ -53,8 +53,6 @@ class TimingPlan:
     """Duration of a sustained run after the scenarios; None: none."""
     preprocessing: bool = False
     """Whether decoding, resizing and normalizing happen inside the clock."""
-    retries: int = 2
-    """Further tries at a scenario whose timings are not steady."""
     telemetry: bool = True
     meter: str | None = None
     """File or FIFO of an external power meter."""
@@ -159,7 +157,7 @@ class _Loops:
             self._tell(what, 0.0)
             return self._loop(scenario, warmup_factor, lambda share: self._tell(what, share), bound_s)
 
-        found = steady.measure_until_steady(once, retries=self._plan.retries if self._budget.min_s else 0)
+        found = steady.measure_until_steady(once, retries=self._budget.retries)
         self.steadiness.append(Steadiness(scenario=scenario, verdicts=found.verdicts))
         if scenario in PLAIN:
             self.plain.append(as_latency(found.trace))
