@@ -255,7 +255,7 @@ class TestAUsersOwnFolder:
         words: list[Any] = [str(word) for word in user_words(factory, out, "--properties", "robustness")]
         with subprocess.Popen([sys.executable, "-m", "edgebench", *words], stdout=subprocess.DEVNULL,
                               stderr=subprocess.DEVNULL, env=dict(os.environ)) as process:
-            limit = time.monotonic() + 200
+            limit = time.monotonic() + 400
             while len(list(out.glob("*/predictions/*.npz"))) < 20 and time.monotonic() < limit:
                 time.sleep(0.05)
             process.send_signal(signal.SIGINT)
