@@ -68,7 +68,7 @@ def timing_caveats(found: Measurement, artifact: Artifact) -> tuple[Caveat, ...]
         doubts += latency.environment_caveats(found.environment, found.traces[0].threads)
     if found.build_spread is not None:
         doubts += builds.caveats(found.build_spread)
-    doubt = parity.not_achieved(found.precision, artifact.recipe)
+    doubt = parity.not_achieved(found.precision, artifact.recipe, artifact.precision)
     if doubt is not None:
         doubts.append(doubt)
     quantization = artifact.recipe.quantization

@@ -177,7 +177,8 @@ class Exporter:
         return (there.model, there.recipe, there.preprocess, there.classes, there.calibration) == (
             source.identity, recipe, source.preprocess, source.classes, calibration) \
             and there.tools == _tools(recipe) and set(self._sizes) <= {one.size_px for one in there.resolutions} \
-            and (there.precision is None or there.precision.achieved or self._wanted.allow_precision_fallback)
+            and (self._wanted.allow_precision_fallback
+                 or not any(one.code == parity.NOT_ACHIEVED for one in there.caveats))
 
     def _fill(self, folder: Path, recipe: Recipe, drawn: tuple[CalibrationSet, Path] | None) -> None:
         source, checked = self._source, self._checked

@@ -200,7 +200,7 @@ def _measure(job: Job, artifact: Artifact, backend: backends.Backend,
     tell("asking for the executed precision", 0.0)
     precision = backend.executed_precision(folder / artifact.entry, artifact.recipe,
                                            feeds, threads=job.threads)
-    doubt = parity.not_achieved(precision, artifact.recipe)
+    doubt = parity.not_achieved(precision, artifact.recipe, artifact.precision)
     if doubt is not None and not job.allow_precision_fallback:
         raise CannotMeasure(doubt.message, doubt.hint)
     return Measurement(
