@@ -96,8 +96,8 @@ def not_achieved(precision: ExecutedPrecision, recipe: Recipe, written: Executed
     Args:
         precision: As the runtime tells.
         recipe: What was asked for.
-        written: As the file has it, where that is known: quantized layers that the runtime executes in float are a
-            failure even where they are not the most.
+        written: As the file has it, or as it was built, where that is known: then it counts whether the layers that are
+            written in the precision are executed in it, and not which layers take most of the time.
     """
     intended = _share(written) if written is not None and written.compute_layers and precision.compute_layers else 0.0
     if intended and _share(precision) >= UNFUSED * intended:

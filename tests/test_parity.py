@@ -146,3 +146,16 @@ def test_quantized_layers_that_run_in_float_are_told_even_where_they_are_few():
     assert "only 70% of the convolutions and matrix products were executed in it, and 100% of the file's" in found.message
     partly = replace(written, compute_layers={"int8": 36, "fp32": 14})
     assert parity.not_achieved(executed, recipe, partly) is None, "layers that the recipe leaves float are no failure"
+
+
+def test_float_layers_that_take_most_of_the_time_are_no_failure_where_the_file_leaves_them_float():
+    # A small ViT: its patch embedding stays float and takes longer than all the products in INT8.
+    executed = replace(PRECISION, compute_layers={"int8": 12, "fp32": 4}, time_share={"fp32": 0.75, "int8": 0.25})
+    recipe = catalog.recipe("ort-int8")
+    written = replace(PRECISION, executed="int8", compute_layers={"int8": 12, "fp32": 4})
+    assert parity.not_achieved(executed, recipe, written) is None
+    assert parity.not_achieved(executed, recipe) is not None
+    none_left = replace(written, compute_layers={"fp32": 16})
+    assert parity.not_achieved(executed, recipe, none_left) is not None, "a file without any INT8 is no INT8 file"
+    untold = replace(executed, compute_layers={})
+    assert parity.not_achieved(untold, recipe, written) is not None, "without counts there is no proof"
