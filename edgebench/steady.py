@@ -79,7 +79,7 @@ def judge(values: npt.ArrayLike) -> SteadyVerdict:
                              message=f"{n} timings do not show whether the state is steady; {ENOUGH} are the least"))
     else:
         points = change_points(series)
-        medians = window_medians(series, min(60, n // 10))
+        medians = window_medians(series, min(60, max(8, n // 10)))
         trend = relative_trend(medians), mann_kendall_p(medians)
     if states is not None:
         found.append(Finding(

@@ -204,3 +204,12 @@ class TestRetries:
 
     def test_an_undecided_trace_is_not_tried_again(self):
         assert 1 == len(steady.measure_until_steady(lambda factor: trace(np.full(5, 1e-3))).traces)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.01], ids=["level", "rising"])
+def test_every_number_of_timings_is_judged(slope: float) -> None:
+    generator = np.random.default_rng(3)
+    for n in range(1, 140):
+        verdict = steady.judge(1e-3 * (1 + slope * np.arange(n) + 0.01 * generator.random(n)))
+        assert n == verdict.n
+        assert (verdict.trend_p is None) == (n < steady.ENOUGH)
