@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
@@ -32,25 +33,42 @@ def run_pass(session: Session, cache: Path, rows: Sequence[int], batch: int, pro
              features: bool = False) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Yield logits (n, K) and, where asked for, features (n, D), float32, of the cached images at `rows`.
 
-    In batches of exactly `batch`, the last one filled up for the runtime and cut for the caller.
+    In batches of exactly `batch`, the last one filled up for the runtime and cut for the caller. The next batch is read
+    and normalised on a thread of its own while the session infers.
 
     Raises:
         InvalidInput: The outputs are not logits (N, K), or hold NaN or infinity.
     """
     images = load_cache(cache)
     name, output = session.inputs[0].name, session.outputs[0].name
-    for start in range(0, len(rows), batch):
-        chunk = rows[start:start + batch]
-        feeds = {name: pad(normalize(images.read(chunk), images.preprocess), batch)}
-        outputs = session.infer(feeds)
-        logits = np.array(outputs[output][: len(chunk)], np.float32)
+
+    def prepared(start: int) -> np.ndarray:
+        return pad(normalize(images.read(rows[start:start + batch]), images.preprocess), batch)
+
+    starts = range(0, len(rows), batch)
+    for start, inputs in zip(starts, _one_ahead(prepared, starts), strict=True):
+        count = min(batch, len(rows) - start)
+        outputs = session.infer({name: inputs})
+        logits = np.array(outputs[output][:count], np.float32)
         if logits.ndim != 2 or not np.isfinite(logits).all():
             raise InvalidInput(
                 f"expected finite logits (N, classes) from output {output!r}, got "
                 + ("NaN or infinity" if logits.ndim == 2 else f"shape {logits.shape}"),
                 "the artifact overflows in this precision" if logits.ndim == 2 else "is the first output a classifier?")
-        yield logits, np.array(outputs[FEATURES][: len(chunk)], np.float32) if features else None
-        progress(start + len(chunk), len(rows))
+        yield logits, np.array(outputs[FEATURES][:count], np.float32) if features else None
+        progress(start + count, len(rows))
+
+
+def _one_ahead(make: Callable[[int], np.ndarray], places: Iterable[int]) -> Iterator[np.ndarray]:
+    """Yield ``make(place)`` for all places, in order, each begun on another thread when its predecessor is taken."""
+    with ThreadPoolExecutor(1, "prepare") as pool:
+        upcoming: Future[np.ndarray] | None = None
+        for place in places:
+            ready, upcoming = upcoming, pool.submit(make, place)
+            if ready is not None:
+                yield ready.result()
+        if upcoming is not None:
+            yield upcoming.result()
 
 
 def save_predictions(path: Path, parts: Iterable[tuple[np.ndarray, np.ndarray | None]], *, targets: Sequence[int],
