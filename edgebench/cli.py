@@ -252,7 +252,8 @@ def _print_export(result: ExportResult, *, as_json: bool) -> None:
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the HTML report.")
 @click.option("--markdown", type=click.Path(path_type=Path), metavar="FILE", help="Write the Markdown report.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON instead of a table.")
-@click.option("--rescore", is_flag=True, help="Compute every quality score afresh from the stored predictions.")
+@click.option("--rescore", is_flag=True, help="Compute every quality score afresh from the stored predictions, and "
+              "sustained load from its raw timings.")
 def report(runs: tuple[Path, ...], html: Path | None, markdown: Path | None, as_json: bool, rescore: bool) -> None:
     """Show finished runs: files, run folders, or output folders of 'profile'. Needs no runtime."""
     from edgebench import interleaved

@@ -14,11 +14,12 @@ from typing import IO
 
 import numpy as np
 
-from edgebench import metrics, properties
+from edgebench import metrics, properties, sustained
 from edgebench.artifacts import pad
 from edgebench.backends import Session
 from edgebench.errors import InvalidInput, writing
 from edgebench.imagecache import load_cache, normalize
+from edgebench.observed import Observed
 from edgebench.properties import Pass, Predictions, load_predictions
 from edgebench.record import Caveat, DatasetIdentity, Evaluation, PassRecord, Run
 
@@ -193,19 +194,28 @@ def rescore(run: Run, folder: Path, reference: tuple[Run, Path] | None) -> tuple
 
 
 def rescore_all(found: Sequence[tuple[Run, Path]]) -> tuple[Run, ...]:
-    """Return the runs with all evaluations computed afresh; the files stay as they are.
+    """Return the runs with all evaluations, and the analysis of sustained load, computed afresh from what is stored.
+
+    The files stay as they are. Sustained load whose raw timings no file keeps stays as it was analysed.
 
     Args:
         found: Finished runs and the folders of their files. A run's reference is looked for beside it first.
 
     Raises:
-        InvalidInput: Predictions are missing or damaged.
+        InvalidInput: Predictions or raw timings are missing or damaged.
     """
+    def observed(run: Run, folder: Path) -> Observed | None:
+        seen = run.observed
+        if seen is None or seen.sustained is None or seen.sustained.file is None:
+            return seen
+        return replace(seen, sustained=sustained.afresh(folder, seen.sustained, seen.telemetry))
+
     def afresh(run: Run, folder: Path) -> Run:
         named = [(other, place) for other, place in found if run.reference is not None
                  and (other.variant, other.artifact.digest) == (run.reference.variant, run.reference.artifact_digest)]
         beside = [pair for pair in named if pair[1].parent == folder.parent]
-        return replace(run, evaluations=rescore(run, folder, next(iter([*beside, *named]), None)))
+        return replace(run, evaluations=rescore(run, folder, next(iter([*beside, *named]), None)),
+                       observed=observed(run, folder))
 
     return tuple(afresh(run, folder) for run, folder in found)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -78,6 +78,8 @@ class Measured:
 
     traces: tuple[LatencyTrace, ...]
     observed: Observed
+    sustained: sustained.Timings | None = None
+    """Raw timings of the sustained load, for `sustained.save`."""
 
 
 def measure(plan: TimingPlan, infers: Infers, budget: latency.Budget, device: Device, tell: Tell, *, batch: int,
@@ -124,9 +126,9 @@ def measure(plan: TimingPlan, infers: Infers, budget: latency.Budget, device: De
             steadiness=tuple(loops.steadiness), queries=tuple(loops.queries), server=loops.server,
             device_times=device_times, telemetry=telemetry, events=events,
             energy=_energy(loops.plain, telemetry, idle),
-            sustained=sustained.summarize("", timings, plan.sustained_s or 0.0, _channels(telemetry))
+            sustained=sustained.summarize("", timings, plan.sustained_s or 0.0, sustained.channels(telemetry))
             if timings is not None else None,
-            ambient_c=plan.ambient_c))
+            ambient_c=plan.ambient_c), sustained=timings)
 
 
 class _Loops:
@@ -191,8 +193,9 @@ class _Loops:
             alone = quick.latency_s
         bound_s = self._plan.latency_bound_s or 10 * sorted(alone)[len(alone) // 2]
 
-        def at(rate_hz: float, seed: int) -> QueryTrace:
-            return scenarios.server(self._infers["server"], rate_hz, bound_s, self._budget, threads=self._threads,
+        def at(rate_hz: float, seed: int, left_s: float) -> QueryTrace:
+            budget = replace(self._budget, max_s=min(self._budget.max_s, left_s))
+            return scenarios.server(self._infers["server"], rate_hz, bound_s, budget, threads=self._threads,
                                     images_per_query=self._single, seed=seed, give_up=True)
 
         needed = percentiles.early_stopping_count(QUANTILE, 0)
@@ -205,7 +208,7 @@ class _Loops:
             return bound_s
         self._tell("searching the highest arrival rate", 0.0)
         self.server = scenarios.search_server(
-            at, bound_s, service_s=alone,
+            at, bound_s, service_s=alone, max_s=self._budget.search_max_s,
             told=lambda trial: self._tell(f"server at {trial.rate_hz:.4g} per second: "
                                           f"{'holds' if trial.holds else 'does not hold'}", 0.0))
         return bound_s
@@ -237,15 +240,6 @@ def _energy(traces: list[LatencyTrace], telemetry: Telemetry | None,
     active_s = sum(trace.latency_s)
     active = energy(series, trace.begin_ns, trace.begin_ns + round(active_s * 1e9))
     return per_inference(active, active_s, len(trace.latency_s), energy(series, *idle), (idle[1] - idle[0]) / 1e9)
-
-
-def _channels(telemetry: Telemetry | None) -> dict[str, sustained.ChannelData]:
-    kinds = {"power_w": "rate", "energy_j": "counter", "flags": "flag"}
-    everything = () if telemetry is None else (
-        *telemetry.power.series, *telemetry.thermal.series, *telemetry.clocks.series, *telemetry.throttle.series)
-    return {one.channel.name: sustained.ChannelData(
-        t_ns=one.t_ns, values=one.values, kind=kinds.get(one.channel.quantity, "level"))  # type: ignore[arg-type]
-        for one in everything if one.t_ns}
 
 
 def scores(observed: Observed, confidence: float) -> tuple[Score, ...]:

@@ -40,6 +40,8 @@ class Budget:
     """Two-sided, of the percentiles' intervals."""
     server_queries: int = 1000
     """Queries of each arrival rate that the server scenario tries."""
+    search_max_s: float = 600.0
+    """How long the search for the highest arrival rate may last, all rates together."""
     retries: int = 2
     """Further tries at a scenario whose timings are not steady."""
     warmup_max_s: float | None = None
@@ -50,14 +52,14 @@ class Budget:
 BUDGETS = {budget.name: budget for budget in (
     # To see whether everything works; far too short for numbers, and the caveats say so.
     Budget(name="smoke", warmup_count=1, warmup_s=0.0, min_count=5, min_batches=2, min_s=0.0, max_s=10.0,
-           server_queries=50, warmup_max_s=0.0, retries=0),
+           server_queries=50, search_max_s=10.0, warmup_max_s=0.0, retries=0),
     Budget(name="quick", warmup_count=10, warmup_s=1.0, min_count=400, min_batches=20, min_s=4.0, max_s=30.0,
-           server_queries=500, warmup_max_s=5.0, retries=1),
+           server_queries=500, search_max_s=60.0, warmup_max_s=5.0, retries=1),
     Budget(name="standard", warmup_count=20, warmup_s=3.0, min_count=1000, min_batches=100, min_s=20.0, max_s=180.0,
            server_queries=2000, warmup_max_s=30.0),
     # MLPerf's minimum duration of 600 s, its 1,024 queries, and about its 24,576 offline images in batches of 16.
     Budget(name="mlperf", warmup_count=50, warmup_s=10.0, min_count=1024, min_batches=1536, min_s=600.0, max_s=3600.0,
-           confidence=0.99, server_queries=20000, warmup_max_s=120.0),
+           confidence=0.99, server_queries=20000, search_max_s=7200.0, warmup_max_s=120.0),
 )}
 
 

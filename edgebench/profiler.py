@@ -25,6 +25,7 @@ from edgebench import (
     properties,
     provenance,
     report,
+    sustained,
 )
 from edgebench.datasets import ImageSet, open_images
 from edgebench.errors import (
@@ -442,7 +443,7 @@ def _set_aside(out: Path, variants: Sequence[_Variant]) -> None:
         with writing(folder):
             if (folder / "run.json").exists():
                 (folder / "run.json").replace(folder / OLD)
-            for stale in (folder / "measurement.json", *folder.glob("predictions/*.npz")):
+            for stale in (folder / "measurement.json", folder / sustained.FILE, *folder.glob("predictions/*.npz")):
                 stale.unlink(missing_ok=True)
 
 

@@ -186,24 +186,28 @@ def _open_loop(infer: Infer, due: np.ndarray[Any, np.dtype[np.float64]], max_s: 
             "end_s": _since(ends, begin), "stopped": stopped}
 
 
-def search_server(run: Callable[[float, int], QueryTrace], bound_s: float, *, service_s: Sequence[float],
+def search_server(run: Callable[[float, int, float], QueryTrace], bound_s: float, *, service_s: Sequence[float],
                   q: float = 0.99, confidence: float = percentiles.EARLY_STOPPING_CONFIDENCE,
-                  max_trials: int = MAX_TRIALS, precision: float = SEARCH_PRECISION,
+                  max_trials: int = MAX_TRIALS, precision: float = SEARCH_PRECISION, max_s: float = math.inf,
+                  clock: Clock = time.perf_counter_ns,
                   told: Callable[[ServerTrial], None] = lambda trial: None) -> ServerSearch:
     """Find the highest arrival rate at which the `q` quantile of the latency is shown to keep the bound.
 
     By bisection between the highest rate that held and the lowest that did not, starting from half of what the session
     can do at all, 1/mean service time, which no queue survives. A rate that held is tried again with other arrivals
-    before it is reported. Trials are bounded; the search says what ended it.
+    before it is reported. Trials and time are bounded; the search says what ended it. A trial that the end of the time
+    cut short says nothing about its rate.
 
     Args:
-        run: Measures at a rate (Hz) with a seed, as `server` does, with ``give_up``.
+        run: Measures at a rate (Hz) with a seed, for so many seconds at most, as `server` does, with ``give_up``.
         bound_s: Latency bound, seconds.
         service_s: Durations of single inferences of the same session, seconds.
         q: Quantile that is to keep the bound.
         confidence: One-sided, of each trial (early stopping).
         max_trials: At most so many trials.
         precision: Relative distance between the rate that held and the one that failed at which to stop.
+        max_s: How long all trials may last together.
+        clock: Monotonic nanoseconds.
         told: Hears each trial.
     """
     median, mean = float(np.median(service_s)), float(np.mean(service_s))
@@ -212,32 +216,49 @@ def search_server(run: Callable[[float, int], QueryTrace], bound_s: float, *, se
                             trials=(), reason=f"a single inference takes {median * 1e3:.3f} ms, above the bound of "
                                               f"{bound_s * 1e3:.3f} ms")
     trials: list[ServerTrial] = []
+    begin = clock()
+    cut = False
 
     def holds(rate_hz: float) -> bool:
-        trace = run(rate_hz, len(trials))
+        nonlocal cut
+        left_s = max_s - (clock() - begin) / 1e9
+        if left_s <= 0:
+            cut = True
+            return False
+        trace = run(rate_hz, len(trials), left_s)
         late = int(np.count_nonzero(np.asarray(trace.latency_s) > bound_s))
         n = len(trace.end_s)
         trials.append(ServerTrial(
             rate_hz=rate_hz, queries=n, late=late, stopped=trace.stopped,
             holds=trace.stopped == "count-and-duration" and percentiles.holds(late, n, q, confidence)))
         told(trials[-1])
+        cut = trace.stopped == "max-duration" and (clock() - begin) / 1e9 >= max_s
         return trials[-1].holds
 
     low, high = 0.0, 1.0 / mean
     confirmed = False
     while len(trials) < max_trials:
-        if low and high <= low * (1.0 + precision):
-            if confirmed or holds(low):
-                confirmed = True
-                break
-            high, low = low, _next_below(trials, low)
-            continue
+        confirming = bool(low) and high <= low * (1.0 + precision)
         # Far below the last failure where nothing has held yet.
-        rate = math.sqrt(low * high) if low else high / 2.0
-        low, high = (rate, high) if holds(rate) else (low, rate)
+        rate = low if confirming else math.sqrt(low * high) if low else high / 2.0
+        held = holds(rate)
+        if cut:
+            break
+        if confirming and held:
+            confirmed = True
+            break
+        if confirming:
+            high, low = low, _next_below(trials, low)
+        else:
+            low, high = (rate, high) if held else (low, rate)
+    finished = trials[:-1] if cut and trials and trials[-1].stopped == "max-duration" else trials
     most = max((one.queries for one in trials), default=0)
     needed = percentiles.early_stopping_count(q, 0, confidence)
-    if not low and most < needed:
+    if cut:
+        reason = (f"the {max_s:g} s that the budget gives to the search ran out after {len(finished)} finished trials; "
+                  + ("the rate is not confirmed with other arrivals, and a higher one may hold" if low
+                     else "none of them showed the bound to hold"))
+    elif not low and most < needed:
         reason = f"{most} queries cannot show any bound at the {q:g} quantile: it takes {needed}"
     elif not low:
         reason = f"the bound was shown to hold at none of {len(trials)} rates down to {high:.3g} per second"
@@ -245,9 +266,9 @@ def search_server(run: Callable[[float, int], QueryTrace], bound_s: float, *, se
         reason = f"confirmed with other arrivals; {high:.4g} per second did not hold"
     else:
         reason = f"{max_trials} trials were used up; the rate is not confirmed with other arrivals"
-    failing = min((one.rate_hz for one in trials if not one.holds), default=None)
+    failing = min((one.rate_hz for one in finished if not one.holds), default=None)
     return ServerSearch(rate_hz=low or None, reason=reason, bound_s=bound_s, q=q, confidence=confidence,
-                        lowest_failing_hz=failing, trials=tuple(trials))
+                        lowest_failing_hz=failing, trials=tuple(trials), cut=cut)
 
 
 def _next_below(trials: Sequence[ServerTrial], rate_hz: float) -> float:

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import array
 import gc
+import io
 import itertools
 import math
 import time
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from edgebench import stats, steady
-from edgebench.errors import CannotMeasure
+from edgebench.errors import CannotMeasure, InvalidInput
+from edgebench.record import write_bytes
+from edgebench.telemetry.types import Telemetry
 from edgebench.timing_types import ChannelMinute, Minute, RankStability, Sustained, Throttling
 
 DURATION_S = 1800.0
@@ -26,6 +31,8 @@ MINUTE_S = 60.0
 SLICE_S = 10.0
 """Medians of so many seconds are searched for the moment of slowing down."""
 SLOWDOWN = 0.05
+FILE = "sustained.npz"
+"""Raw timings, beside the run file."""
 
 IntArray = npt.NDArray[np.int64]
 
@@ -150,6 +157,64 @@ def channel_minute(name: str, channel: ChannelData, begin_ns: int, end_ns: int) 
         return ChannelMinute(name=name, mean=rate, low=None, high=None, integral=whole)
     return ChannelMinute(name=name, mean=area / duration_s, low=float(values[inside].min()),
                          high=float(values[inside].max()), integral=whole if channel.kind == "rate" else None)
+
+
+def channels(telemetry: Telemetry | None) -> dict[str, ChannelData]:
+    """Return what telemetry read, by channel; nothing where there was none."""
+    kinds: dict[str, Literal["rate", "counter", "flag"]] = {"power_w": "rate", "energy_j": "counter", "flags": "flag"}
+    everything = () if telemetry is None else (
+        *telemetry.power.series, *telemetry.thermal.series, *telemetry.clocks.series, *telemetry.throttle.series)
+    return {one.channel.name: ChannelData(
+        t_ns=one.t_ns, values=one.values, kind=kinds.get(one.channel.quantity, "level"))
+        for one in everything if one.t_ns}
+
+
+def save(folder: Path, timings: Timings) -> str:
+    """Write the raw timings into `folder` and return the file's name.
+
+    Durations and the gaps between two inferences are kept: small numbers, which compress better than starts.
+    """
+    content = io.BytesIO()
+    ends = timings.start_ns + timings.duration_ns
+    np.savez_compressed(content, begin_ns=timings.start_ns[:1], duration_ns=timings.duration_ns,
+                        gap_ns=timings.start_ns[1:] - ends[:-1])
+    write_bytes(folder / FILE, content.getvalue())
+    return FILE
+
+
+def load(folder: Path, found: Sustained) -> Timings:
+    """Return the raw timings that `found` was made of.
+
+    Args:
+        folder: Where the run file lies.
+        found: What the run says; it names the file.
+
+    Raises:
+        InvalidInput: The file is missing, damaged, or another run's.
+    """
+    file = folder / (found.file or FILE)
+    hint = "copy the whole folder of the run, or measure again"
+    if not file.is_file():
+        raise InvalidInput(f"the raw timings of the sustained load are missing: {file}", hint)
+    try:
+        with file.open("rb") as content, np.load(content, allow_pickle=False) as arrays:
+            begin, duration, gap = (np.asarray(arrays[f"{name}_ns"], np.int64) for name in ("begin", "duration", "gap"))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InvalidInput(f"{file} is damaged: {error}", hint) from error
+    if begin.tolist() != [found.begin_ns] or duration.size != sum(one.inferences for one in found.minutes) \
+            or gap.size != duration.size - 1:
+        raise InvalidInput(f"{file} holds the timings of another run", hint)
+    steps = np.concatenate((begin, duration[:-1] + gap))
+    return Timings(np.cumsum(steps), duration)
+
+
+def afresh(folder: Path, found: Sustained, telemetry: Telemetry | None) -> Sustained:
+    """Return the analysis made again from the raw timings beside the run and its telemetry.
+
+    Raises:
+        InvalidInput: See `load`.
+    """
+    return replace(summarize(found.variant, load(folder, found), found.asked_s, channels(telemetry)), file=found.file)
 
 
 def throttling(timings: Timings, channels: Mapping[str, ChannelData]) -> Throttling | None:

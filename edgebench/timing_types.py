@@ -166,6 +166,8 @@ class ServerSearch:
     """One-sided, of each trial."""
     lowest_failing_hz: float | None
     trials: tuple[ServerTrial, ...]
+    cut: bool = False
+    """Whether the time that the budget gives to the search ran out; the last trial may then be unfinished."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -425,6 +427,8 @@ class Sustained:
     throttling: Throttling | None
     slowdown: float
     """Median of the last full minute over that of the first, less 1."""
+    file: str | None = None
+    """Name of the file of raw timings beside the run; None where none were kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from edgebench import artifacts, backends, builds, child, environment, instrument, latency, parity
+from edgebench import artifacts, backends, builds, child, environment, instrument, latency, parity, sustained
 from edgebench.artifacts import pad
 from edgebench.device import Device
 from edgebench.errors import CannotMeasure
@@ -189,13 +189,17 @@ def _measure(job: Job, artifact: Artifact, backend: backends.Backend,
     loaded = time.perf_counter()
     session.infer(feeds)
     answered = time.perf_counter()
-    measured, memory = None, None
+    measured, observed, memory = None, None, None
     if job.budget is not None:
         opened = _Infers(job, artifact, inputs, session, open_session, single)
         measured = instrument.measure(
             job.timing, opened, latency.budget(job.budget), job.device, tell, batch=opened.batch, single=single,
             threads=job.threads, timed_infer=opened.timed)
         memory = opened.memory_bytes or environment.peak_memory_bytes()
+        observed = replace(measured.observed, device_memory_bytes=getattr(session, "device_memory_bytes", None))
+        if measured.sustained is not None and observed.sustained is not None:
+            file = sustained.save(Path(job.out), measured.sustained)
+            observed = replace(observed, sustained=replace(observed.sustained, file=file))
     around = environment.observe(packages, load_before=load_before)
     tell("asking for the executed precision", 0.0)
     precision = backend.executed_precision(folder / artifact.entry, artifact.recipe,
@@ -209,8 +213,7 @@ def _measure(job: Job, artifact: Artifact, backend: backends.Backend,
         cold_start=ColdStart(import_s=imported - begin, load_s=loaded - imported,
                              first_inference_s=answered - loaded) if job.budget is not None else None,
         peak_host_memory_bytes=memory, traces=measured.traces if measured else (),
-        observed=replace(measured.observed, device_memory_bytes=getattr(session, "device_memory_bytes", None))
-        if measured else None,
+        observed=observed,
         build_spread=_build_spread(job, artifact, backend, single, inputs, tell) if job.builds > 1 else None)
 
 

@@ -150,9 +150,9 @@ class TestServer:
 
 
 def search(service_ns=MS, bound_s=0.005, queries=3000, **more):
-    def run(rate_hz, seed):
+    def run(rate_hz, seed, left_s):
         return served(World(service_ns), rate_hz, bound_s, queries=queries, give_up=True, seed=seed,
-                      budget=replace(TINY, max_s=1e6))
+                      budget=replace(TINY, max_s=min(1e6, left_s)))
 
     return scenarios.search_server(run, bound_s, service_s=[service_ns / 1e9] * 10, **more)
 
@@ -184,6 +184,45 @@ class TestServerSearch:
         assert 4 == len(found.trials)
         assert "4 trials were used up" in found.reason
 
+    def timed(self, max_s, *, failing_above_hz=math.inf):
+        """Search where each trial takes 1000 / rate seconds, or what is left."""
+        world = World(MS)
+
+        def run(rate_hz, seed, left_s):
+            needed_s = 1000 / rate_hz
+            world.now += round(min(needed_s, left_s) * 1e9)
+            n = 1000 if needed_s <= left_s else 10
+            ends = np.arange(1, n + 1) * 0.01
+            waited = 0.009 if rate_hz > failing_above_hz else 0.001
+            return QueryTrace(scenario="server", images_per_query=1, threads=1, budget="t", clock="c", clock_resolution_s=0,
+                              begin_ns=0, warmup_s=(), warmup_settled=True, issue_s=tuple(ends - waited),
+                              start_s=tuple(ends - 0.001), end_s=tuple(ends),
+                              stopped="count-and-duration" if needed_s <= left_s else "max-duration")
+
+        return scenarios.search_server(run, 0.005, service_s=[0.001], max_s=max_s, clock=world.clock)
+
+    def test_the_search_ends_with_the_time_that_the_budget_gives_it(self):
+        # Half of 1000 per second holds after 2 s, then 707 after 1.41 s; the third trial would need 1.19 s.
+        found = self.timed(3.9)
+        assert (True, [500.0, 707.1, 840.9]) == (found.cut, [round(one.rate_hz, 1) for one in found.trials])
+        assert (pytest.approx(707.1, abs=0.1), None) == (found.rate_hz, found.lowest_failing_hz), "the cut trial says nothing"
+        assert found.reason == ("the 3.9 s that the budget gives to the search ran out after 2 finished trials; the rate is not "
+                                "confirmed with other arrivals, and a higher one may hold")
+
+    def test_time_that_runs_out_between_two_trials_ends_the_search_too(self):
+        found = self.timed(2.0)
+        assert (True, 1, 500.0) == (found.cut, len(found.trials), found.rate_hz)
+
+    def test_a_search_whose_time_ran_out_before_anything_held_reports_no_rate(self):
+        found = self.timed(7.0, failing_above_hz=1.0)
+        assert (True, None, 250.0) == (found.cut, found.rate_hz, found.lowest_failing_hz)
+        assert found.reason.endswith("after 2 finished trials; none of them showed the bound to hold")
+
+    def test_a_search_with_time_enough_is_not_cut(self):
+        found = self.timed(1e6, failing_above_hz=600.0)
+        assert (False, True) == (found.cut, found.reason.startswith("confirmed with other arrivals"))
+        assert 582.0 < found.rate_hz <= 600.0
+
     def test_the_reported_rate_held_twice(self):
         found = search()
         assert 2 == sum(one.holds for one in found.trials if one.rate_hz == found.rate_hz)
@@ -201,7 +240,7 @@ class TestServerSearch:
     def test_a_rate_that_fails_its_confirmation_is_not_reported(self):
         calls = []
 
-        def run(rate_hz, seed):
+        def run(rate_hz, seed, left_s):
             calls.append(rate_hz)
             fine = rate_hz < 300 or (rate_hz < 700 and calls.count(rate_hz) == 1 and rate_hz > 400)
             n = 700

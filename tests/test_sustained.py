@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
 from edgebench import sustained
-from edgebench.errors import CannotMeasure
+from edgebench.errors import CannotMeasure, InvalidInput
 from edgebench.record import decode, read_json, write_json
 from edgebench.sustained import ChannelData, Timings
 from edgebench.timing_types import Sustained
@@ -72,6 +73,29 @@ class TestMinutes:
             "vdd": ChannelData(t_ns=[5 * S, 80 * S], values=[3.0, 3.0], kind="rate")})
         write_json(tmp_path / "s.json", found)
         assert found == decode(Sustained, read_json(tmp_path / "s.json"), "s.json")
+
+    def test_raw_timings_beside_the_run_give_the_same_analysis_again(self, tmp_path):
+        generator = np.random.default_rng(0)
+        durations, gaps = (generator.integers(low, high, 5000) for low, high in ((20 * MS, 60 * MS), (100, 900)))
+        starts = np.cumsum(durations + gaps) + 7 * S
+        timings = Timings(starts, durations)
+        found = replace(sustained.summarize("x", timings, 200.0), file=sustained.save(tmp_path, timings))
+        again = sustained.load(tmp_path, found)
+        assert (starts.tolist(), durations.tolist()) == (again.start_ns.tolist(), again.duration_ns.tolist())
+        altered = replace(found, minutes=tuple(replace(one, p99_s=0.0) for one in found.minutes), slowdown=9.0)
+        assert found == sustained.afresh(tmp_path, altered, None)
+        assert (tmp_path / "sustained.npz").stat().st_size < 0.6 * 16 * 5000, "even random timings compress"
+
+    def test_raw_timings_that_are_missing_damaged_or_another_runs_are_refused(self, tmp_path):
+        found = sustained.summarize("x", timings_of([100 * MS] * 50), 5.0)
+        with pytest.raises(InvalidInput, match="raw timings of the sustained load are missing"):
+            sustained.load(tmp_path, found)
+        sustained.save(tmp_path, timings_of([100 * MS] * 51))
+        with pytest.raises(InvalidInput, match="holds the timings of another run"):
+            sustained.load(tmp_path, found)
+        (tmp_path / "sustained.npz").write_bytes(b"PK\x03\x04 cut short")
+        with pytest.raises(InvalidInput, match="is damaged"):
+            sustained.load(tmp_path, found)
 
     def test_nothing_is_refused(self):
         with pytest.raises(CannotMeasure, match="without any inference"):
