@@ -5,8 +5,8 @@
     python benchmarks/recipes.py memory --calibration-data DIR
 
 ``table`` exports EfficientNet-Lite0 with its ImageNet weights and the paper's four architectures with random ones by
-every recipe, and measures what can run on this machine; the rest is built and checked without running. Random weights
-have parity and agreement, and no accuracy.
+every recipe, and measures what can run on this machine, taking turns with its runtime's FP32 variant; the rest is built
+and checked without running. Random weights have parity and agreement, and no accuracy.
 
 ``rivals`` compares the INT8 artifacts for ONNX Runtime and OpenVINO with what ``quantize_static`` (per channel) and
 ``nncf.quantize`` make of the same graph by default, sessions taking turns in one process.
@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +59,9 @@ def _rows(model: str, options: argparse.Namespace) -> None:
     recipes = [catalog.recipe(name) for name in options.recipes.split(",")] if options.recipes else \
         sorted(catalog.recipes().values(), key=lambda one: (one.precision != "fp32", one.backend, one.id))
     images = _Images(source, options.data) if model == LITE0 else None
-    with tempfile.TemporaryDirectory() as out, Exporter(source, Path(out), Wanted(calibration=calibration)) as exporter:
-        reference: dict[str, tuple[float, np.ndarray | None]] = {}
+    with tempfile.TemporaryDirectory() as scratch, \
+            Exporter(source, Path(options.out or scratch), Wanted(calibration=calibration)) as exporter:
+        reference: dict[str, _Measured] = {}
         for recipe in recipes:
             begin = time.perf_counter()
             try:
@@ -74,6 +77,7 @@ def _rows(model: str, options: argparse.Namespace) -> None:
                 row += _measured(folder, artifact, images, reference)
             else:
                 row += ["", "", "", "", "not here", ""]
+                shutil.rmtree(folder)
             print("| " + " | ".join(row) + " |", flush=True)
 
 
@@ -101,8 +105,15 @@ class _Images:
         self.pixels, self.preprocess = cache.pixels(), source.preprocess
 
 
-def _measured(folder: Path, artifact: Artifact, images: _Images | None,
-              reference: dict[str, tuple[float, np.ndarray | None]]) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """A runtime's FP32 variant, which the others take turns with."""
+
+    session: backends.Session
+    logits: np.ndarray | None
+
+
+def _measured(folder: Path, artifact: Artifact, images: _Images | None, reference: dict[str, _Measured]) -> list[str]:
     recipe, name, output = artifact.recipe, artifact.inputs[0].name, artifact.outputs[0].name
     backend, threads = backends.get(artifact.recipe.backend), environment.usable_cpus()
     logits = None
@@ -116,31 +127,22 @@ def _measured(folder: Path, artifact: Artifact, images: _Images | None,
         np.random.default_rng(0).standard_normal((8, 3, *size), np.float32)
     session = backend.open_session(folder / artifact.entry, recipe, batch=1, threads=threads)
     feeds = [{name: rows[k:k + 1]} for k in range(8)]
-    timings = []
-    begin = time.perf_counter()
-    for k in range(100_000):
-        start = time.perf_counter()
-        session.infer(feeds[k % 8])
-        timings.append(time.perf_counter() - start)
-        if time.perf_counter() - begin > 6 and k > 30:
-            break
-    p50 = float(np.median(timings[len(timings) // 5:]))
-    if recipe.precision == "fp32":
-        reference[recipe.backend] = p50, logits
     base = reference.get(recipe.backend)
+    if recipe.precision == "fp32":
+        reference[recipe.backend] = _Measured(session, logits)
+    p50 = builds.spread([session] if base is None else [base.session, session], feeds, output).p50_s
     cells = ["", "", "", ""]
     if logits is not None and images is not None:
         mine = metrics.outcomes(logits, images.targets)
         cells = [f"{mine.correct.mean() * 100:.2f}", "",
                  f"{metrics.ece_equal_width(mine.confidence, mine.correct) * 100:.2f}", ""]
-        if base is not None and base[1] is not None and recipe.precision != "fp32":
-            theirs = metrics.outcomes(base[1], images.targets)
+        if base is not None and base.logits is not None:
+            theirs = metrics.outcomes(base.logits, images.targets)
             negative, positive = metrics.flips(theirs.correct, mine.correct)
             n = len(images.targets)
             cells[1] = f"{(positive - negative) / n * 100:+.2f}"
             cells[3] = f"{negative / n * 100:.2f} / {positive / n * 100:.2f}"
-    speedup = "ref." if recipe.precision == "fp32" else f"{base[0] / p50:.2f}×" if base else ""
-    return [*cells, f"{p50 * 1e3:.2f}", speedup]
+    return [*cells, f"{p50[-1] * 1e3:.2f}", "ref." if base is None else f"{p50[0] / p50[-1]:.2f}×"]
 
 
 def rivals(options: argparse.Namespace) -> None:
@@ -248,6 +250,7 @@ def main() -> None:
     parser.add_argument("--calibration-data", required=True, help="images that choose the ranges")
     parser.add_argument("--models", default=",".join((LITE0, *PAPER)))
     parser.add_argument("--recipes", help="all by default")
+    parser.add_argument("--out", help="keep the artifacts that run here, and take those that are there already")
     parser.add_argument("--rounds", type=int, default=10)
     options = parser.parse_args()
     {"table": table, "rivals": rivals, "memory": memory}[options.what](options)
