@@ -1,10 +1,15 @@
 """How often is the gate wrong? Simulated gates on real paired predictions, with known flips put in.
 
     python benchmarks/gates.py ../shared/data/imagenet-x-predictions [--gates 2000] [--sequential 500] [--markdown]
+    python benchmarks/gates.py --runs OUT [--gates 500]
 
 The images are ImageNet's validation set, the first model's answers are ResNet-50's. A variant is made from them by
 flipping images at chosen rates, the less confident ones more often, as quantization does; so the true loss of accuracy
 is known. Each gate draws its images anew, with replacement. Needs imagenet-x for the labels.
+
+``--runs`` takes an ``--out`` folder of ``edgebench profile`` with accuracy and calibration instead. Its images are the
+population, from which each gate draws as many anew; the limits are the variant's true changes, so that a rule may
+neither pass nor fail more often than one minus the confidence. This is the way of the bootstrap intervals too.
 """
 
 from __future__ import annotations
@@ -14,18 +19,23 @@ import csv
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from edgebench import evidence, sample_size, sequential
+from edgebench.evaluate import load_passes
+from edgebench.policy import Rule
+from edgebench.properties import calibration
+from edgebench.record import load
 
 CONFIDENCE, POWER = 0.95, 0.8
 ALPHA = 1 - CONFIDENCE
 MARGIN = 0.005
 BATCH = 50
 MOST = 40_000
+SCORES = ("ece15_ew", "ece_em", "ece_debiased_l2", "smece", "nll", "brier")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +150,42 @@ def timing(gates: int, generator: np.random.Generator, pairs: int = 1000) -> dic
     return {name: count / gates for name, count in alarms.items()}
 
 
+def at_the_limit(runs: Path, gates: int, generator: np.random.Generator) -> list[str]:
+    """Return rows of a table: each variant in a folder of runs, gated on limits that it just keeps."""
+    found = {folder: load(folder / "run.json") for folder in sorted(runs.iterdir()) if (folder / "run.json").exists()}
+    passes = {folder: load_passes(folder, run.passes, run.artifact.digest) for folder, run in found.items()}
+    lines = []
+    for folder, run in found.items():
+        if run.reference is None:
+            continue
+        base = next(place for place, one in found.items() if one.variant == run.reference.variant)
+        for key, mine in passes[folder].items():
+            theirs = passes[base][key]
+            pair = real(folder.name, theirs.outcomes.correct, mine.outcomes.correct)
+            shares = fixed(pair, pair.correct.size, gates, generator, pair.loss)
+            lines.append(f"| {run.artifact.recipe.id} | accuracy_top1 | {-pair.loss * 100:+.2f} points | "
+                         f"{shares['pass']:.1%} | {shares['fail']:.1%} |")
+            truth = {name: score.value for one in run.evaluations if one.property == "calibration"
+                     for score in one.reference_scores for name in SCORES if score.name == f"{name}_change"}
+            rules = [Rule(id=name, metric=name, of="calibration", against="reference", max_increase_absolute=value)
+                     for name, value in truth.items() if value is not None]
+            wrong = {rule.id: [0, 0] for rule in rules}
+            for _ in range(gates):
+                chosen = generator.integers(0, len(mine.targets), len(mine.targets))
+                both = [{key: replace(one, stored_outcomes=one.outcomes.take(chosen), targets=one.targets[chosen])}
+                        for one in (mine, theirs)]
+                changes = calibration.score(*both)
+                for rule in rules:
+                    (decided,) = evidence.find(rule, run, None, changes)
+                    assert isinstance(decided, evidence.Evidence)
+                    above, below = decided.tails(rule.max_increase_absolute or 0.0)
+                    wrong[rule.id][0] += below <= ALPHA
+                    wrong[rule.id][1] += above <= ALPHA
+            lines += [f"| {run.artifact.recipe.id} | {name} | {truth[name]:+.4f} | {kept / gates:.1%} | "
+                      f"{broken / gates:.1%} |" for name, (kept, broken) in wrong.items()]
+    return lines
+
+
 def tolerance(rate: float, gates: int) -> float:
     """Return what a true rate exceeds in one of a thousand simulations of so many gates."""
     return rate + 3.1 * math.sqrt(rate * (1 - rate) / gates)
@@ -183,12 +229,19 @@ def rows(folder: Path, gates: int, sequential_gates: int, seed: int = 0) -> list
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", help="folder of ResNet50.csv and SimCLR.csv")
+    parser.add_argument("--runs", type=Path, help="finished runs to gate at their true changes instead")
     parser.add_argument("--gates", type=int, default=2000)
     parser.add_argument("--sequential", type=int, default=500)
     parser.add_argument("--markdown", action="store_true")
     options = parser.parse_args()
     begin = time.monotonic()
+    if options.runs is not None:
+        print("| Variant | score | true change, which is the limit | passes | fails |\n|---|---|---|---|---|")
+        print("\n".join(at_the_limit(options.runs, options.gates, np.random.default_rng(0))))
+        return
+    if options.folder is None:
+        parser.error("a folder of predictions or --runs is needed")
     found = rows(options.folder, options.gates, options.sequential)
     equal = timing(options.gates, np.random.default_rng(1))
     if not options.markdown:
