@@ -113,5 +113,5 @@ def record(job: PassJob) -> PassRecord:
 
 
 def known(one: PassRecord) -> tuple[str, str, str, str]:
-    """Return what two runs must have in common to be compared image by image."""
-    return one.dataset.name, one.dataset.digest, one.condition, one.preset
+    """Return what two runs must have in common to be compared image by image; one may have stopped early."""
+    return one.dataset.name, (one.part_of or one.dataset).digest, one.condition, one.preset

@@ -258,6 +258,7 @@ def report(runs: tuple[Path, ...], html: Path | None, markdown: Path | None, as_
     """Show finished runs: files, run folders, or output folders of 'profile'. Needs no runtime."""
     from edgebench import interleaved
     from edgebench import report as reports
+    from edgebench.decisions import of_runs
     from edgebench.record import write_bytes
 
     found = reports.discover(runs)
@@ -271,7 +272,8 @@ def report(runs: tuple[Path, ...], html: Path | None, markdown: Path | None, as_
         print_runs(found)
     if html:
         turns = [interleaved.load(out) for out in dict.fromkeys(folder.parent for _, folder in reports.locate(runs))]
-        write_bytes(html, reports.html(found, [one for one in turns if one is not None]).encode())
+        write_bytes(html, reports.html(found, [one for one in turns if one is not None],
+                                       of_runs(reports.locate(runs))).encode())
         click.echo(f"\nreport  {html}", err=as_json)
     if markdown:
         write_bytes(markdown, reports.markdown(found).encode())

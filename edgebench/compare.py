@@ -14,7 +14,7 @@ import numpy as np
 from edgebench import metric_names, properties, tails
 from edgebench.errors import InvalidInput, UsageError, suggest
 from edgebench.properties import Pass, Predictions
-from edgebench.record import Better, Evaluation, LatencyTrace, Run, Score
+from edgebench.record import Better, Evaluation, LatencyTrace, PassRecord, Run, Score
 from edgebench.tails import Ends
 
 Outcome = Literal["better", "worse", "same", "inconclusive", "changed"]
@@ -241,25 +241,36 @@ def common_predictions(first: tuple[Run, Path], second: tuple[Run, Path], of: Co
     Raises:
         InvalidInput: Predictions are missing or damaged.
     """
-    def records(run: Run) -> dict[Pass, str]:
-        return {Pass(one.dataset.name, one.condition, one.preset): one.dataset.digest for one in run.passes}
+    def records(run: Run) -> dict[Pass, PassRecord]:
+        return {Pass(one.dataset.name, one.condition, one.preset): one for one in run.passes}
 
     if _class_map(first[0]) != _class_map(second[0]):
         return {}, {}
     mine, theirs = records(second[0]), records(first[0])
-    shared = [key for key, digest in mine.items() if theirs.get(key) == digest]
+    shared = [key for key, one in mine.items() if key in theirs and _whole(theirs[key]) == _whole(one)]
     if of is not None:
         names = sorted({key.dataset for key in shared})
         presets = {key.preset for key in shared}
         needed = {key for name in of for preset in presets for key in properties.get(name).passes(names, preset)}
         shared = [key for key in shared if key in needed]
 
-    def read(run: Run, folder: Path) -> dict[Pass, Predictions]:
-        identities = {Pass(one.dataset.name, one.condition, one.preset): one.dataset for one in run.passes}
-        return {key: properties.load_predictions(folder / key.file, identities[key], run.artifact.digest)
+    def read(run: Run, folder: Path, own: Mapping[Pass, PassRecord]) -> dict[Pass, Predictions]:
+        return {key: properties.load_predictions(folder / key.file, own[key].dataset, run.artifact.digest)
                 for key in shared}
 
-    return read(*first), read(*second)
+    before, after = read(*first, theirs), read(*second, mine)
+    for key in shared:
+        # One that stopped early saw some of the other's images.
+        one, two = before[key], after[key]
+        if one.dataset.images > two.dataset.images:
+            before[key] = properties.narrowed(one, two.ids, two.dataset)
+        elif one.dataset.digest != two.dataset.digest:
+            after[key] = properties.narrowed(two, one.ids, one.dataset)
+    return before, after
+
+
+def _whole(one: PassRecord) -> str:
+    return (one.part_of or one.dataset).digest
 
 
 def changes(run: Run, predictions: Mapping[Pass, Predictions], against: Mapping[Pass, Predictions],
@@ -341,8 +352,13 @@ def ends(score: Score) -> Ends | None:
 
 def place(evaluation: Evaluation) -> str:
     """Return data set, condition and preset of an evaluation in words; what is usual is left out."""
-    return ", ".join([evaluation.dataset.name, *(word for word in (evaluation.condition, evaluation.preset)
-                                                 if word not in (properties.CLEAN, "native"))])
+    return place_of(Pass(evaluation.dataset.name, evaluation.condition, evaluation.preset))
+
+
+def place_of(key: Pass) -> str:
+    """Return data set, condition and preset of a pass in words; what is usual is left out."""
+    return ", ".join([key.dataset, *(word for word in (key.condition, key.preset)
+                                     if word not in (properties.CLEAN, "native"))])
 
 
 def trace(run: Run, scenario: str) -> LatencyTrace | None:

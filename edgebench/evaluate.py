@@ -165,6 +165,11 @@ def load_passes(folder: Path, passes: Iterable[PassRecord], artifact_digest: str
     return found
 
 
+def parts(passes: Iterable[PassRecord]) -> tuple[Pass, ...]:
+    """Return the passes that stopped early."""
+    return tuple(Pass(one.dataset.name, one.condition, one.preset) for one in passes if one.part_of is not None)
+
+
 def score(chosen: Sequence[str], predictions: Mapping[Pass, Predictions], reference: Mapping[Pass, Predictions] | None,
           preset: str = "native") -> tuple[Evaluation, ...]:
     """Return the evaluations of the chosen properties, from stored predictions alone."""
@@ -189,8 +194,9 @@ def rescore(run: Run, folder: Path, reference: tuple[Run, Path] | None) -> tuple
     def stored(one: Run, where: Path) -> dict[Pass, Predictions]:
         return load_passes(where, one.passes, one.artifact.digest)
 
-    return score(run.settings.properties, stored(run, folder), stored(*reference) if reference else None,
-                 run.settings.preset)
+    mine = stored(run, folder)
+    others = properties.aligned(stored(*reference), mine, parts(run.passes)) if reference else None
+    return score(run.settings.properties, mine, others, run.settings.preset)
 
 
 def rescore_all(found: Sequence[tuple[Run, Path]]) -> tuple[Run, ...]:

@@ -73,11 +73,19 @@ def find(rule: Rule, run: Run, other: Run | None, changes: Sequence[Evaluation] 
         return (_fact(rule.metric, run),)
     if rule.of == metric_names.PERFORMANCE:
         return (_performance(rule, run, other),)
-    evaluations = [one for one in (run.evaluations if changes is None else changes) if one.property == rule.of
-                   and fnmatchcase(one.dataset.name, rule.dataset) and fnmatchcase(one.condition, rule.condition)
-                   and fnmatchcase(one.preset, rule.preset)]
-    found = [one for one in (_quality(rule, evaluation) for evaluation in evaluations) if one is not None]
-    return tuple(found) or (_nowhere(rule, run, evaluations),)
+    evaluations = run.evaluations if changes is None else changes
+    return among(rule, evaluations) or (_nowhere(rule, run, [one for one in evaluations if _matches(rule, one)]),)
+
+
+def among(rule: Rule, evaluations: Sequence[Evaluation]) -> tuple[Evidence | Absent, ...]:
+    """Return what decides a rule on quality, once for each of the evaluations that it is about and that have it."""
+    found = [_quality(rule, one) for one in evaluations if _matches(rule, one)]
+    return tuple(one for one in found if one is not None)
+
+
+def _matches(rule: Rule, one: Evaluation) -> bool:
+    return (one.property == rule.of and fnmatchcase(one.dataset.name, rule.dataset)
+            and fnmatchcase(one.condition, rule.condition) and fnmatchcase(one.preset, rule.preset))
 
 
 def known(runs: Sequence[Run]) -> frozenset[tuple[str, str]]:

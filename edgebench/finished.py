@@ -9,7 +9,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-from edgebench import compare, confirming, evidence, gate, metric_names, policy
+from edgebench import compare, confirming, decisions, evidence, gate, metric_names, policy
 from edgebench.baselines import Baselines
 from edgebench.compare import Flips
 from edgebench.errors import InvalidInput, UsageError
@@ -17,7 +17,6 @@ from edgebench.gate import Gate, Need, Placed, Rerun, Verdict
 from edgebench.history import HISTORY
 from edgebench.policy import Policy
 from edgebench.record import Run, decode, load, read_json
-from edgebench.sequential import Step, decision, steps_until_decision
 from edgebench.timing_types import NoiseFloor
 
 UNFINISHED = ("measurement.json", "run.old.json", "predictions", "job.json", "worker.log")
@@ -26,8 +25,6 @@ SHARED = ("artifacts", "paired")
 """Folders of an output folder that belong to no variant."""
 FINISHED = "finished"
 """Id of the verdict on what should have been measured and was not."""
-DECISIONS = "decisions.json"
-DECISIONS_SCHEMA = "edgebench.decisions/1"
 _WHAT_TO_NAME = "name a run.json, the folder that holds it, or the --out folder of 'edgebench profile'"
 
 
@@ -162,7 +159,7 @@ def judge(path: Path, policy_name: str, *, baseline: str | None = None, history:
             usable = {floor.metric: floor.floor for floor in known if not _differing(floor, one.run)}
             judged = confirming.confirmed(
                 partial(_judge, chosen, one, other, allow, usable), confirming.reruns(chosen, one.run, one.folder))
-            gates.append(confirming.without_invalid(judged, one.run))
+            gates.append(decisions.decided(confirming.without_invalid(judged, one.run), chosen, one.run, one.folder))
     gates += [_not_judged(chosen, one) for one in found.unfinished]
     return Judgement(policy=chosen, gates=tuple(gates), found=found, baselines=others,
                      notes=tuple(dict.fromkeys(notes)))
@@ -183,56 +180,6 @@ def plan(path: Path, policy_name: str, *, baseline: str | None = None, history: 
         return chosen, {one.run.variant: gate.plan(
             chosen, (one.run, one.folder), reference=one.reference, baseline=baselines.of(one.run, one.folder)[0])
             for one in found.subjects}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecisionPath:
-    """How a rule was decided while images or timings came in."""
-
-    rule: str
-    where: str
-    unit: str
-    limit: float
-    """On the values of the steps."""
-    confidence: float
-    """One-sided."""
-    sampled: str
-    """What was counted: images or timings."""
-    steps: tuple[Step, ...]
-    change: bool = False
-    """Whether values are changes, told in points and with a sign."""
-
-    @property
-    def decided(self) -> str:
-        """How and when it was decided, in words."""
-        alpha = 1.0 - self.confidence
-        how, n = decision(self.steps, alpha), steps_until_decision(self.steps, alpha)
-        return f"{how} after {n:,} {self.sampled}" if how else f"not decided by {self.steps[-1].n:,} {self.sampled}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecisionFile:
-    """What sequential evaluation leaves beside the run file."""
-
-    schema: str
-    policy: str
-    paths: tuple[DecisionPath, ...]
-
-
-def decision_paths(folder: Path) -> tuple[DecisionPath, ...]:
-    """Return how rules were decided during evaluation; none where everything was evaluated at once.
-
-    Raises:
-        InvalidInput: The file is damaged or of another schema.
-    """
-    file = folder / DECISIONS
-    if not file.is_file():
-        return ()
-    data = read_json(file)
-    if not isinstance(data, dict) or data.get("schema") != DECISIONS_SCHEMA:
-        raise InvalidInput(f"{file}: expected schema {DECISIONS_SCHEMA!r}",
-                           "it was written by another version of edgebench")
-    return tuple(path for path in decode(DecisionFile, data, str(file)).paths if path.steps)
 
 
 def flips(one: Subject) -> tuple[tuple[Flips, ...], str]:

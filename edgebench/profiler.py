@@ -25,9 +25,11 @@ from edgebench import (
     properties,
     provenance,
     report,
+    stopping,
     sustained,
 )
 from edgebench.datasets import ImageSet, open_images
+from edgebench.decisions import DECISIONS, of_runs
 from edgebench.errors import (
     CannotMeasure,
     EdgebenchError,
@@ -41,6 +43,7 @@ from edgebench.instrument import TimingPlan
 from edgebench.named_sets import open_sets
 from edgebench.observed import Observed
 from edgebench.planning import Planner, Wanted
+from edgebench.policy import Policy
 from edgebench.recipe import Recipe
 from edgebench.record import (
     RUN_SCHEMA,
@@ -115,6 +118,8 @@ class Request:
     """Builds of each artifact to compare with each other."""
     allow_precision_fallback: bool = False
     """Whether another executed precision than the one asked for is a caveat instead of an error."""
+    until: str | None = None
+    """Policy that ends the evaluation of a variant as soon as all its rules are decided; None: all images count."""
     resume: bool = False
     force: bool = False
 
@@ -172,6 +177,10 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
     device, doubts, power_mode = resolve_device(request.device)
     note(f"device: {device.title}")
     chosen, missing = properties.usable(request.properties, request.data)
+    until = stopping.read(request.until) if request.until is not None else None
+    if until is not None:
+        chosen, left_out = stopping.scope(until, chosen, by_name=list(request.properties) != ["all"])
+        missing = (*missing, *left_out)
     if request.budget is not None:
         latency.budget(request.budget)
     if request.preset not in properties.PRESETS:
@@ -191,6 +200,9 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
     variants = list(_variants(request, device, images, result, progress, note))
     _refuse_foreign_results(request, variants)
     planner = _planner(request, chosen, variants, progress, note)
+    if until is not None:
+        stopping.refuse_unfit(until, chosen, [(one.artifact, planner.of(one.artifact).passes) for one in variants],
+                              _finished(request.out, ()))
     if request.force:
         _set_aside(request.out, variants)
     with _controlled(request.control, device, note) as settings:
@@ -199,7 +211,7 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
                 progress(prefix + what, share)
 
             try:
-                run = _run_variant(request, device, chosen, variant, (planner, missing),
+                run = _run_variant(request, device, chosen, variant, (planner, missing, until),
                                    _finished(request.out, result.runs), told, (settings, doubts, power_mode))
             except EdgebenchError as error:
                 result.failures.append(Failure(what=variant.name, error=error))
@@ -293,7 +305,9 @@ def write_reports(result: Result) -> None:
                      for one in result.failures],
         "skipped": [{"what": one.what, "reason": one.reason} for one in result.skips]})
     turns = interleaved.load(result.out)
-    write_bytes(result.html, report.html(runs, [turns] if turns is not None else []).encode())
+    write_bytes(result.html, report.html(
+        runs, [turns] if turns is not None else [],
+        of_runs((run, result.out / run.variant) for run in runs)).encode())
 
 
 def _check_writable(out: Path) -> None:
@@ -443,50 +457,56 @@ def _set_aside(out: Path, variants: Sequence[_Variant]) -> None:
         with writing(folder):
             if (folder / "run.json").exists():
                 (folder / "run.json").replace(folder / OLD)
-            for stale in (folder / "measurement.json", folder / sustained.FILE, *folder.glob("predictions/*.npz")):
+            for stale in (folder / "measurement.json", folder / sustained.FILE, folder / DECISIONS,
+                          *folder.glob("predictions/*.npz")):
                 stale.unlink(missing_ok=True)
 
 
 def _run_variant(request: Request, device: Device, chosen: tuple[str, ...], variant: _Variant,
-                 planned: tuple[Planner, Sequence[Skip]], earlier: Sequence[Run], progress: Progress,
+                 planned: tuple[Planner, Sequence[Skip], Policy | None], earlier: Sequence[Run], progress: Progress,
                  around: tuple[tuple[str, ...], tuple[Caveat, ...], str | None]) -> Run:
     out, artifact = request.out / variant.name, variant.artifact
-    planner, missing = planned
+    planner, missing, policy = planned
     changed, doubts, power_mode = around
     plan = planner.of(artifact)
     jobs, records = plan.passes, tuple(assembly.record(job) for job in plan.passes)
+    reference = assembly.reference(artifact, earlier)
+    sibling = (reference, request.out / reference.variant) if reference is not None else None
+    until = stopping.plan(policy, chosen, artifact, jobs, sibling) if policy is not None else None
     settings = Settings(
         budget=request.budget or "none", threads=request.threads or environment.usable_cpus(),
         batch=artifacts.fixed_batch(artifact) or request.batch, preset=request.preset, properties=chosen,
         data=", ".join(dict.fromkeys(job.dataset.source for job in jobs)) or None,
         sweep_images=request.sweep_images, store="compact" if request.store == "compact" else "logits",
-        builds=request.builds)
+        builds=request.builds, until=until.name if until else None)
     file = out / "run.json"
     if file.exists():
         kept = load(file)
         if (replace(kept.settings, data=None), kept.artifact.digest, set(map(assembly.known, kept.passes))) == (
                 replace(settings, data=None), artifact.digest, set(map(assembly.known, records))):
             # A reference that was measured since is worth scoring against: timings and predictions are kept.
-            if kept.reference is not None or assembly.reference(artifact, earlier) is None:
+            if kept.reference is not None or reference is None:
                 progress("kept from before", 1.0)
                 return kept
         else:
             raise UsageError(f"{file} was measured with other settings, data or artifact",
                              "--force measures again, --out DIR writes elsewhere")
     job = Job(artifact=str(variant.folder.resolve()), out=str(out.resolve()), threads=settings.threads,
-              batch=settings.batch, budget=request.budget, passes=jobs, builds=request.builds,
-              device=device, timing=request.timing, images=plan.images,
+              batch=settings.batch, budget=request.budget, passes=stopping.ordered(until, jobs), builds=request.builds,
+              until=until, device=device, timing=request.timing, images=plan.images,
               allow_precision_fallback=request.allow_precision_fallback)
+    if until is None:
+        stopping.discard(out)
     run_worker(job, progress)
     progress("scoring", 0.0)
     found = load_measurement(out)
-    reference = assembly.reference(artifact, earlier)
-    mine = evaluate.load_passes(out, records, artifact.digest)
     # A reference that saw other images of a set has nothing to say about these.
     seen = set(map(assembly.known, records))
-    others = evaluate.load_passes(
+    records = stopping.records(until, jobs, out, artifact.digest)
+    mine = evaluate.load_passes(out, records, artifact.digest)
+    others = properties.aligned(evaluate.load_passes(
         request.out / reference.variant, [one for one in reference.passes if assembly.known(one) in seen],
-        reference.artifact.digest) if reference else None
+        reference.artifact.digest), mine, evaluate.parts(records)) if reference else None
     evaluations = evaluate.score(chosen, mine, others, request.preset)
     run = Run(
         schema=RUN_SCHEMA, variant=variant.name, created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -497,7 +517,7 @@ def _run_variant(request: Request, device: Device, chosen: tuple[str, ...], vari
         performance=assembly.performance(found, artifact), evaluations=evaluations, passes=records,
         reference=assembly.named(reference),
         caveats=(*artifact.caveats, *doubts, *assembly.timing_caveats(found, artifact), *plan.caveats,
-                 *evaluate.caveats(evaluations, mine)),
+                 *stopping.caveats(records, until), *evaluate.caveats(evaluations, mine)),
         skips=(*assembly.skips(planner.reason_against(artifact), found, timed=request.budget is not None),
                *(missing if jobs else ()), *plan.skips,
                *assembly.uncompared(artifact, jobs, reference)), build_spread=found.build_spread,

@@ -407,6 +407,8 @@ class PassRecord:
     condition: str
     """``clean``, or how the images were changed, such as ``gaussian_noise:3`` or ``scale:0.7``."""
     preset: str
+    part_of: DatasetIdentity | None = None
+    """Where evaluation stopped early: the data set of which `dataset` is the first images in a seeded random order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -458,6 +460,8 @@ class Settings:
     """Whether whole logits were stored, or a few numbers per image."""
     builds: int = 1
     """Builds of each artifact that were compared."""
+    until: str | None = None
+    """Policy, with a digest of its rules, whose decisions ended the evaluation; None: all images were evaluated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

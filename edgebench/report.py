@@ -16,16 +16,19 @@ import jinja2
 
 from edgebench import catalog, record
 from edgebench.charts import charts
+from edgebench.decision_curves import SIZE, curve
 from edgebench.drawing import Variant, headline_score, trace_of
 from edgebench.errors import InvalidInput
 from edgebench.property_charts import property_charts
 from edgebench.record import Caveat, Run
+from edgebench.rule_words import quantity
 from edgebench.score_tables import PLAIN, Cell, cell, distinct, interval, methods, score_groups
 from edgebench.timing_charts import distribution, minutes, timeline
 from edgebench.timing_tables import timing_tables, variant_timings
 from edgebench.wording import BACKENDS, BOUNDARIES, decimals, fixed, listed, title
 
 if TYPE_CHECKING:
+    from edgebench.decisions import DecisionPath
     from edgebench.interleaved import Paired
 
 SUMMARY_SCHEMA = "edgebench.summary/1"
@@ -126,12 +129,14 @@ def markdown(runs: Sequence[Run]) -> str:
     return _render("report.md.j2", {**_context(_variants(runs)), "table": table(runs)})
 
 
-def html(runs: Sequence[Run], paired: Sequence[Paired] = ()) -> str:
+def html(runs: Sequence[Run], paired: Sequence[Paired] = (),
+         paths: Mapping[tuple[str, str], Sequence[DecisionPath]] | None = None) -> str:
     """Return the report as one HTML page that loads nothing from anywhere.
 
     Args:
         runs: What is shown.
         paired: What timing in turns found (`edgebench.interleaved.load`), for any of the runs.
+        paths: How rules were decided while images came in (`edgebench.decisions.of_runs`).
     """
     from plotly.offline import get_plotlyjs
 
@@ -141,7 +146,10 @@ def html(runs: Sequence[Run], paired: Sequence[Paired] = ()) -> str:
         **_context(variants), "headers": _headers(), "rows": list(zip(variants, rows, strict=True)), "notes": notes,
         "distribution": distribution(variants), "timeline": timeline(variants), "sustained": minutes(variants),
         "timings": variant_timings(variants), "timing_tables": timing_tables(variants, paired),
-        "charts": charts(variants), "properties": property_charts(variants), "groups": score_groups(variants),
+        "decisions": [(one, [curve(path) for path in found]) for one in variants
+                      if (found := (paths or {}).get((one.run.variant, one.run.created_at)))],
+        "quantity": quantity, "path_size": SIZE, "charts": charts(variants), "properties": property_charts(variants),
+        "groups": score_groups(variants),
         "plotly": get_plotlyjs()})
 
 

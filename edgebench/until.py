@@ -6,8 +6,9 @@ such as a binned calibration error, is decided at a few fixed checkpoints that s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Literal
 
 import numpy as np
@@ -17,10 +18,13 @@ from edgebench import metric_names, sequential, stats, tails
 from edgebench.evidence import Evidence
 from edgebench.metrics import Outcomes
 from edgebench.policy import Correction, Policy, Rule
+from edgebench.properties import Pass
 from edgebench.sequential import Step
 
 CHECKPOINTS = 4
 """Looks at what has no anytime-valid evidence."""
+ALONE = ("accuracy", "calibration", "mistakes")
+"""Properties that score a pass over labelled images by itself, so that its first images have scores too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,93 @@ def followable(rule: Rule) -> bool:
     return _follower(rule) is not None
 
 
+def concerned(policy: Policy, key: Pass, chosen: Collection[str]) -> tuple[Rule, ...]:
+    """Return the rules that can be decided on one pass while its images come in.
+
+    Args:
+        policy: Whose rules are followed.
+        key: The pass.
+        chosen: The properties that are evaluated.
+    """
+    return tuple(rule for rule in policy.rules
+                 if rule.of in ALONE and rule.of in chosen and rule.against != "baseline"
+                 and fnmatchcase(key.dataset, rule.dataset) and fnmatchcase(key.condition, rule.condition)
+                 and fnmatchcase(key.preset, rule.preset))
+
+
+def needs_reference(rule: Rule) -> bool:
+    """Return whether a rule cannot be followed without the reference's answers."""
+    return rule.against is not None or (_follower(rule) is not None and _needs_reference(rule))
+
+
+class Following:
+    """Rules that are looked at again and again while images come in, each until it is decided.
+
+    Failures are corrected within their families at every look, and no p-value ever rises again.
+
+    Args:
+        policy: That the rules are of.
+        rules: What is looked at.
+        places: On how many passes they are looked at: each counts in the corrections of a family.
+    """
+
+    def __init__(self, policy: Policy, rules: Sequence[Rule], *, places: int = 1) -> None:
+        self._policy, self._rules, self._places = policy, tuple(rules), places
+        self._steps: dict[str, list[Step]] = {rule.id: [] for rule in rules}
+        self._methods: dict[str, str] = {}
+        self._kept = {rule.id: 1.0 for rule in rules}
+        self._broken = {rule.id: 1.0 for rule in rules}
+
+    @property
+    def open(self) -> tuple[str, ...]:
+        """Ids of the rules that are not decided yet."""
+        return tuple(rule.id for rule in self._rules if sequential.decision(
+            self._steps[rule.id], 1.0 - self._policy.confidence_of(rule)) is None)
+
+    @property
+    def at_checkpoints(self) -> tuple[Rule, ...]:
+        """Those of the open rules that are decided at checkpoints alone."""
+        return tuple(rule for rule in self._rules if rule.id in self.open and not followable(rule))
+
+    def look(self, before: Outcomes | None, after: Outcomes, n: int, found: Mapping[str, Evidence]) -> None:
+        """Look at all rules after `n` images.
+
+        Args:
+            before: Per-image outcomes of the reference, in the order of evaluation; None without one: rules that need
+                it are not looked at.
+            after: Of the variant, on the same images, `n` or more.
+            n: How many count.
+            found: What is known of rules that are decided at checkpoints, by id; empty between checkpoints.
+        """
+        before, after = before.take(np.arange(n)) if before is not None else None, after.take(np.arange(n))
+        looks: dict[str, Step] = {}
+        for rule in self._rules:
+            follower = _follower(rule)
+            if follower is not None and (before is not None or not _needs_reference(rule)):
+                self._methods[rule.id], (looks[rule.id],) = follower(
+                    rule, before, after, (n,), self._policy.confidence_of(rule))
+            elif rule.id in found:
+                self._methods[rule.id] = f"{found[rule.id].method}; {CHECKPOINTS} checkpoints share the error rate"
+                looks[rule.id] = at_checkpoint(rule, found[rule.id], self._policy)
+        for name, step in looks.items():
+            self._kept[name] = min(self._kept[name], step.p_within)
+            self._broken[name] = min(self._broken[name], step.p_beyond)
+        corrected = _corrected(self._rules, self._broken, self._policy, self._places)
+        for name, step in looks.items():
+            self._steps[name].append(replace(step, p_within=self._kept[name], p_beyond=corrected[name]))
+
+    def paths(self) -> tuple[RulePath, ...]:
+        """Return how each rule that was looked at came to be decided, or did not."""
+        found = []
+        for rule in self._rules:
+            steps, alpha = tuple(self._steps[rule.id]), 1.0 - self._policy.confidence_of(rule)
+            if steps:
+                found.append(RulePath(rule=rule.id, method=self._methods[rule.id], alpha=alpha, steps=steps,
+                                      decision=sequential.decision(steps, alpha),
+                                      decided_at=sequential.steps_until_decision(steps, alpha)))
+        return tuple(found)
+
+
 def follow(policy: Policy, before: Outcomes | None, after: Outcomes, looks: Sequence[int]) -> tuple[RulePath, ...]:
     """Return the looks at every rule that can be followed, with failures corrected within their families.
 
@@ -56,22 +147,11 @@ def follow(policy: Policy, before: Outcomes | None, after: Outcomes, looks: Sequ
         after: Of the variant, on the same images.
         looks: After how many images one looks, ascending, at most as many as there are.
     """
-    followed: list[tuple[Rule, str, tuple[Step, ...]]] = []
-    for rule in policy.rules:
-        follower = _follower(rule)
-        if follower is not None and (before is not None or not _needs_reference(rule)):
-            method, path = follower(rule, before, after, looks, policy.confidence_of(rule))
-            followed.append((rule, method, path))
-    broken = _corrected([(rule, [step.p_beyond for step in path]) for rule, _, path in followed], policy)
-    found = []
-    for (rule, method, path), corrected in zip(followed, broken, strict=True):
-        alpha = 1.0 - policy.confidence_of(rule)
-        steps = tuple(Step(n=step.n, value=step.value, low=step.low, high=step.high, p_within=step.p_within, p_beyond=p)
-                      for step, p in zip(path, corrected, strict=True))
-        found.append(RulePath(rule=rule.id, method=method, alpha=alpha, steps=steps,
-                              decision=sequential.decision(steps, alpha),
-                              decided_at=sequential.steps_until_decision(steps, alpha)))
-    return tuple(found)
+    # Rules that are decided at checkpoints, or not at all, count in their family as members that show nothing.
+    following = Following(policy, [rule for rule in policy.rules if followable(rule)])
+    for n in looks:
+        following.look(before, after, n, {})
+    return following.paths()
 
 
 def at_checkpoint(rule: Rule, found: Evidence, policy: Policy, looks: int = CHECKPOINTS) -> Step:
@@ -154,17 +234,17 @@ def _mean(rule: Rule, before: Outcomes | None, after: Outcomes, looks: Sequence[
         for n in looks)
 
 
-def _corrected(paths: Sequence[tuple[Rule, list[float]]], policy: Policy) -> list[list[float]]:
-    """Return the p-values of being broken, corrected within families look by look, and never rising again."""
+def _corrected(rules: Sequence[Rule], p_values: Mapping[str, float], policy: Policy, places: int) -> dict[str, float]:
+    """Return the p-values of being broken by id, corrected within families.
+
+    Members of a family that are not among `rules`, and those on other passes, count as if they showed nothing.
+    """
     adjust: dict[Correction, Callable[[Sequence[float]], Sequence[float]]] = {
         "holm": stats.holm, "benjamini-hochberg": tails.benjamini_hochberg, "none": tuple}
-    found = [list(values) for _, values in paths]
+    found = dict(p_values)
     for family, method in policy.families.items():
-        # Rules that are decided at checkpoints, or not at all, count as members that show nothing.
-        members = [k for k, (rule, _) in enumerate(paths) if rule.family == family]
-        absent = sum(rule.family == family for rule in policy.rules) - len(members)
-        for look in range(len(found[members[0]]) if members else 0):
-            adjusted = adjust[method]([found[k][look] for k in members] + [1.0] * absent)
-            for k, value in zip(members, adjusted, strict=False):
-                found[k][look] = value
+        members = [rule.id for rule in rules if rule.family == family]
+        absent = places * sum(rule.family == family for rule in policy.rules) - len(members)
+        adjusted = adjust[method]([*(p_values[name] for name in members), *[1.0] * absent]) if members else ()
+        found.update(zip(members, adjusted, strict=False))
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
@@ -12,7 +11,9 @@ import jinja2
 from edgebench import __version__, catalog
 from edgebench.compare import Comparison, Flips, Item, Outcome
 from edgebench.contact_sheet import Sheet
-from edgebench.finished import DecisionPath, Judgement, decision_paths, flips
+from edgebench.decision_curves import SIZE, curve
+from edgebench.decisions import decision_paths
+from edgebench.finished import Judgement, flips
 from edgebench.gate import Gate, Status, Verdict
 from edgebench.rule_words import quantity
 from edgebench.wording import fixed, title
@@ -20,7 +21,6 @@ from edgebench.wording import fixed, title
 ORDER: tuple[Status, ...] = ("fail", "error", "inconclusive", "skipped", "pass")
 OUTCOMES: tuple[Outcome, ...] = ("worse", "inconclusive", "changed", "better", "same")
 _WIDTH, _HEIGHT = 200, 26
-_PATH = (620, 190)
 
 
 class Mark(NamedTuple):
@@ -35,22 +35,6 @@ class Mark(NamedTuple):
     bad_to: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Curve:
-    """A decision path, drawn."""
-
-    path: DecisionPath
-    band: str
-    """Points of the polygon between both ends of the confidence sequence."""
-    line: str
-    limit_y: float
-    top: float
-    """Value at the upper edge."""
-    bottom: float
-    decided: str
-    """How and when it was decided, in words."""
-
-
 def gate_page(judgement: Judgement) -> str:
     """Return the verdicts as a page: intervals against limits, decision paths, flips by confidence band and class."""
     parts = []
@@ -63,7 +47,7 @@ def gate_page(judgement: Judgement) -> str:
         parts.append({
             "gate": one, "rows": [(verdict, mark(verdict, upper=upper.get(verdict.rule, True)))
                                   for verdict in by_urgency(one.verdicts)],
-            "curves": [_curve(path) for path in (decision_paths(subject.folder) if subject else ())],
+            "curves": [curve(path) for path in (decision_paths(subject.folder) if subject else ())],
             "flips": changed, "flips_reason": reason, "names": names})
     return _render("gate.html.j2", title=judgement.policy.id, policy=judgement.policy, parts=parts,
                    headline=headline(judgement.gates), notes=judgement.notes)
@@ -139,23 +123,6 @@ def mark(verdict: Verdict, *, upper: bool) -> Mark | None:
     return Mark(place(verdict.low, 0.0), place(verdict.high, _WIDTH), place(value, 0.0), at, *bad)
 
 
-def _curve(path: DecisionPath) -> Curve:
-    width, height = _PATH
-    known = [number for step in path.steps for number in (step.value, step.low, step.high) if number is not None]
-    low, high = min([path.limit, *known]), max([path.limit, *known])
-    reach, most = (high - low) or 1.0, max(step.n for step in path.steps)
-
-    def point(n: int, value: float) -> str:
-        return f"{n / most * width:.1f},{height - (value - low) / reach * height:.1f}"
-
-    upper = [point(step.n, high if step.high is None else step.high) for step in path.steps]
-    lower = [point(step.n, low if step.low is None else step.low) for step in path.steps]
-    return Curve(path=path, band=" ".join([*upper, *reversed(lower)]),
-                 line=" ".join(point(step.n, step.value) for step in path.steps),
-                 limit_y=round(height - (path.limit - low) / reach * height, 1), top=high, bottom=low,
-                 decided=path.decided)
-
-
 def _flip_rows(found: Flips, names: Sequence[str]) -> list[tuple[str, int, int, int, int]]:
     """Return (class, images, changed, lost, gained) of the classes that lost most."""
     return [(names[int(one.name)] if int(one.name) < len(names) else f"class {one.name}", one.images, one.changed,
@@ -172,5 +139,5 @@ def _templates() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(catalog.content("reports") / "templates"), undefined=jinja2.StrictUndefined,
         autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     found.globals.update(fixed=fixed, title_of=title, quantity=quantity, told_change=told_change, class_rows=_flip_rows,
-                         width=_WIDTH, height=_HEIGHT, path_size=_PATH)
+                         width=_WIDTH, height=_HEIGHT, path_size=SIZE)
     return found

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from edgebench import artifacts, backends, builds, child, environment, instrument, latency, parity, sustained
+from edgebench import artifacts, backends, builds, child, environment, instrument, latency, parity, stopping, sustained
 from edgebench.artifacts import pad
 from edgebench.device import Device
 from edgebench.errors import CannotMeasure
-from edgebench.evaluate import has_predictions, run_pass, save_predictions
+from edgebench.evaluate import run_pass, save_predictions
 from edgebench.imagecache import load_cache, normalize, transform
 from edgebench.instrument import TimingPlan
 from edgebench.observed import Observed
@@ -98,6 +99,8 @@ class Job:
     """Builds of the artifact to compare with each other; 1: none."""
     allow_precision_fallback: bool = False
     """Whether another executed precision than the one asked for is reported instead of refused."""
+    until: stopping.Until | None = None
+    """When passes may stop early; None: all are over all their images."""
 
     def timing_digest(self, artifact: Artifact) -> str:
         """Identify what decides the timings: an interrupted job with the same one need not time again."""
@@ -145,9 +148,7 @@ def work(job: Job, tell: Tell) -> None:
     batch = artifacts.fixed_batch(artifact) or job.batch
     entries = {one.size_px: one.entry for one in artifact.resolutions}
     opened: tuple[str, backends.Session] | None = None
-    waiting = [one for one in job.passes
-               if not has_predictions(out / one.key.file, one.dataset, artifact.digest, features=one.features,
-                                      compact=one.compact)]
+    waiting = [one for one in job.passes if not stopping.is_done(job.until, one, out, artifact.digest)]
     total, done = sum(len(one.rows) for one in waiting), 0
     for one in waiting:
         entry = artifact.entry if one.resolution_px is None else entries[one.resolution_px]
@@ -159,10 +160,15 @@ def work(job: Job, tell: Tell) -> None:
         def told(images: int, _: int, what: str = what, before: int = before) -> None:
             tell(what, (before + images) / total)
 
-        parts = run_pass(opened[1], Path(one.cache), one.rows, batch, told, features=one.features)
+        followed = stopping.may_stop(job.until, one)
+        parts = run_pass(opened[1], Path(one.cache), one.rows, batch, _silent if followed else told,
+                         features=one.features)
+        done += len(one.rows)
+        if job.until is not None and followed:
+            stopping.evaluate(job.until, one, parts, out, artifact.digest, partial(_share, tell, before, total))
+            continue
         save_predictions(out / one.key.file, parts, targets=one.targets, ids=one.ids, dataset=one.dataset,
                          artifact_digest=artifact.digest, labels=one.labels, compact=one.compact)
-        done += len(one.rows)
 
 
 def _already_measured(out: Path, digest: str) -> bool:
@@ -298,6 +304,14 @@ class _Infers(Mapping[Scenario, Callable[[], object]]):
             return infer({name: normalize(np.stack(pixels), preprocess)})
 
         return query
+
+
+def _share(tell: Tell, before: int, total: int, what: str, images: int) -> None:
+    tell(what, (before + images) / total)
+
+
+def _silent(_: int, __: int) -> None:
+    pass
 
 
 def _tell(what: str, share: float) -> None:

@@ -11,7 +11,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -253,3 +253,33 @@ def paired(predictions: Predictions, reference: Mapping[Pass, Predictions] | Non
                            f"(digest {other.dataset.digest[:12]}… against {predictions.dataset.digest[:12]}…)",
                            "evaluate both on the same images")
     return other
+
+
+def narrowed(found: Predictions, ids: npt.NDArray[np.str_], dataset: DatasetIdentity) -> Predictions:
+    """Return the predictions of some of the images alone, in the order of `ids`; they are read into memory.
+
+    Args:
+        found: Of all images.
+        ids: Which of them.
+        dataset: What these are called.
+
+    Raises:
+        InvalidInput: One of them was not seen.
+    """
+    order = np.argsort(found.ids)
+    rows = order[np.minimum(np.searchsorted(found.ids, ids, sorter=order), len(order) - 1)]
+    if not np.array_equal(found.ids[rows], ids):
+        raise InvalidInput(f"{found.dataset.name}: the other run did not see all of these {len(ids)} images",
+                           "evaluate both on the same images")
+    return replace(
+        found, dataset=dataset, logits=found.logits[rows], targets=found.targets[rows], ids=found.ids[rows],
+        labels=None if found.labels is None else found.labels[rows],
+        features=None if found.features is None else found.features[rows],
+        stored_outcomes=None if found.stored_outcomes is None else found.stored_outcomes.take(rows))
+
+
+def aligned(reference: Mapping[Pass, Predictions], mine: Mapping[Pass, Predictions],
+            parts: Collection[Pass]) -> dict[Pass, Predictions]:
+    """Return a reference's predictions, those of the passes that stopped early (`parts`) on the images of `mine`."""
+    return {key: narrowed(found, mine[key].ids, mine[key].dataset) if key in parts and key in mine else found
+            for key, found in reference.items()}
