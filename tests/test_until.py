@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from edgebench import evidence, metrics, policy, sequential, stats, until
+from edgebench.properties import Pass
 
 HEAD = 'id = "p"\ntitle = "t"\npurpose = "why"\n'
 N = 3000
@@ -81,6 +82,40 @@ class TestCheckpoints:
         assert 4 * found.tails(0.02).below == pytest.approx(step.p_within)
         z = stats.normal_quantile(1 - 0.05 / 4)
         assert 0.012 * z / 1.959964 == pytest.approx(step.high, rel=1e-5)
+
+    def test_a_rule_stays_as_sure_as_it_was_and_is_open_until_it_is_sure_enough(self):
+        def known(n: int, low: float, high: float) -> dict[str, evidence.Evidence]:
+            found = evidence.from_ends(evidence.Ends((low + high) / 2, low, high), 0.95, where="", unit="fraction", n=n,
+                                       sampled="images", method="m")
+            return {"r0": found}
+
+        following = until.Following(rules(ECE, ACCURACY), rules(ECE).rules)
+        for n, found in ((200, {}), (300, known(300, -0.02, 0.019)), (400, known(400, -0.05, 0.05))):
+            following.look(None, outcomes(0), n, found)
+            assert (("r0",), 1) == (following.open, len(following.at_checkpoints))
+        (path,) = following.paths()
+        assert [300, 400] == [step.n for step in path.steps]
+        assert path.steps[0].p_within == path.steps[1].p_within < 0.2
+        following.look(None, outcomes(0), 500, known(500, -0.001, 0.001))
+        assert ((), ()) == (following.open, following.at_checkpoints)
+
+    def test_each_pass_counts_in_the_corrections_of_a_family(self):
+        family = rules(FLIPS + '\nfamily = "q"', head='[families]\nq = "holm"\n')
+        p_values = []
+        for places in (1, 3):
+            following = until.Following(family, family.rules, places=places)
+            following.look(outcomes(3), outcomes(3, 0.05), 1000, {})
+            p_values.append(following.paths()[0].steps[0].p_beyond)
+        assert 3 * p_values[0] == pytest.approx(p_values[1])
+
+
+class TestConcerned:
+    def test_are_rules_on_single_passes_of_what_is_evaluated(self):
+        key = Pass("mine")
+        all_rules = rules(ACCURACY, ACCURACY.replace("reference", "baseline"), ECE, FLIPS + '\ndataset = "other"',
+                          FLIPS + '\ndataset = "mi*"', 'metric = "mean_corruption_accuracy"\nof = "robustness"\nmin = 0.5')
+        assert ["r0", "r2", "r4"] == [one.id for one in until.concerned(all_rules, key, ("accuracy", "calibration", "robustness"))]
+        assert ["r2"] == [one.id for one in until.concerned(all_rules, key, ("calibration",))]
 
 
 class TestOrder:
