@@ -130,7 +130,7 @@ def _measured(folder: Path, artifact: Artifact, images: _Images | None, referenc
     base = reference.get(recipe.backend)
     if recipe.precision == "fp32":
         reference[recipe.backend] = _Measured(session, logits)
-    p50 = builds.spread([session] if base is None else [base.session, session], feeds, output).p50_s
+    p50 = builds.spread([base.session if base else session, session], feeds, output).p50_s
     cells = ["", "", "", ""]
     if logits is not None and images is not None:
         mine = metrics.outcomes(logits, images.targets)
