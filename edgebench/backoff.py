@@ -20,10 +20,10 @@ from typing import Literal, cast
 
 import numpy as np
 
-from edgebench import backends, environment, graphs, metrics, stats
+from edgebench import environment, graphs, metrics, stats
 from edgebench.artifacts import pad
 from edgebench.calibration_errors import smece
-from edgebench.conversion import PLAIN
+from edgebench.conversion import PLAIN, open_here
 from edgebench.datasets import ImageSet, targets
 from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput, UsageError, unknown, writing
 from edgebench.export import Exporter, variant_folder
@@ -158,14 +158,14 @@ class Judge:
         self._base = base
         first = graphs.image_input(base).shape[0]
         self.batch = first if isinstance(first, int) else BATCH
-        self.reference = self.answers("onnxruntime", base, PLAIN)
+        self.reference = self.answers(base, PLAIN)
         wanted, _, _ = targets(images, source.classes, self.reference.shape[1])
         self.targets = np.array([wanted[cache.kept[row]] for row in rows])
         self.digest = hashlib.sha256("".join(cache.hashes[cache.kept[row]] for row in rows).encode()).hexdigest()
 
-    def answers(self, backend: str, entry: Path, recipe: Recipe, count: int | None = None) -> np.ndarray:
+    def answers(self, entry: Path, recipe: Recipe, count: int | None = None) -> np.ndarray:
         """Return the logits (n, K) of a built file on the first `count` images; all by default."""
-        session = backends.get(backend).open_session(entry, recipe, batch=self.batch, threads=environment.usable_cpus())
+        session = open_here(entry, recipe, batch=self.batch, threads=environment.usable_cpus())
         name, output = session.inputs[0].name, session.outputs[0].name
         found = []
         for start in range(0, len(self.pixels[:count]), self.batch):
@@ -302,9 +302,6 @@ class _Attempts:
     def __init__(self, recipe: Recipe, exporter: Exporter, judge: Judge, base: Path, log: _Log) -> None:
         self._recipe, self._exporter, self._judge, self._base, self._log = recipe, exporter, judge, base, log
         self.trials: list[Trial] = []
-        reason = backends.get(recipe.backend).reason_against(recipe)
-        # A file for a device that is elsewhere is judged by what ONNX Runtime's CPU makes of its Q/DQ nodes.
-        self._backend, self._opened_as = (recipe.backend, recipe) if reason is None else ("onnxruntime", PLAIN)
 
     def judged(self, keep: Sequence[str], wanted: Sequence[Margin], alpha: float) -> Trial:
         known = next((line for line in self._log.lines if line.get("keep_float") == list(keep)), None)
@@ -346,7 +343,7 @@ class _Attempts:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         entry = self._exporter.build(candidate, self._base, folder)
-        logits = self._judge.answers(self._backend, folder / entry, replace(self._opened_as), count)
+        logits = self._judge.answers(folder / entry, self._recipe, count)
         if not np.isfinite(logits).all():
             raise CannotMeasure(f"{self._recipe.id} gives NaN or infinity with {len(keep)} layers in float")
         return logits

@@ -10,6 +10,7 @@ import numpy as np
 
 from edgebench import backends, graphs
 from edgebench.artifacts import pad, run_batches
+from edgebench.backends import onnxruntime
 from edgebench.datasets import ImageSet
 from edgebench.errors import CannotMeasure, InvalidInput, require
 from edgebench.evaluate import FEATURES
@@ -23,6 +24,14 @@ PARITY_TOLERANCE = 1e-3
 INPUT, OUTPUT = "image", "logits"
 PLAIN = Recipe(id="reference", title="", purpose="", checked_on="", backend="onnxruntime", precision="fp32")
 """The graph as it is, in ONNX Runtime on the CPU."""
+
+
+def open_here(entry: Path, recipe: Recipe, *, batch: int, threads: int) -> backends.Session:
+    """Open built files by their own runtime where that runs here, else by ONNX Runtime's CPU, Q/DQ nodes in float."""
+    backend = backends.get(recipe.backend)
+    if backend.reason_against(recipe) is None:
+        return backend.open_session(entry, recipe, batch=batch, threads=threads)
+    return onnxruntime.open_in_float(entry, batch=batch, threads=threads)
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,9 @@ from edgebench.backends import Session
 from edgebench.conversion import (
     OUTPUT,
     PARITY_TOLERANCE,
-    PLAIN,
     Samples,
     base_at,
+    open_here,
     reference_outputs,
     samples,
     to_onnx,
@@ -256,15 +256,12 @@ class _Opened:
         self._entry, self._recipe = entry, recipe
         self._reason = own.reason_against(recipe)
         self.runtime = recipe.backend if self._reason is None else \
-            f"ONNX Runtime on the CPU, for {recipe.backend} cannot run here: {self._reason}"
+            f"ONNX Runtime on the CPU, integers in float, for {recipe.backend} cannot run here: {self._reason}"
         self._open: Callable[[int], Session] | None
-        if self._reason is None:
-            self._open = lambda batch: own.open_session(entry, recipe, batch=batch, threads=1)
-        else:
-            self._open = lambda batch: backends.get("onnxruntime").open_session(entry, PLAIN, batch=batch, threads=1)
-            if recipe.precision in ("bf16", "fp8") or recipe.float_precision == "bf16":
-                # ONNX Runtime's CPU kernels know neither.
-                self._open = None
+        self._open = lambda batch: open_here(entry, recipe, batch=batch, threads=1)
+        if self._reason is not None and (recipe.precision in ("bf16", "fp8") or recipe.float_precision == "bf16"):
+            # ONNX Runtime's CPU kernels know neither.
+            self._open = None
         if self._open is not None:
             session = self._open(1)
             self.inputs, self.outputs = session.inputs, session.outputs

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgebench import backends, backoff, catalog, graphs, metrics, quantize
-from edgebench.conversion import PLAIN
+from edgebench import backoff, catalog, graphs, metrics, quantize
 from edgebench.datasets import CUE_CONFLICT, ImageSet, open_images
 from edgebench.errors import EdgebenchError, InvalidInput, UsageError, require
 from edgebench.export import Exporter, Wanted
@@ -190,14 +189,13 @@ def compare_draws(source: Source, recipe: Recipe, exporter: Exporter, images: Im
     used = [digest for one in drawn if one.quantization for digest in exporter.draw(one.quantization)[0].image_sha256]
     base = exporter.base(recipe.opset)
     judge = backoff.Judge(source, base, images, used)
-    here = backends.get(recipe.backend).reason_against(recipe) is None
     top1, agreement = [], []
     for number, one in enumerate(drawn):
         progress(f"draw {number + 1} of {draws} for {recipe.id}", number, draws)
         folder = exporter.scratch / f"draw-{number}"
         folder.mkdir()
         entry = folder / exporter.build(one, base, folder)
-        logits = judge.answers(recipe.backend, entry, one) if here else judge.answers("onnxruntime", entry, PLAIN)
+        logits = judge.answers(entry, one)
         mine = metrics.outcomes(logits, judge.targets)
         top1.append(float(mine.correct.mean()))
         agreement.append(float((mine.predicted == judge.reference.argmax(1)).mean()))

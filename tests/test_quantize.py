@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto
 
 from edgebench import graphs, patterns, quantize
+from edgebench.backends import onnxruntime as onnxruntime_backend
 from edgebench.errors import InvalidInput
 from edgebench.recipe import Quantization, Recipe
 from tests import networks
@@ -229,6 +230,15 @@ class TestDialects:
         # Errors of a seventh of the logits. Networks with random weights answer nearly alike to every input, so that the
         # largest of their logits says less.
         assert networks.sqnr_db(reference, got) > 17
+
+    @pytest.mark.parametrize("name", ["resnet", "mobilenet", "vit"])
+    def test_for_another_runtime_it_is_judged_by_what_it_says_not_by_this_cpus_integer_kernels(self, name, tmp_path):
+        # Activations in [0, 6] take the upper half of a signed range's 255 steps: the worst case of 16-bit sums.
+        quantized(name, tmp_path / "q.onnx", recipe(TENSORRT))
+        session = onnxruntime_backend.open_in_float(tmp_path / "q.onnx", batch=4, threads=1)
+        images = networks.noise(4, seed=6)
+        node_by_node = networks.answers(tmp_path / "q.onnx", images)
+        assert networks.sqnr_db(node_by_node, session.infer({"image": images})["logits"]) > 40
 
     def test_optimized_by_the_runtime_it_answers_the_same(self, tmp_path):
         import onnxruntime

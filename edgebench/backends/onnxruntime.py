@@ -164,6 +164,19 @@ def open_session(entry: Path, recipe: Recipe, *, batch: int, threads: int, build
         device=int(options[first].get("device_id", 0)), batch=batch)
 
 
+def open_in_float(entry: Path, *, batch: int, threads: int) -> Session:
+    """Open another runtime's ONNX file on the CPU, computing what lies between its Q/DQ nodes in FP32.
+
+    What the file says, whatever the CPU: without VNNI the integer kernels add products in 16 bits, and the signed
+    activations of TensorRT's dialect saturate there until no answer is right.
+
+    Raises:
+        InvalidInput: ONNX Runtime cannot load the file.
+    """
+    plain = Recipe(id="in-float", title="", purpose="", checked_on="", backend="onnxruntime", precision="fp32")
+    return _HostSession(_open(entry, plain, {}, batch=batch, threads=threads, integer_kernels=False))
+
+
 def _provider_options(entry: Path, recipe: Recipe, batch: int, build_number: int) -> dict[str, dict[str, Setting]]:
     options = {provider: dict(recipe.provider_options.get(provider, {})) for provider in _wanted(recipe)}
     if TENSORRT in options and "trt_engine_cache_enable" not in options[TENSORRT]:
@@ -173,7 +186,7 @@ def _provider_options(entry: Path, recipe: Recipe, batch: int, build_number: int
 
 
 def _open(entry: Path, recipe: Recipe, settings: Mapping[str, Mapping[str, Setting]], *, batch: int, threads: int,
-          profile: Path | None = None) -> Any:
+          profile: Path | None = None, integer_kernels: bool = True) -> Any:
     runtime = require("onnxruntime", "onnxruntime")
     wanted = _wanted(recipe)
     missing = _missing(runtime, wanted)
@@ -195,6 +208,8 @@ def _open(entry: Path, recipe: Recipe, settings: Mapping[str, Mapping[str, Setti
         # A linear layer's product and bias would become a float Gemm before the quantized product is recognized: with
         # a fixed batch every layer of a transformer then runs in FP32, at half the speed.
         options.add_session_config_entry("optimization.disable_specified_optimizers", "MatMulAddFusion")
+    if not integer_kernels:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
