@@ -26,6 +26,7 @@ from edgebench.terminal import (
     Display,
     fail,
     listing,
+    print_ceilings,
     print_draws,
     print_floor,
     print_paired,
@@ -256,7 +257,7 @@ def _print_export(result: ExportResult, *, as_json: bool) -> None:
               "sustained load from its raw timings.")
 def report(runs: tuple[Path, ...], html: Path | None, markdown: Path | None, as_json: bool, rescore: bool) -> None:
     """Show finished runs: files, run folders, or output folders of 'profile'. Needs no runtime."""
-    from edgebench import interleaved
+    from edgebench import ceilings, interleaved
     from edgebench import report as reports
     from edgebench.decisions import of_runs
     from edgebench.record import write_bytes
@@ -266,6 +267,7 @@ def report(runs: tuple[Path, ...], html: Path | None, markdown: Path | None, as_
         from edgebench.evaluate import rescore_all
 
         found = reports.ordered(rescore_all(reports.locate(runs)))
+    found = ceilings.filled_in(found)
     if as_json:
         click.echo(json.dumps(reports.summary(found), indent=1, ensure_ascii=False))
     else:
@@ -335,13 +337,42 @@ def check(root: str, as_json: bool) -> None:
 
 
 @cli.command()
+@click.option("--ceilings", "measured", is_flag=True, help="Measure what this machine can do at best, in matrix "
+              "products of each precision and in copies, for the rooflines of reports; takes half a minute.")
+@click.option("--device", metavar="ID", help="Of --ceilings: the declared device; recognised by default.")
+@click.option("--threads", type=click.IntRange(1), help="Of --ceilings: CPU threads; the usable CPUs by default.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def doctor(as_json: bool) -> None:
+def doctor(device: str | None, threads: int | None, *, measured: bool, as_json: bool) -> None:
     """Say what works on this machine, and why the rest does not."""
     from edgebench.doctor import examine
+    from edgebench.errors import UsageError
 
+    if measured:
+        _ceilings(device or "auto", threads, as_json=as_json)
+        return
+    if device or threads:
+        raise UsageError("--device and --threads are for --ceilings", "add --ceilings, or leave them away")
     listing([{"what": one.what, "works": "yes" if one.works else "no", "detail": one.detail} for one in examine()],
              ("what", "works", "detail"), as_json=as_json)
+
+
+def _ceilings(name: str, threads: int | None, *, as_json: bool) -> None:
+    from edgebench import ceilings
+    from edgebench.profiler import resolve_device
+    from edgebench.record import to_builtins
+
+    device, _, power_mode = resolve_device(name)
+    with Display() as display:
+        found = ceilings.measure(device, threads, power_mode=power_mode, told=display.progress)
+    file = ceilings.save(found)
+    if as_json:
+        click.echo(json.dumps(to_builtins(found), indent=1, ensure_ascii=False))
+    else:
+        print_ceilings(found)
+    click.echo(f"kept in {file} for reports of {device.id} with {found.threads} threads", err=True)
+    if ceilings.disturbed(found):
+        click.echo(f"hint:  {found.conditions['CPUs busy before']} CPUs were busy before: measure again on a quiet "
+                   "machine", err=True)
 
 
 judging.register(cli)

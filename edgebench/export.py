@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgebench import backends, builder, graphs, parity
+from edgebench import backends, builder, graphs, parity, roofline
 from edgebench.artifacts import (
     GOLDEN,
     MANIFEST,
@@ -192,7 +192,8 @@ class Exporter:
             inputs=_with_batch(opened.inputs, first), outputs=_with_batch(opened.outputs, first),
             preprocess=source.preprocess, classes=source.classes, calibration=drawn[0] if drawn else None, parity=None,
             golden=GOLDEN, tools=_tools(recipe), created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            resolutions=tuple(resolutions), family=graphs.family(graphs.load(base)) if drawn else None)
+            resolutions=tuple(resolutions), work=roofline.graph_work(base, recipe.precision),
+            family=graphs.family(graphs.load(base)) if drawn else None)
         _refuse_wrong_classes(manifest)
         outputs = opened.run(checked.inputs, fixed_batch(manifest))
         measured = _parity(outputs, reference, checked, source, opened.runtime) if outputs is not None else None

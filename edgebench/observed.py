@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgebench.telemetry.types import EnergyPerInference, Telemetry, ThrottleEvent
-from edgebench.timing_types import DeviceTrace, QueryTrace, ServerSearch, SteadyVerdict, Sustained
+from edgebench.timing_types import Ceilings, DeviceTrace, QueryTrace, ServerSearch, SteadyVerdict, Sustained
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +42,8 @@ class Observed:
     """Memory that the artifact takes on the device; None where the runtime does not tell."""
     ambient_c: float | None = None
     """Temperature of the room, as the user gave it."""
+    ceilings: Ceilings | None = None
+    """What this machine reached at best, measured earlier by ``edgebench doctor --ceilings``."""
     settings: tuple[str, ...] = ()
     """What was set for the measurement and set back, in words."""
 

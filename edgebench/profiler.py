@@ -18,6 +18,7 @@ from edgebench import (
     backends,
     boards,
     catalog,
+    ceilings,
     environment,
     evaluate,
     interleaved,
@@ -298,7 +299,7 @@ def _finished(out: Path, runs: Sequence[Run]) -> tuple[Run, ...]:
 
 def write_reports(result: Result) -> None:
     """Write ``report.html`` and ``summary.json`` over all runs in the output folder."""
-    runs = _finished(result.out, result.runs)
+    runs = ceilings.filled_in(_finished(result.out, result.runs))
     write_json(result.out / "summary.json", {
         **report.summary(runs),
         "failures": [{"variant": one.what, "message": one.error.message, "hint": one.error.hint}
@@ -508,10 +509,13 @@ def _run_variant(request: Request, device: Device, chosen: tuple[str, ...], vari
         request.out / reference.variant, [one for one in reference.passes if assembly.known(one) in seen],
         reference.artifact.digest), mine, evaluate.parts(records)) if reference else None
     evaluations = evaluate.score(chosen, mine, others, request.preset)
+    machine = replace(found.environment, power_mode=power_mode)
+    observed = replace(found.observed, settings=changed, ceilings=ceilings.kept(
+        device.id, machine.cpu, settings.threads)) if found.observed else None
     run = Run(
         schema=RUN_SCHEMA, variant=variant.name, created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         edgebench=__version__, artifact=artifact, device=device,
-        environment=replace(found.environment, power_mode=power_mode), settings=settings,
+        environment=machine, settings=settings,
         precision=found.precision, golden_max_abs_difference=found.golden_max_abs_difference,
         cold_start=found.cold_start, peak_host_memory_bytes=found.peak_host_memory_bytes, traces=found.traces,
         performance=assembly.performance(found, artifact), evaluations=evaluations, passes=records,
@@ -521,7 +525,7 @@ def _run_variant(request: Request, device: Device, chosen: tuple[str, ...], vari
         skips=(*assembly.skips(planner.reason_against(artifact), found, timed=request.budget is not None),
                *(missing if jobs else ()), *plan.skips,
                *assembly.uncompared(artifact, jobs, reference)), build_spread=found.build_spread,
-        observed=replace(found.observed, settings=changed) if found.observed else None,
+        observed=observed,
         labels=provenance.labels())
     dump(run, file)
     (out / OLD).unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from edgebench.device import Device as Device  # noqa: PLC0414  # a type of the 
 from edgebench.errors import InvalidInput, suggest, writing
 from edgebench.observed import Observed
 from edgebench.recipe import Precision, Recipe
-from edgebench.timing_types import LayerTime
+from edgebench.timing_types import GraphWork, LayerTime
 
 RUN_SCHEMA = "edgebench.run/1"
 # History: 1 (0.1.0) first published form.
@@ -240,6 +240,8 @@ class Artifact:
     """Doubts that export had."""
     precision: ExecutedPrecision | None = None
     """What was built: asked of the runtime where it runs on the exporting machine, else read from the file."""
+    work: GraphWork | None = None
+    """Operations and bytes of one inference, from the FP32 graph's shapes; None where they could not be counted."""
     family: str | None = None
     """Kind of network, whose quantization rules were followed; None for artifacts without any."""
     sealed: str = ""

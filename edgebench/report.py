@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import jinja2
 
-from edgebench import catalog, record
+from edgebench import catalog, record, roofline_charts
 from edgebench.charts import charts
 from edgebench.decision_curves import SIZE, curve
 from edgebench.drawing import Variant, headline_score, trace_of
@@ -119,6 +119,7 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
         "scores": {name: {"value": score.value, "low": score.low, "high": score.high, "unit": score.unit}
                          | ({"reason": score.reason} if score.value is None else {})
                    for name in HEADLINE if (score := headline_score(variant.run, name))},
+        "roofline": roofline_charts.summary(variant),
         "caveats": [caveat.code for caveat in variant.run.caveats],
         "skips": [record.to_builtins(skip) for skip in variant.run.skips],
     } for variant in _variants(runs)]}
@@ -144,7 +145,8 @@ def html(runs: Sequence[Run], paired: Sequence[Paired] = (),
     rows, notes = _headline_rows(variants)
     return _render("report.html.j2", {
         **_context(variants), "headers": _headers(), "rows": list(zip(variants, rows, strict=True)), "notes": notes,
-        "distribution": distribution(variants), "timeline": timeline(variants), "sustained": minutes(variants),
+        "distribution": distribution(variants), "roofline": roofline_charts.chart(variants),
+        "timeline": timeline(variants), "sustained": minutes(variants),
         "timings": variant_timings(variants), "timing_tables": timing_tables(variants, paired),
         "decisions": [(one, [curve(path) for path in found]) for one in variants
                       if (found := (paths or {}).get((one.run.variant, one.run.created_at)))],

@@ -9,15 +9,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from edgebench.errors import CannotMeasure, InvalidInput, require
-from edgebench.timing_types import Ceiling, LayerChange, LayerTime, LayerWork, RooflinePoint
+from edgebench.timing_types import Ceiling, GraphWork, LayerChange, LayerTime, LayerWork, RooflinePoint
 
 MATMUL_TYPES = ("MatMul", "Gemm")
+COMPUTE_TYPES = ("Conv", "ConvTranspose", *MATMUL_TYPES)
+WIDTHS = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "int8": 1}
+"""Bytes of an element."""
 # One operation per output element; everything else that is not named has no known count.
 ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Relu", "Clip", "Sigmoid", "Tanh", "Erf", "Exp", "Sqrt", "Pow", "Neg", "Abs",
                "Max", "Min", "Sum", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu", "Gelu", "Softmax",
@@ -105,19 +109,29 @@ def numpy_gemm(size: int = 1024) -> tuple[Callable[[], object], float]:
     return lambda: np.matmul(a, b, out=out), 2.0 * size**3
 
 
-def numpy_copy(size_bytes: int = 256 * 2**20) -> tuple[Callable[[], object], float]:
+def numpy_copy(size_bytes: int = 256 * 2**20, pool: ThreadPoolExecutor | None = None, parts: int = 1,
+               ) -> tuple[Callable[[], object], float]:
     """Return a copy of that many bytes, and the bytes that it moves: each is read and written.
 
     Larger than the last cache of common machines, so that memory and not a cache is measured.
+
+    Args:
+        size_bytes: How many.
+        pool: Threads that copy a part each: one alone does not use all of the memory's bandwidth.
+        parts: How many.
     """
     source = np.ones(size_bytes // 4, np.float32)
     target = np.empty_like(source)
-    return lambda: np.copyto(target, source), 2.0 * source.nbytes
+    if pool is None:
+        return lambda: np.copyto(target, source), 2.0 * source.nbytes
+    pieces = list(zip(np.array_split(target, parts), np.array_split(source, parts), strict=True))
+    return lambda: list(pool.map(lambda pair: np.copyto(*pair), pieces)), 2.0 * source.nbytes
 
 
 def ceiling(precision: str, *, gemm: tuple[Callable[[], object], float] | None, bytes_per_s: float, method: str,
-            datasheet_flops_per_s: float | None = None, datasheet_bytes_per_s: float | None = None, repeats: int = 20,
-            min_s: float = 0.5, clock: Callable[[], int] = time.perf_counter_ns) -> Ceiling:
+            datasheet_flops_per_s: float | None = None, datasheet_bytes_per_s: float | None = None,
+            datasheet_mark: str = "", repeats: int = 20, min_s: float = 0.5,
+            clock: Callable[[], int] = time.perf_counter_ns) -> Ceiling:
     """Return the dense ceiling of one precision: its matrix product measured now, the copy rate as given.
 
     Args:
@@ -127,6 +141,7 @@ def ceiling(precision: str, *, gemm: tuple[Callable[[], object], float] | None, 
         method: What ran the product, in words.
         datasheet_flops_per_s: Dense peak that the maker states.
         datasheet_bytes_per_s: Memory bandwidth that the maker states.
+        datasheet_mark: How sure that peak is.
         repeats: Products at least.
         min_s: Seconds at least.
         clock: Monotonic nanoseconds.
@@ -134,7 +149,7 @@ def ceiling(precision: str, *, gemm: tuple[Callable[[], object], float] | None, 
     rate, count = best_rate(*gemm, repeats=repeats, min_s=min_s, clock=clock) if gemm else (None, 0)
     return Ceiling(precision=precision, sparsity="dense", flops_per_s=rate, bytes_per_s=bytes_per_s, method=method,
                    repeats=count, datasheet_flops_per_s=datasheet_flops_per_s,
-                   datasheet_bytes_per_s=datasheet_bytes_per_s)
+                   datasheet_bytes_per_s=datasheet_bytes_per_s, datasheet_mark=datasheet_mark)
 
 
 def point(name: str, flops: float, bytes_moved: float, seconds: float, top: Ceiling) -> RooflinePoint | None:
@@ -167,15 +182,49 @@ def layer_work(model: Path, *, batch: int = 1) -> tuple[LayerWork, ...]:
     decode_error = require("google.protobuf.message", "export").DecodeError
     try:
         loaded = onnx.load(str(model))
+        named = set()
         for one in loaded.graph.input:
             dimensions = one.type.tensor_type.shape.dim
             if len(dimensions) and not dimensions[0].dim_value:
+                named.add(dimensions[0].dim_param)
                 dimensions[0].dim_value = batch
+        for one in loaded.graph.output:
+            for dimension in one.type.tensor_type.shape.dim:
+                if dimension.dim_param and dimension.dim_param in named:
+                    dimension.dim_value = batch
         graph = onnx.shape_inference.infer_shapes(loaded, data_prop=True).graph
     except (OSError, decode_error, onnx.shape_inference.InferenceError) as error:
         raise InvalidInput(f"cannot read the shapes of {model}: {error}") from error
     shapes = _shapes(onnx, graph)
     return tuple(_node_work(node, shapes) for node in graph.node)
+
+
+def graph_work(model: Path, precision: str) -> GraphWork | None:
+    """Return what one inference of a whole FP32 graph has to do when it is executed in `precision`.
+
+    For one image, or for as many as the graph's batch is fixed to. Every node counts on its own: a runtime that fuses
+    layers, or keeps data in a cache, moves fewer bytes.
+
+    Args:
+        model: The FP32 ONNX file.
+        precision: Decides how many bytes an element has.
+
+    Returns:
+        None where the shapes of a convolution or matrix product are unknown: too little would be counted.
+
+    Raises:
+        MissingDependency: onnx is not installed.
+        InvalidInput: See `layer_work`.
+    """
+    layers = layer_work(model)
+    if not layers or any(one.reason and one.type in COMPUTE_TYPES for one in layers):
+        return None
+    first = require("onnx", "export").load(str(model), load_external_data=False).graph.input[0]
+    images = first.type.tensor_type.shape.dim[0].dim_value or 1
+    width = WIDTHS[precision]
+    return GraphWork(
+        flops=sum(one.flops for one in layers), bytes_moved=sum(one.bytes_moved for one in layers) * width // 4,
+        images=images, uncounted=tuple(dict.fromkeys(one.type for one in layers if one.reason)))
 
 
 def _shapes(onnx: Any, graph: Any) -> dict[str, tuple[tuple[int, ...], int]]:
@@ -203,6 +252,12 @@ def _size(onnx: Any, kind: int) -> int:
 def _node_work(node: Any, shapes: dict[str, tuple[tuple[int, ...], int]]) -> LayerWork:
     name = node.name or (node.output[0] if node.output else node.op_type)
     names = [*filter(None, node.input), *filter(None, node.output)]
+    if node.op_type in MATMUL_TYPES and names[0] not in shapes and names[1] in shapes and names[-1] in shapes:
+        # What flattens may hide its shape, which the weights and the output still tell.
+        transposed = {one.name for one in node.attribute if one.name in ("transA", "transB") and one.i}
+        weights, width = shapes[names[1]]
+        if len(weights) == 2 and "transA" not in transposed:
+            shapes = {**shapes, names[0]: ((*shapes[names[-1]][0][:-1], weights["transB" in transposed]), width)}
     unknown = [one for one in names if one not in shapes]
     if unknown:
         return LayerWork(name=name, type=node.op_type, flops=0, bytes_moved=0,

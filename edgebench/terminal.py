@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgebench.quantize import Plan
     from edgebench.recipe import Recipe
     from edgebench.record import Run
-    from edgebench.timing_types import NoiseFloor
+    from edgebench.timing_types import Ceilings, NoiseFloor
 
 
 def print_runs(runs: Sequence[Run]) -> None:
@@ -195,3 +195,18 @@ def print_floor(found: NoiseFloor) -> None:
     """Print by how much equals differ on this device."""
     click.echo(f"\nnoise floor on {found.device}: equals differ by up to {found.floor:.1%} in {found.metric} "
                f"({found.n} comparisons of an artifact with itself, {found.false_differences} falsely different)")
+
+
+def print_ceilings(found: Ceilings) -> None:
+    """Print what a machine reached at best, with what its datasheet says beside."""
+    listing([{
+        "precision": one.precision, "sparsity": one.sparsity,
+        "measured": "–" if one.flops_per_s is None else f"{one.flops_per_s / 1e9:.4g} Gop/s",
+        "datasheet": "–" if one.datasheet_flops_per_s is None else
+        f"{one.datasheet_flops_per_s / 1e9:.4g} Gop/s ({one.datasheet_mark})", "how": one.method}
+        for one in found.ceilings], ("precision", "sparsity", "measured", "datasheet", "how"), as_json=False)
+    copied = found.ceilings[0].bytes_per_s if found.ceilings else None
+    if copied is not None:
+        click.echo(f"memory: {copied / 1e9:.4g} GB/s ({found.conditions['copies']})")
+    for precision, reason in found.absent.items():
+        click.echo(f"{precision}: not measured: {reason}")

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from edgebench import roofline, scenario_scores, sustained
+from edgebench import roofline, roofline_charts, scenario_scores, sustained
 from edgebench.drawing import NEUTRAL, Panel, Variant, headline_score
 from edgebench.observed import Observed, Steadiness
+from edgebench.roofline_charts import PRECISION_COLOURS
 from edgebench.score_tables import Cell, cell, distinct
 from edgebench.timing_charts import last_verdict, minutes, timeline
 from edgebench.timing_types import Comparison, LayerTime, QueryTrace
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from edgebench.interleaved import Paired
 
 SHOWN_LAYERS = 15
-PRECISION_COLOURS = {"fp32": "#8c8c8c", "fp16": "#56b4e9", "bf16": "#0072b2", "int8": "#d55e00", "fp8": "#e69f00",
-                     "int4": "#cc79a7"}
-"""Of bars; every other type is `NEUTRAL`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +225,7 @@ def timing_tables(variants: Sequence[Variant], paired: Sequence[Paired] = ()) ->
         paired: What timing in turns found, for any of the variants.
     """
     found = (_turns(variants, paired), _multi_stream(variants), _server(variants), _camera(variants),
-             _device_times(variants), _energy(variants), _sustained(variants))
+             _device_times(variants), _energy(variants), _sustained(variants), _roofline(variants))
     return [one for one in found if one.rows]
 
 
@@ -377,3 +375,9 @@ def _sustained(variants: Sequence[Variant]) -> TextTable:
                 f"{one} and {other}" for one, other in ranks.swapped) + "."
     return TextTable(title="Sustained load", rows=rows, note=note, headers=(
         "Lasted", "p50, first minute", "p50, last", "p99, last", "Throughput, last", "Slowdown"))
+
+
+def _roofline(variants: Sequence[Variant]) -> TextTable:
+    return TextTable(title="Under the roofline", headers=roofline_charts.HEADERS, rows=roofline_charts.rows(variants),
+                     note="Operations and bytes of one inference, as the graph's shapes have them; reached at the "
+                          "median single-stream latency, under ceilings measured on the same machine.")

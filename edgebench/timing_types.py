@@ -348,6 +348,20 @@ class LayerWork:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GraphWork:
+    """What one inference of a whole graph has to do."""
+
+    flops: int
+    """Two per multiply-accumulate."""
+    bytes_moved: int
+    """Inputs, weights and outputs of every node once each, at the width of the recipe's precision."""
+    images: int
+    """That the figures are for."""
+    uncounted: tuple[str, ...] = ()
+    """Types of nodes whose operations have no known count: they are in neither figure, or in the bytes alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ceiling:
     """What this machine reached at best, and what its datasheet says beside."""
 
@@ -360,6 +374,33 @@ class Ceiling:
     datasheet_flops_per_s: float | None = None
     """Of the same sparsity; never used to place a point."""
     datasheet_bytes_per_s: float | None = None
+    datasheet_mark: str = ""
+    """How sure the datasheet's operations are: ``verified``, ``derived`` or ``recalled``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ceilings:
+    """What a machine reached at best, when, and under which conditions."""
+
+    schema: str
+    device: str
+    """Id of the declared device."""
+    cpu: str
+    threads: int
+    """CPU threads of the products and copies."""
+    measured_at: str
+    """UTC, ISO 8601."""
+    conditions: dict[str, str]
+    """Load before, governor, power mode, versions: what a later measurement should find again."""
+    ceilings: tuple[Ceiling, ...]
+    """Dense ones first; a precision has a ceiling of structured sparsity only where a datasheet states one."""
+    absent: dict[str, str]
+    """Why a precision has none."""
+
+    def of(self, precision: str) -> Ceiling | None:
+        """Return the measured dense ceiling of a precision; None where there is none."""
+        return next((one for one in self.ceilings if one.precision == precision and one.sparsity == "dense"
+                     and one.flops_per_s is not None), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -125,6 +125,13 @@ class TestWork:
         assert 64 * 64 * (4 + 1) + 4 + 1 == quantize.bytes_moved
         assert 2 * 64**3 == found["MatMul"].flops
 
+    def test_a_product_whose_input_hides_its_shape_is_known_by_its_weights_and_output(self, tmp_path):
+        nodes = [oh.make_node("Reshape", ["x", "to"], ["h"]), oh.make_node("Gemm", ["h", "w"], ["y"], name="gemm", transB=1)]
+        file = save(tmp_path / "m.onnx", nodes, [("x", FLOAT, ["n", 7]), ("to", onnx.TensorProto.INT64, [2])], [("y", FLOAT, ["n", 3])],
+                    [("w", np.zeros((3, 7), np.float32))])
+        found = {one.name: one for one in roofline.layer_work(file, batch=2)}["gemm"]
+        assert (2 * 2 * 7 * 3, 4 * (2 * 7 + 3 * 7 + 2 * 3), "") == (found.flops, found.bytes_moved, found.reason)
+
     def test_what_is_unknown_has_a_reason_and_no_flops(self, tmp_path):
         file = save(tmp_path / "m.onnx", [oh.make_node("Einsum", ["x", "x"], ["y"], name="e", equation="ij,ij->ij")],
                     [("x", FLOAT, [2, 2])], [("y", FLOAT, [2, 2])])
