@@ -63,7 +63,8 @@ def timing_caveats(found: Measurement, artifact: Artifact) -> tuple[Caveat, ...]
     """Return what in the timings, the machine and the builds speaks against the numbers."""
     doubts = [caveat for trace in found.traces for caveat in latency.caveats(trace)]
     if found.observed is not None:
-        doubts += instrument.caveats(found.observed, CONFIDENCE)
+        single = next((trace for trace in found.traces if trace.scenario == "single-stream"), None)
+        doubts += instrument.caveats(found.observed, CONFIDENCE, single)
     if found.traces:
         doubts += latency.environment_caveats(found.environment, found.traces[0].threads)
     if found.build_spread is not None:

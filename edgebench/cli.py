@@ -101,6 +101,7 @@ def profile(models: tuple[str, ...], recipes_: Any, backends_: Any, precisions: 
         scenarios=options.pop("scenarios"), fps=options.pop("fps"), deadline_s=seconds(options.pop("deadline")),
         drop=options.pop("drop"), latency_bound_s=seconds(options.pop("latency_bound")),
         sustained_s=None if sustained is None else sustained * 60, preprocessing=options.pop("preprocessing"),
+        loadgen=options.pop("loadgen"),
         telemetry=not options.pop("no_telemetry"), meter=options.pop("meter"), ambient_c=options.pop("ambient_c"))
     control = Control(power_mode=options.pop("power_mode"), jetson_clocks=options.pop("jetson_clocks"),
                       governor=options.pop("governor"))

@@ -6,6 +6,7 @@ Runs in the worker, which holds the session. What is asked for is a `TimingPlan`
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-from edgebench import latency, percentiles, scenario_scores, scenarios, steady, sustained
+from edgebench import latency, loadgen, percentiles, scenario_scores, scenarios, steady, sustained
 from edgebench.device import Device
 from edgebench.errors import UsageError, unknown
 from edgebench.observed import Observed, Steadiness
@@ -53,6 +54,8 @@ class TimingPlan:
     """Duration of a sustained run after the scenarios; None: none."""
     preprocessing: bool = False
     """Whether decoding, resizing and normalizing happen inside the clock."""
+    loadgen: bool = False
+    """Whether MLPerf's LoadGen times single-stream too, for comparison."""
     telemetry: bool = True
     meter: str | None = None
     """File or FIFO of an external power meter."""
@@ -60,7 +63,12 @@ class TimingPlan:
     """Temperature of the room."""
 
     def refuse_unfit(self) -> None:
-        """Raise UsageError for values that cannot be measured."""
+        """Refuse what cannot be measured.
+
+        Raises:
+            UsageError: Values without a meaning.
+            MissingDependency: LoadGen is asked for and not installed.
+        """
         for one in self.scenarios:
             if one not in SCENARIOS:
                 raise unknown("scenario", one, SCENARIOS)
@@ -70,6 +78,11 @@ class TimingPlan:
                             ("--latency-bound", self.latency_bound_s), ("--sustained", self.sustained_s)):
             if value is not None and value <= 0:
                 raise UsageError(f"{name}: expected a number above 0, got {value:g}")
+        if self.loadgen:
+            if "single-stream" not in self.scenarios:
+                raise UsageError("--loadgen checks the single-stream timings, which --scenario leaves out",
+                                 "add single-stream to --scenario")
+            loadgen.find()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +123,13 @@ def measure(plan: TimingPlan, infers: Infers, budget: latency.Budget, device: De
         loops = _Loops(plan, infers, budget, tell, batch=batch, single=single, threads=threads)
         for scenario in plan.scenarios:
             loops.run(scenario)
+        checked = None
+        if plan.loadgen:
+            tell("timing single-stream by LoadGen", 0.0)
+            own = next(one for one in loops.plain if one.scenario == "single-stream")
+            infer = infers["single-stream"]
+            checked = loadgen.run(lambda numbers: infer(), "single-stream", budget,
+                                  expected_s=statistics.median(own.latency_s))
         device_times = scenarios.device_times(timed_infer, DEVICE_TIMES) if timed_infer is not None else None
         timings = None
         if plan.sustained_s is not None:
@@ -128,7 +148,7 @@ def measure(plan: TimingPlan, infers: Infers, budget: latency.Budget, device: De
             energy=_energy(loops.plain, telemetry, idle),
             sustained=sustained.summarize("", timings, plan.sustained_s or 0.0, sustained.channels(telemetry))
             if timings is not None else None,
-            ambient_c=plan.ambient_c), sustained=timings)
+            loadgen=checked, ambient_c=plan.ambient_c), sustained=timings)
 
 
 class _Loops:
@@ -258,6 +278,8 @@ def scores(observed: Observed, confidence: float) -> tuple[Score, ...]:
         found.append(Score(name="device_memory", value=float(observed.device_memory_bytes), unit="bytes",
                            better="lower", n=1, method="memory that the runtime says the artifact takes on the device",
                            reason="told by the runtime"))
+    if observed.loadgen is not None:
+        found += loadgen.scores(observed.loadgen)
     times = observed.device_times
     if times is not None:
         for part in ("h2d", "compute", "d2h", "enqueue"):
@@ -282,13 +304,21 @@ def _energy_scores(found: EnergyPerInference) -> list[Score]:
                   "what was drawn above idle, the session open, per inference")]
 
 
-def caveats(observed: Observed, confidence: float) -> tuple[Caveat, ...]:
-    """Return what was seen that speaks against the timings."""
+def caveats(observed: Observed, confidence: float, own: LatencyTrace | None = None) -> tuple[Caveat, ...]:
+    """Return what was seen that speaks against the timings.
+
+    Args:
+        observed: Everything beside the plain timings.
+        confidence: Two-sided, of percentiles.
+        own: The single-stream timings, which LoadGen's are held against.
+    """
     found = [Caveat(code="throttled" if event.invalidates else event.code, message=event.message,
                     hint="cool the device, supply more power or lower its load, and measure again")
              for event in observed.events]
     found += [Caveat(code="unstable", hint=one.verdicts[-1].hint,
                      message=f"{one.scenario}: not steady in {len(one.verdicts)} tries: {one.verdicts[-1].diagnosis}")
               for one in observed.steadiness if not one.steady]
+    if observed.loadgen is not None and own is not None:
+        found += loadgen.caveats(own, observed.loadgen)
     found += [doubt for trace in observed.queries for doubt in scenario_scores.caveats(trace, confidence)]
     return tuple(found)

@@ -13,8 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgebench import percentiles
 from edgebench.errors import CannotMeasure, UsageError, require
 from edgebench.latency import Budget
+from edgebench.record import Caveat, LatencyTrace, Score
 from edgebench.timing_types import LoadGenResult, Scenario
 
 _NAMES: dict[Scenario, str] = {"single-stream": "SingleStream", "multi-stream": "MultiStream", "server": "Server",
@@ -25,6 +27,15 @@ _PROCESSED = re.compile(r"\((\d+)\)\.|Only processed (\d+) queries")
 _RATE = re.compile(r"(?:QPS w/o loadgen overhead|Completed samples per second|Samples per second)\s*:\s*([\d.eE+]+)")
 AGREEMENT = 0.01
 """How far LoadGen and the own single-stream loop may lie apart at p90."""
+
+
+def find() -> Any:
+    """Return the module of LoadGen.
+
+    Raises:
+        MissingDependency: It is not installed.
+    """
+    return require("mlperf_loadgen", "loadgen")
 
 
 def run(infer: Callable[[Sequence[int]], object], scenario: Scenario, budget: Budget, *, expected_s: float,
@@ -54,7 +65,7 @@ def run(infer: Callable[[Sequence[int]], object], scenario: Scenario, budget: Bu
         raise UsageError(f"LoadGen has no scenario {scenario!r}", f"known: {', '.join(sorted(_NAMES))}")
     if scenario == "server" and (rate_hz is None or bound_s is None):
         raise UsageError("LoadGen's server scenario needs an arrival rate and a latency bound")
-    loadgen = require("mlperf_loadgen", "loadgen")
+    loadgen = find()
     settings = _settings(loadgen, scenario, budget, expected_s, q)
     if rate_hz is not None and bound_s is not None and scenario == "server":
         settings.server_target_qps = rate_hz
@@ -169,3 +180,34 @@ def disagreement(own_p90_s: float, result: LoadGenResult) -> float:
     if theirs is None:
         raise CannotMeasure("LoadGen gave no 90th percentile", "another version of LoadGen than 6.0?")
     return theirs / own_p90_s - 1.0
+
+
+def scores(result: LoadGenResult) -> list[Score]:
+    """Return LoadGen's p90 of single-stream and its early-stopping estimate (s)."""
+    invalid = f"LoadGen calls its run invalid: {'; '.join(result.reasons)}" if not result.valid else None
+    told = f"LoadGen {result.version}, on the session that the own timings come from"
+    return [
+        Score(name="loadgen_latency_p90", value=result.percentiles_s.get("p90"), unit="s", better="lower",
+              n=result.queries, method=f"order statistic floor(nq); {told}",
+              reason=invalid or "beside the own percentile, which carries the interval"),
+        Score(name="loadgen_early_stopping_p90", value=result.early_stopping_s, unit="s", better="lower",
+              n=result.queries,
+              method=f"MLPerf's early-stopping estimate: a bound at 99 % one-sided confidence; {told}",
+              reason=(invalid or "LoadGen made none") if result.early_stopping_s is None
+              else invalid or "one-sided: it is an upper bound itself")]
+
+
+def caveats(own: LatencyTrace, result: LoadGenResult) -> list[Caveat]:
+    """Return a doubt where LoadGen's p90 lies beyond the own interval by more than `AGREEMENT`."""
+    theirs = result.percentiles_s.get("p90")
+    bound = percentiles.bound(own.latency_s, 0.9)
+    if theirs is None:
+        return []
+    low, high = (bound.value_s if end is None else end for end in (bound.low_s, bound.high_s))
+    if low * (1 - AGREEMENT) <= theirs <= high * (1 + AGREEMENT):
+        return []
+    return [Caveat(
+        code="loadgen-disagrees", hint="something changed between the two measurements: close other programs, let the "
+                                       "device settle, and measure again",
+        message=f"LoadGen saw a p90 of {theirs * 1e3:.3f} ms, {disagreement(bound.value_s, result):+.1%} against the "
+                f"own {bound.value_s * 1e3:.3f} ms ({low * 1e3:.3f}-{high * 1e3:.3f})")]

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgebench.telemetry.types import EnergyPerInference, Telemetry, ThrottleEvent
-from edgebench.timing_types import Ceilings, DeviceTrace, QueryTrace, ServerSearch, SteadyVerdict, Sustained
+from edgebench.timing_types import (
+    Ceilings,
+    DeviceTrace,
+    LoadGenResult,
+    QueryTrace,
+    ServerSearch,
+    SteadyVerdict,
+    Sustained,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +46,8 @@ class Observed:
     energy: EnergyPerInference | None = None
     """Of the single-stream inferences."""
     sustained: Sustained | None = None
+    loadgen: LoadGenResult | None = None
+    """MLPerf's LoadGen on the same session, right after the scenarios; None where it was not asked for."""
     device_memory_bytes: int | None = None
     """Memory that the artifact takes on the device; None where the runtime does not tell."""
     ambient_c: float | None = None

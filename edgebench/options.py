@@ -80,6 +80,8 @@ TIMING_OPTIONS = (
                  "report minute by minute; 30 shows how it throttles."),
     click.option("--with-preprocessing", "preprocessing", is_flag=True, help="Decode, resize and normalize inside the "
                  "clock."),
+    click.option("--loadgen", is_flag=True, help="Let MLPerf's LoadGen time single-stream too, on the same session, "
+                 "as a cross-check of the percentiles (extra 'loadgen')."),
     click.option("--paired", "paired_rounds", type=int, default=0, metavar="ROUNDS", help="At the end, time all "
                  "variants in turns and give ratios with intervals; 24 rounds tell 3 % on a quiet machine."),
     click.option("--noise-floor", type=click.Path(path_type=Path), metavar="FILE", help="Compare the first variant "

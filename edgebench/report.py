@@ -119,10 +119,18 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
         "scores": {name: {"value": score.value, "low": score.low, "high": score.high, "unit": score.unit}
                          | ({"reason": score.reason} if score.value is None else {})
                    for name in HEADLINE if (score := headline_score(variant.run, name))},
-        "roofline": roofline_charts.summary(variant),
+        "roofline": roofline_charts.summary(variant), "loadgen": _loadgen(variant.run),
         "caveats": [caveat.code for caveat in variant.run.caveats],
         "skips": [record.to_builtins(skip) for skip in variant.run.skips],
     } for variant in _variants(runs)]}
+
+
+def _loadgen(run: Run) -> dict[str, Any] | None:
+    found = run.observed.loadgen if run.observed is not None else None
+    return None if found is None else {
+        "version": found.version, "valid": found.valid, "reasons": list(found.reasons), "queries": found.queries,
+        "latency_p90": found.percentiles_s.get("p90"), "early_stopping": found.early_stopping_s,
+        "early_stopping_q": found.early_stopping_q}
 
 
 def markdown(runs: Sequence[Run]) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from edgebench import roofline, roofline_charts, scenario_scores, sustained
-from edgebench.drawing import NEUTRAL, Panel, Variant, headline_score
+from edgebench import percentiles, roofline, roofline_charts, scenario_scores, sustained
+from edgebench.drawing import NEUTRAL, Panel, Variant, headline_score, trace_of
 from edgebench.observed import Observed, Steadiness
 from edgebench.roofline_charts import PRECISION_COLOURS
 from edgebench.score_tables import Cell, cell, distinct
@@ -225,7 +225,8 @@ def timing_tables(variants: Sequence[Variant], paired: Sequence[Paired] = ()) ->
         paired: What timing in turns found, for any of the variants.
     """
     found = (_turns(variants, paired), _multi_stream(variants), _server(variants), _camera(variants),
-             _device_times(variants), _energy(variants), _sustained(variants), _roofline(variants))
+             _device_times(variants), _energy(variants), _sustained(variants), _loadgen(variants),
+             _roofline(variants))
     return [one for one in found if one.rows]
 
 
@@ -381,3 +382,28 @@ def _roofline(variants: Sequence[Variant]) -> TextTable:
     return TextTable(title="Under the roofline", headers=roofline_charts.HEADERS, rows=roofline_charts.rows(variants),
                      note="Operations and bytes of one inference, as the graph's shapes have them; reached at the "
                           "median single-stream latency, under ceilings measured on the same machine.")
+
+
+def _loadgen(variants: Sequence[Variant]) -> TextTable:
+    def cells(variant: Variant, observed: Observed) -> tuple[Cell, ...] | None:
+        found, trace = observed.loadgen, trace_of(variant.run, "single-stream")
+        if found is None or trace is None or observed.invalid:
+            return None
+        own = percentiles.early_stopping_estimate(trace.latency_s, 0.9)
+        places = decimals([sorted(trace.latency_s)[len(trace.latency_s) // 2] * 1e3])
+
+        def ms(seconds: float | None) -> Cell:
+            return Cell(text="–" if seconds is None else f"{fixed(seconds * 1e3, places)} ms")
+
+        theirs, mine = found.percentiles_s.get("p90"), percentiles.bound(trace.latency_s, 0.9).value_s
+        return (ms(mine), ms(theirs),
+                Cell(text="–" if theirs is None else f"{fixed((theirs / mine - 1) * 100, 1, sign=True)} %"),
+                ms(own), ms(found.early_stopping_s), Cell(text=fixed(found.queries, 0)),
+                Cell(text="valid" if found.valid else "invalid", detail="; ".join(found.reasons)))
+
+    versions = distinct(variant.run.observed.loadgen.version for variant in variants
+                        if variant.run.observed is not None and variant.run.observed.loadgen is not None)
+    return TextTable(title="Single-stream by LoadGen", rows=_rows(variants, cells), headers=(
+        "p90", "LoadGen's p90", "Difference", "Early stopping", "LoadGen's", "Its queries", "Its verdict"),
+        note=f"MLPerf's LoadGen {', '.join(versions)} on the same session, right after the own loop. Early stopping is "
+             "MLPerf's upper bound of the p90 at 99 % confidence, from the own timings and by LoadGen.")

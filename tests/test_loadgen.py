@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from dataclasses import replace
@@ -9,8 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from edgebench import latency, loadgen, percentiles
+from edgebench import latency, loadgen, percentiles, report, timing_tables
 from edgebench.errors import CannotMeasure, MissingDependency, UsageError
+from edgebench.record import load
+from edgebench.timing_types import LoadGenResult
+from tests import builders
+from tests import observations as ob
+from tests.models import class_file, cli, onnx_file, preprocess_file
 
 SHORT = replace(latency.budget("smoke"), min_count=100, server_queries=100, min_s=0.3, max_s=20.0)
 PAUSE_S = 0.002
@@ -159,3 +165,71 @@ class TestRefusals:
         with pytest.raises(MissingDependency) as caught:
             loadgen.run(Timed(), "single-stream", SHORT, expected_s=PAUSE_S)
         assert "edgebench[loadgen]" in caught.value.hint
+
+
+def result(p90_s: float | None, **more) -> LoadGenResult:
+    return LoadGenResult(**{"scenario": "single-stream", "version": "6.0", "valid": True, "reasons": (), "queries": 500,
+                            "early_stopping_s": 0.012, "early_stopping_q": 0.9, "mean_s": 0.01, "throughput_hz": 100.0, "settings": {},
+                            "percentiles_s": {} if p90_s is None else {"p90": p90_s}, **more})
+
+
+class TestBesideTheOwnTimings:
+    OWN = builders.single_stream([0.010 + 1e-6 * (k % 100) for k in range(1000)])
+
+    def test_a_p90_within_the_own_interval_and_one_percent_raises_no_doubt(self):
+        assert [] == loadgen.caveats(self.OWN, result(0.01009))
+        assert [] == loadgen.caveats(self.OWN, result(0.01009 * 1.009))
+
+    @pytest.mark.parametrize(("p90_s", "told"), [(0.0120, "+18.9%"), (0.0080, "-20.7%")])
+    def test_one_far_from_it_is_a_caveat(self, p90_s, told):
+        caveat, = loadgen.caveats(self.OWN, result(p90_s))
+        assert "loadgen-disagrees" == caveat.code
+        assert told in caveat.message
+
+    def test_scores_say_whether_loadgen_calls_its_run_valid(self):
+        found = {one.name: one for one in loadgen.scores(result(0.011))}
+        assert (0.011, 0.012) == (found["loadgen_latency_p90"].value, found["loadgen_early_stopping_p90"].value)
+        broken = result(None, valid=False, reasons=("Need to process at least 64 queries",), early_stopping_s=None)
+        for one in loadgen.scores(broken):
+            assert (None, "LoadGen calls its run invalid: Need to process at least 64 queries") == (one.value, one.reason)
+
+    def test_the_report_sets_both_side_by_side(self):
+        run = ob.watched(builders.run(latency_s=self.OWN.latency_s), loadgen=result(0.0111))
+        table = next(one for one in timing_tables.timing_tables(report._variants([run])) if one.title == "Single-stream by LoadGen")
+        (_, cells), = table.rows
+        ours = percentiles.early_stopping_estimate(self.OWN.latency_s, 0.9)
+        assert ["10.1 ms", "11.1 ms", "+10.0 %", f"{ours * 1e3:.1f} ms", "12.0 ms", "500", "valid"] == [one.text for one in cells]
+        assert (0.0111, True) == tuple(report.summary([run])["variants"][0]["loadgen"][key] for key in ("latency_p90", "valid"))
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("artifact")
+    done = cli("export", onnx_file(root / "tiny.onnx"), "--recipe", "ort-fp32", "--out", root, "--classes", class_file(root),
+               "--preprocess", preprocess_file(root))
+    assert 0 == done.returncode, done.stderr
+    return next(root.glob("*--ort-fp32"))
+
+
+class TestCommand:
+    def test_profile_keeps_what_loadgen_saw_on_the_same_session(self, artifact, tmp_path):
+        done = cli("profile", artifact, "--loadgen", "--budget", "smoke", "--scenario", "single-stream", "--no-telemetry", "--properties",
+                   "none", "--out", tmp_path / "out")
+        assert 0 == done.returncode, done.stderr
+        run = load(next((tmp_path / "out").glob("*/run.json")).parent)
+        found = run.observed.loadgen
+        assert ("single-stream", True) == (found.scenario, found.queries >= 5)
+        assert found.percentiles_s["p90"] == run.score("loadgen_latency_p90").value > 0
+        assert "Single-stream by LoadGen" in (tmp_path / "out/report.html").read_text()
+
+    def test_it_needs_single_stream_timings(self, artifact, tmp_path):
+        done = cli("profile", artifact, "--loadgen", "--scenario", "offline", "--out", tmp_path / "out")
+        assert (2, True) == (done.returncode, "add single-stream to --scenario" in done.stderr)
+
+    def test_without_the_extra_one_line_says_what_to_install_before_anything_is_timed(self, artifact, tmp_path):
+        (tmp_path / "mlperf_loadgen.py").write_text("raise ModuleNotFoundError(\"No module named 'mlperf_loadgen'\", name='mlperf_loadgen')\n")
+        path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+        done = cli("profile", artifact, "--loadgen", "--budget", "smoke", "--out", tmp_path / "out", env={"PYTHONPATH": path})
+        assert 3 == done.returncode
+        assert "pip install 'edgebench[loadgen]'" in done.stderr
+        assert not (tmp_path / "out").exists()

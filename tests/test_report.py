@@ -320,7 +320,7 @@ class TestSummary:
                 "reference": "demo-inspection--ort-fp32--onnxruntime",
             "datasets": ["inspection"],
                 "caveats": ["drift"], "skips": [{"what": "energy", "reason": "no power sensor"}],
-                } == {key: value for key, value in second.items() if key not in ("scores", "roofline")}
+                } == {key: value for key, value in second.items() if key not in ("scores", "roofline", "loadgen")}
         assert {"value": 0.0032, "low": None, "high": None, "unit": "s"} == second["scores"]["latency_p50"]
         assert {"value": 3_700_000.0, "low": None, "high": None, "unit": "bytes"} == second["scores"]["artifact_size"]
         assert 0.021 == second["scores"]["negative_flips"]["value"]
