@@ -1,0 +1,132 @@
+"""Variants in turns through scripted processes: who is paired with whom, how long a block is, what the files hold."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgebench import interleaved, paired_worker
+from edgebench.artifacts import list_files, write_manifest
+from edgebench.errors import CannotMeasure, UsageError
+from edgebench.paired import differing_conditions
+from edgebench.record import Run
+from edgebench.timing_types import Block
+from tests import builders
+
+
+class Processes:
+    """Stands for `paired_worker.processes`: each artifact takes its own time, all of them a little longer each round."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds, self.opened, self.asked = seconds, [], []
+
+    @contextmanager
+    def __call__(self, jobs, folder):
+        self.opened.append(dict(jobs))
+
+        def runner(name: str, number: int):
+            def run(inferences: int) -> Block:
+                self.asked.append((name, inferences))
+                drift = 1.0 + 0.001 * len(self.asked)
+                value = next(seconds for part, seconds in self.seconds.items() if part in jobs[name].artifact) * drift
+                return Block(session=number, begin_ns=len(self.asked), latency_s=(value,) * inferences)
+
+            return run
+
+        yield {name: runner(name, number) for number, name in enumerate(jobs)}
+
+
+@pytest.fixture
+def scripted(monkeypatch) -> Processes:
+    found = Processes({"ort-fp32": 0.010, "ort-int8": 0.005, "openvino-fp32": 0.012})
+    monkeypatch.setattr(paired_worker, "processes", found)
+    return found
+
+
+def runs(*recipes: str, reference: str = "ort-fp32", folder: Path = Path("/artifacts")) -> dict[str, tuple[Run, Path]]:
+    base = builders.run(reference, latency_s=[0.010] * 20)
+    made = [builders.run(one, latency_s=[0.030 if "openvino" in one else 0.010] * 20, reference=base if "int8" in one else None)
+            for one in recipes]
+    return {one.variant: (one, folder / one.artifact.recipe.id) for one in made}
+
+
+def name(recipe: str) -> str:
+    return builders.run(recipe).variant
+
+
+def silent(what: str, share: float) -> None:
+    """Progress nobody watches."""
+
+
+class TestCompare:
+    def test_each_variant_is_held_against_its_reference_and_drift_cancels(self, scripted, tmp_path):
+        found = interleaved.compare(runs("ort-fp32", "ort-int8"), tmp_path, rounds=12, progress=silent)
+        one, = found.comparisons
+        assert (name("ort-fp32"), name("ort-int8"), 12) == (one.baseline, one.candidate, one.rounds)
+        # Linear drift cancels in a mirrored round up to its second order.
+        assert 0.5 == pytest.approx(one.ratio, rel=1e-5)
+        assert one.different
+
+    def test_a_block_lasts_as_long_as_the_slowest_variant_needs(self, scripted, tmp_path):
+        found = interleaved.compare(runs("ort-fp32", "ort-int8"), tmp_path, rounds=2, progress=silent)
+        assert round(interleaved.BLOCK_S / 0.010) == found.inferences
+        assert {found.inferences} == {count for _, count in scripted.asked}
+
+    def test_a_slow_variant_still_gets_three_inferences(self, scripted, tmp_path):
+        slow = {key: (replace(run, performance=builders.run(latency_s=[2.0] * 20).performance), folder)
+                for key, (run, folder) in runs("ort-fp32", "ort-int8").items()}
+        assert 3 == interleaved.compare(slow, tmp_path, rounds=1, progress=silent).inferences
+
+    def test_variants_without_their_reference_are_not_opened(self, scripted, tmp_path):
+        interleaved.compare(runs("ort-fp32", "ort-int8", "openvino-fp32"), tmp_path, rounds=1, progress=silent)
+        assert [{name("ort-fp32"), name("ort-int8")}] == [set(jobs) for jobs in scripted.opened]
+
+    def test_all_sessions_get_the_threads_of_the_runs(self, scripted, tmp_path):
+        interleaved.compare(runs("ort-fp32", "ort-int8"), tmp_path, rounds=1, progress=silent)
+        assert {4} == {job.threads for job in scripted.opened[0].values()}
+
+    def test_it_survives_its_file_with_the_digests_of_what_was_timed(self, scripted, tmp_path):
+        chosen = runs("ort-fp32", "ort-int8")
+        found = interleaved.compare(chosen, tmp_path, rounds=3, progress=silent)
+        assert found == interleaved.load(tmp_path)
+        assert {key: run.artifact.digest for key, (run, _) in chosen.items()} == found.digests
+
+    def test_without_a_pair_it_is_refused(self, scripted, tmp_path):
+        with pytest.raises(UsageError, match="no variant with its reference"):
+            interleaved.compare(runs("ort-fp32", "openvino-fp32"), tmp_path, rounds=3, progress=silent)
+        assert [] == scripted.opened
+
+    def test_a_variant_whose_timings_are_void_is_refused(self, scripted, tmp_path):
+        chosen = {key: (replace(run, performance=()), folder) for key, (run, folder) in runs("ort-fp32", "ort-int8").items()}
+        with pytest.raises(CannotMeasure, match="has no latency yet"):
+            interleaved.compare(chosen, tmp_path, rounds=3, progress=silent)
+
+    def test_a_folder_without_turns_has_none(self, tmp_path):
+        assert interleaved.load(tmp_path) is None
+
+
+class TestNoiseFloor:
+    @pytest.fixture
+    def folder(self, tmp_path) -> Path:
+        found = tmp_path / "ort-fp32"
+        found.mkdir()
+        (found / "model.onnx").write_bytes(b"weights")
+        write_manifest(found, replace(builders.artifact(builders.recipe("ort-fp32")), files=list_files(found), golden=None))
+        return found
+
+    def test_equals_are_compared_in_fresh_processes_each_time(self, scripted, folder, tmp_path):
+        told = []
+        found = interleaved.noise_floor(folder, "cpu", tmp_path / "scratch", threads=2, conditions={"threads": "2"}, repeats=4, rounds=3,
+                                        progress=lambda what, share: told.append(share))
+        # One pair of processes for the length of a block, then four.
+        assert (5, 4, [0.25, 0.5, 0.75, 1.0]) == (len(scripted.opened), found.n, told)
+        assert {str(folder)} == {job.artifact for jobs in scripted.opened for job in jobs.values()}
+        assert 0.0 <= found.floor < 1e-3, "the same script on both sides"
+
+    def test_conditions_go_along(self, scripted, folder, tmp_path):
+        found = interleaved.noise_floor(folder, "cpu", tmp_path / "scratch", threads=2, conditions={"threads": "2"}, repeats=3, rounds=2)
+        assert ("cpu", "latency_p50") == (found.device, found.metric)
+        assert ("threads is 4, the noise floor was measured with 2",) == differing_conditions(found, {"threads": "4"})
