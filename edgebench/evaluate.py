@@ -157,7 +157,10 @@ def has_predictions(path: Path, dataset: DatasetIdentity, artifact_digest: str, 
 
 
 def load_passes(folder: Path, passes: Iterable[PassRecord], artifact_digest: str) -> dict[Pass, Predictions]:
-    """Read the predictions of all passes of one artifact in a variant's folder; arrays stay on disk until used."""
+    """Read the predictions of all passes of one artifact in a variant's folder; arrays stay on disk until used.
+
+    What is derived from them, image by image, is kept with them: give a reference's again to all that it is for.
+    """
     found = {}
     for one in passes:
         key = Pass(one.dataset.name, one.condition, one.preset)
@@ -183,16 +186,39 @@ def score(chosen: Sequence[str], predictions: Mapping[Pass, Predictions], refere
     return tuple(result)
 
 
-def rescore(run: Run, folder: Path, reference: tuple[Run, Path] | None) -> tuple[Evaluation, ...]:
+class Shelf:
+    """The predictions of the last variant that others are compared with, read and reduced once for all of them."""
+
+    def __init__(self) -> None:
+        self._place: Path | None = None
+        self._artifact_digest = ""
+        self._found: dict[Pass, Predictions] = {}
+
+    def load(self, folder: Path, passes: Iterable[PassRecord], artifact_digest: str) -> dict[Pass, Predictions]:
+        """Return what `load_passes` does; of the folder and artifact asked for last, nothing is read twice."""
+        if (folder, artifact_digest) != (self._place, self._artifact_digest):
+            self._place, self._artifact_digest, self._found = folder, artifact_digest, {}
+        wanted = {Pass(one.dataset.name, one.condition, one.preset): one for one in passes}
+        new = [one for key, one in wanted.items()
+               if key not in self._found or self._found[key].dataset != one.dataset]
+        self._found |= load_passes(folder, new, artifact_digest)
+        return {key: self._found[key] for key in wanted}
+
+
+def rescore(run: Run, folder: Path, reference: tuple[Run, Path] | None, shelf: Shelf | None = None,
+            ) -> tuple[Evaluation, ...]:
     """Return the evaluations of a finished run, computed afresh from its stored predictions.
 
     Args:
         run: The run.
         folder: Where its ``run.json`` lies.
         reference: The reference's run and folder, where the run names one and it is at hand.
+        shelf: Where the reference's predictions may lie already.
     """
+    shelf = shelf or Shelf()
+
     def stored(one: Run, where: Path) -> dict[Pass, Predictions]:
-        return load_passes(where, one.passes, one.artifact.digest)
+        return (load_passes if one.reference else shelf.load)(where, one.passes, one.artifact.digest)
 
     mine = stored(run, folder)
     others = properties.aligned(stored(*reference), mine, parts(run.passes)) if reference else None
@@ -216,11 +242,13 @@ def rescore_all(found: Sequence[tuple[Run, Path]]) -> tuple[Run, ...]:
             return seen
         return replace(seen, sustained=sustained.afresh(folder, seen.sustained, seen.telemetry))
 
+    shelf = Shelf()
+
     def afresh(run: Run, folder: Path) -> Run:
         named = [(other, place) for other, place in found if run.reference is not None
                  and (other.variant, other.artifact.digest) == (run.reference.variant, run.reference.artifact_digest)]
         beside = [pair for pair in named if pair[1].parent == folder.parent]
-        return replace(run, evaluations=rescore(run, folder, next(iter([*beside, *named]), None)),
+        return replace(run, evaluations=rescore(run, folder, next(iter([*beside, *named]), None), shelf),
                        observed=observed(run, folder))
 
     return tuple(afresh(run, folder) for run, folder in found)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,8 +32,9 @@ MIN_IMAGES_DEBIASED = 2 * BINS
 TOP = 5
 MOST_DISTINCT = 2**16
 """Where `distinct_values` stops counting: no output of 16 bits has more."""
-_ROWS = 1024
-# A float64 copy of 50,000 x 1,000 logits is 400 MB, too much beside a runtime on a 4 GB board: work in row blocks.
+_ROWS = 256
+# A float64 copy of 50,000 x 1,000 logits is 400 MB, too much beside a runtime on a 4 GB board: work in row blocks. Of
+# 2 MB each, half of them stay in the processor's cache from one operation to the next.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -115,8 +117,8 @@ class Divergences(NamedTuple):
     """Largest absolute difference of a logit."""
 
 
-class _Sums(NamedTuple):
-    """Per-bin totals: sums, not means, because |sum - sum| / N needs no care for empty bins."""
+class Sums(NamedTuple):
+    """Per-bin totals: sums, not means, because |sum - sum| / N needs no care for empty bins; arrays (bins,)."""
 
     n: FloatArray
     confidence: FloatArray
@@ -221,7 +223,14 @@ def reliability_bins(confidence: FloatArray, correct: BoolArray, bins: int = BIN
     Raises:
         ValueError: No images, shapes that differ, a confidence outside 0 to 1, or fewer than one bin.
     """
-    sums = _equal_width(confidence, correct, bins)
+    refuse_unfit(confidence, correct, bins)
+    return placed_bins(bin_places(confidence, bins), confidence, correct, bins)
+
+
+def placed_bins(place: IntArray, confidence: FloatArray, correct: BoolArray, bins: int = BINS) -> Bins:
+    """Return `reliability_bins` of images whose bins are known (N,), as those of a resample are."""
+    sums = Sums(*(np.bincount(place, weights, minlength=bins).astype(np.float64)
+                  for weights in (None, confidence, correct)))
     filled = sums.n > 0
     return Bins(n=sums.n.astype(np.int64),
                 confidence=np.divide(sums.confidence, sums.n, out=np.full(bins, np.nan), where=filled),
@@ -272,7 +281,12 @@ def ece_equal_mass(confidence: FloatArray, correct: BoolArray, bins: int = BINS)
     Source:
         Nguyen & O'Connor 2015 (arXiv:1508.05154), "adaptive binning"; Roelofs et al. 2022 (arXiv:2012.08668).
     """
-    return _gap(_equal_mass(confidence, correct, bins))
+    return mass_error(equal_mass(confidence, correct, bins))
+
+
+def mass_error(sums: Sums) -> float:
+    """Return `ece_equal_mass` from the totals of its bins, which several estimators share."""
+    return float(np.abs(sums.confidence - sums.correct).sum() / sums.n.sum())
 
 
 def ece_debiased_l2_squared(confidence: FloatArray, correct: BoolArray, bins: int = BINS) -> float:
@@ -292,7 +306,12 @@ def ece_debiased_l2_squared(confidence: FloatArray, correct: BoolArray, bins: in
     Source:
         Kumar et al. 2019 (arXiv:1909.10155), the debiased estimator; Bröcker 2012; Ferro & Fricker 2012.
     """
-    sums = _at_least_two(_equal_mass(confidence, correct, bins))
+    return debiased_l2_squared(equal_mass(confidence, correct, bins))
+
+
+def debiased_l2_squared(sums: Sums) -> float:
+    """Return `ece_debiased_l2_squared` from the totals of its bins."""
+    _refuse_single(sums)
     gap, hit = (sums.confidence - sums.correct) / sums.n, sums.correct / sums.n
     noise = hit * (1.0 - hit) / (sums.n - 1.0)
     return float(np.dot(sums.n, gap**2 - noise) / sums.n.sum())
@@ -309,7 +328,12 @@ def ece_debiased_l2(confidence: FloatArray, correct: BoolArray, bins: int = BINS
     Raises:
         ValueError: As for `ece_debiased_l2_squared`.
     """
-    return math.sqrt(max(0.0, ece_debiased_l2_squared(confidence, correct, bins)))
+    return debiased_l2(equal_mass(confidence, correct, bins))
+
+
+def debiased_l2(sums: Sums) -> float:
+    """Return `ece_debiased_l2` from the totals of its bins."""
+    return math.sqrt(max(0.0, debiased_l2_squared(sums)))
 
 
 def ece_debiased_l1(confidence: FloatArray, correct: BoolArray, bins: int = BINS) -> float:
@@ -333,7 +357,12 @@ def ece_debiased_l1(confidence: FloatArray, correct: BoolArray, bins: int = BINS
     Source:
         Kumar et al. 2019 (arXiv:1909.10155), as `normal_debiased_ce` in their package uncertainty-calibration.
     """
-    sums = _at_least_two(_equal_mass(confidence, correct, bins))
+    return debiased_l1(equal_mass(confidence, correct, bins))
+
+
+def debiased_l1(sums: Sums) -> float:
+    """Return `ece_debiased_l1` from the totals of its bins."""
+    _refuse_single(sums)
     gap, hit = (sums.confidence - sums.correct) / sums.n, sums.correct / sums.n
     deviation = np.sqrt(hit * (1.0 - hit) / sums.n)
     expected = [_mean_of_folded_normal(mean, spread) for mean, spread in zip(gap, deviation, strict=True)]
@@ -372,7 +401,7 @@ def null_ece(confidence: FloatArray, draws: int = 200, seed: int = 0, bins: int 
     if draws < 1:
         raise ValueError(f"expected at least 1 draw, got {draws}")
     refuse_unfit(confidence, confidence, bins)
-    place = _place(confidence, bins)
+    place = bin_places(confidence, bins)
     by_bin = np.argsort(place, kind="stable")
     ordered = confidence[by_bin]
     occupied, starts = np.unique(place[by_bin], return_index=True)
@@ -417,19 +446,54 @@ def divergences(logits_reference: Logits, logits: Logits) -> Divergences:
     return Divergences(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
+def js_divergences(logits_reference: Logits, others: Sequence[Logits]) -> FloatArray:
+    """Return how far each of several outputs is from the same reference's, image by image, in nats (len(others), N).
+
+    The Jensen-Shannon divergence of `divergences` alone, with the reference's probabilities computed once for all.
+
+    Args:
+        logits_reference: Of the reference (N, K).
+        others: Each of the same images (N, K).
+
+    Raises:
+        ValueError: No images, or shapes that differ.
+        InvalidInput: A logit is NaN or infinite.
+    """
+    for logits in (logits_reference, *others):
+        _refuse_unpaired(logits_reference, logits)
+        _refuse_non_finite(logits)
+    found = np.empty((len(others), len(logits_reference)))
+    for rows in row_blocks(len(logits_reference)):
+        reference = log_softmax(logits_reference[rows])
+        of_reference = np.exp(reference)
+        for place, logits in enumerate(others):
+            variant = log_softmax(logits[rows])
+            ratio = variant - reference
+            found[place, rows] = _js(of_reference, np.exp(variant, out=variant), ratio)
+    return found
+
+
 def _divergences(logits_reference: Logits, logits: Logits) -> Divergences:
     reference, variant = log_softmax(logits_reference), log_softmax(logits)
     ratio = variant - reference
     of_reference, of_variant = np.exp(reference, out=reference), np.exp(variant, out=variant)
     kl: FloatArray = -np.einsum("nk,nk->n", of_reference, ratio)
-    # With the mixture m and r = log(q/p), log(p/m) is ln 2 - ln(1 + e^r), and log(q/m) the same of -r. Neither takes a
-    # logarithm of m, which may be 0, and equal probabilities give 0 up to one rounding.
-    both = math.log(2.0) - np.log1p(np.exp(-np.abs(ratio)))
-    js: FloatArray = (np.einsum("nk,nk->n", of_reference, both - np.maximum(ratio, 0.0))
-                      + np.einsum("nk,nk->n", of_variant, both + np.minimum(ratio, 0.0))) / 2.0
     change = np.abs(logits.astype(np.float64) - logits_reference)
     # Rounding takes nearly equal logits to -1e-17 and the like.
-    return Divergences(kl.clip(min=0.0), js.clip(0.0, math.log(2.0)), change.mean(axis=1), change.max(axis=1))
+    return Divergences(kl.clip(min=0.0), _js(of_reference, of_variant, ratio), change.mean(axis=1), change.max(axis=1))
+
+
+def _js(of_reference: FloatArray, of_variant: FloatArray, ratio: FloatArray) -> FloatArray:
+    """Return the divergence (N,) of probabilities (N, K) and the logarithms of their ratio, variant over reference."""
+    # With the mixture m and r = log(q/p), log(p/m) is ln 2 - ln(1 + e^r), and log(q/m) the same of -r. Neither takes a
+    # logarithm of m, which may be 0, and equal probabilities give 0 up to one rounding.
+    both = np.abs(ratio)
+    np.negative(both, out=both)
+    np.log1p(np.exp(both, out=both), out=both)
+    np.subtract(math.log(2.0), both, out=both)
+    js: FloatArray = (np.einsum("nk,nk->n", of_reference, both - np.maximum(ratio, 0.0))
+                      + np.einsum("nk,nk->n", of_variant, both + np.minimum(ratio, 0.0))) / 2.0
+    return js.clip(0.0, math.log(2.0))
 
 
 def distinct_values(logits: Logits, most: int = MOST_DISTINCT) -> int:
@@ -457,39 +521,46 @@ def row_blocks(n: int) -> Iterator[slice]:
     return (slice(start, start + _ROWS) for start in range(0, n, _ROWS))
 
 
-def _place(confidence: FloatArray, bins: int) -> IntArray:
+def bin_places(confidence: FloatArray, bins: int = BINS) -> IntArray:
+    """Return the bin of `reliability_bins`, counted from 0, that each confidence (N,) falls into."""
     # Searching the right edges from the left puts a confidence that equals an edge below that edge. Multiplying by
     # `bins` and rounding up would misplace confidences within one rounding error of an edge.
     return np.searchsorted(np.arange(1, bins + 1) / bins, confidence, side="left")
 
 
-def _equal_width(confidence: FloatArray, correct: BoolArray, bins: int) -> _Sums:
-    refuse_unfit(confidence, correct, bins)
-    place = _place(confidence, bins)
-    totals: list[FloatArray] = [np.bincount(place, weights, minlength=bins).astype(np.float64)
-                                for weights in (None, confidence, correct)]
-    return _Sums(*totals)
+def equal_mass(confidence: FloatArray, correct: BoolArray, bins: int = BINS) -> Sums:
+    """Return the totals of the bins of `ece_equal_mass`, lowest confidence first.
 
+    Args:
+        confidence: Top-label confidence (N,), 0 to 1.
+        correct: Whether the top label is right (N,).
+        bins: How many.
 
-def _equal_mass(confidence: FloatArray, correct: BoolArray, bins: int) -> _Sums:
+    Raises:
+        ValueError: As for `reliability_bins`.
+    """
     refuse_unfit(confidence, correct, bins)
-    filled = min(bins, confidence.size)
-    smaller, larger = divmod(confidence.size, filled)
-    n = smaller + (np.arange(filled) < larger)
-    starts = np.cumsum(n) - n
+    edges = equal_mass_edges(confidence.size, min(bins, confidence.size))
     order = np.argsort(confidence, kind="stable")
-    return _Sums(n.astype(np.float64), np.add.reduceat(confidence[order], starts),
-                 np.add.reduceat(correct[order], starts, dtype=np.float64))
+    return Sums(np.diff(edges).astype(np.float64), np.add.reduceat(confidence[order], edges[:-1]),
+                np.add.reduceat(correct[order], edges[:-1], dtype=np.float64))
 
 
-def _gap(sums: _Sums) -> float:
-    return float(np.abs(sums.confidence - sums.correct).sum() / sums.n.sum())
+@lru_cache(maxsize=256)
+def equal_mass_edges(n: int, bins: int) -> IntArray:
+    """Return where bins of equally many of `n` images begin and end (bins + 1,): larger ones first; not to be changed.
+
+    The same for every resample, so kept.
+    """
+    smaller, larger = divmod(n, bins)
+    edges = np.arange(bins + 1) * smaller + np.minimum(np.arange(bins + 1), larger)
+    edges.flags.writeable = False
+    return edges
 
 
-def _at_least_two(sums: _Sums) -> _Sums:
+def _refuse_single(sums: Sums) -> None:
     if sums.n.min() < 2:
         raise ValueError(f"expected at least 2 images in each bin to debias, got {int(sums.n.sum())} images in all")
-    return sums
 
 
 def _mean_of_folded_normal(mean: float, spread: float) -> float:

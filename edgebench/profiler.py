@@ -206,13 +206,14 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
                               _finished(request.out, ()))
     if request.force:
         _set_aside(request.out, variants)
+    shelf = evaluate.Shelf()
     with _controlled(request.control, device, note) as settings:
         for number, variant in enumerate(variants, 1):
             def told(what: str, share: float, prefix: str = f"[{number}/{len(variants)}] {variant.name}: ") -> None:
                 progress(prefix + what, share)
 
             try:
-                run = _run_variant(request, device, chosen, variant, (planner, missing, until),
+                run = _run_variant(request, device, chosen, variant, (planner, missing, until, shelf),
                                    _finished(request.out, result.runs), told, (settings, doubts, power_mode))
             except EdgebenchError as error:
                 result.failures.append(Failure(what=variant.name, error=error))
@@ -464,10 +465,10 @@ def _set_aside(out: Path, variants: Sequence[_Variant]) -> None:
 
 
 def _run_variant(request: Request, device: Device, chosen: tuple[str, ...], variant: _Variant,
-                 planned: tuple[Planner, Sequence[Skip], Policy | None], earlier: Sequence[Run], progress: Progress,
-                 around: tuple[tuple[str, ...], tuple[Caveat, ...], str | None]) -> Run:
+                 planned: tuple[Planner, Sequence[Skip], Policy | None, evaluate.Shelf], earlier: Sequence[Run],
+                 progress: Progress, around: tuple[tuple[str, ...], tuple[Caveat, ...], str | None]) -> Run:
     out, artifact = request.out / variant.name, variant.artifact
-    planner, missing, policy = planned
+    planner, missing, policy, shelf = planned
     changed, doubts, power_mode = around
     plan = planner.of(artifact)
     jobs, records = plan.passes, tuple(assembly.record(job) for job in plan.passes)
@@ -504,8 +505,8 @@ def _run_variant(request: Request, device: Device, chosen: tuple[str, ...], vari
     # A reference that saw other images of a set has nothing to say about these.
     seen = set(map(assembly.known, records))
     records = stopping.records(until, jobs, out, artifact.digest)
-    mine = evaluate.load_passes(out, records, artifact.digest)
-    others = properties.aligned(evaluate.load_passes(
+    mine = (evaluate.load_passes if reference else shelf.load)(out, records, artifact.digest)
+    others = properties.aligned(shelf.load(
         request.out / reference.variant, [one for one in reference.passes if assembly.known(one) in seen],
         reference.artifact.digest), mine, evaluate.parts(records)) if reference else None
     evaluations = evaluate.score(chosen, mine, others, request.preset)

@@ -151,6 +151,17 @@ class TestSmooth:
         assert smece_by_quadrature(confidence, correct) == pytest.approx(
             calibration_errors.smece(confidence, correct), abs=2e-5)
 
+    @pytest.mark.parametrize(("n", "power"), [(1, 1.0), (7, 0.3), (120, 5.0), (900, 1.0), (900, 30.0)])
+    def test_the_search_ends_where_bisection_does(self, n, power):
+        confidence, correct = calibrated(n, n, power)
+        spectrum = calibration_errors._residual_spectrum(confidence, correct)
+        low, high = 0, 4096
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if calibration_errors._excess(spectrum, middle / 4096) > 0 else (low, middle)
+        above, below = (calibration_errors._excess(spectrum, end / 4096) for end in (low, high))
+        assert (low + above / (above - below)) / 4096 == pytest.approx(calibration_errors.smece(confidence, correct), abs=1e-15)
+
     def test_agrees_with_the_definition_at_both_ends(self):
         confidence = np.array([0.0, 0.0, 1.0, 1.0, 1.0, 0.5])
         correct = np.array([True, False, True, False, False, True])

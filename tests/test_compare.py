@@ -46,6 +46,20 @@ def pair(tmp_path):
     return stored(tmp_path / "a", logits(0)), stored(tmp_path / "b", logits(0, 12), "ort-int8")
 
 
+def test_a_reference_is_read_once_for_all_that_are_compared_with_it(pair, monkeypatch):
+    (run, folder), (other, elsewhere) = pair
+    read = []
+    whole = evaluate.load_predictions
+    monkeypatch.setattr(evaluate, "load_predictions", lambda path, *given: read.append(path) or whole(path, *given))
+    shelf = evaluate.Shelf()
+    first, again = (shelf.load(folder, run.passes, run.artifact.digest) for _ in range(2))
+    assert 1 == len(read)
+    assert [id(one) for one in first.values()] == [id(one) for one in again.values()]
+    (of_other,) = shelf.load(elsewhere, other.passes, other.artifact.digest).values()
+    assert logits(0, 12).tolist() == of_other.logits.tolist()
+    assert {} == shelf.load(elsewhere, (), other.artifact.digest)
+
+
 class TestRefusing:
     @pytest.mark.parametrize(("change", "words"), [
         (lambda run: replace(run, device=replace(run.device, id="jetson")), "device: cpu against jetson"),

@@ -13,7 +13,7 @@ from scipy.spatial.distance import jensenshannon
 from scipy.special import softmax
 from scipy.stats import binomtest, norm
 
-from edgebench import metrics, properties
+from edgebench import metrics, properties, stats
 from edgebench.errors import InvalidInput
 from edgebench.properties import Pass, Predictions, invariance
 from edgebench.properties.invariance import retention_weights
@@ -506,9 +506,9 @@ class TestReference:
 
 def test_logits_are_read_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
-    original: Callable[..., metrics.Divergences] = metrics.divergences
+    original: Callable[..., stats.FloatArray] = metrics.js_divergences
     monkeypatch.setattr(metrics, "row_blocks", lambda n: (slice(k, k + 64) for k in range(0, n, 64)))
-    monkeypatch.setattr(metrics, "divergences", lambda a, b: taken.append(len(a)) or original(a, b))
+    monkeypatch.setattr(metrics, "js_divergences", lambda a, b: taken.append(len(a)) or original(a, b))
     whole = evaluate(scale_passes())
     assert max(taken) <= 64
     monkeypatch.undo()

@@ -432,6 +432,16 @@ class TestPaired:
         np.testing.assert_allclose(found.logit_mean, gap.mean(axis=1), rtol=1e-12)
         np.testing.assert_array_equal(found.logit_max, gap.max(axis=1))
 
+    def test_several_outputs_are_held_against_one_reference_as_each_alone(self):
+        reference, _ = random_logits(metrics._ROWS + 10, 6, 0)
+        variants = [reference + random_logits(len(reference), 6, seed)[0] / 3.0 for seed in (1, 2)]
+        expected = [metrics.divergences(reference, one).js for one in variants]
+        np.testing.assert_array_equal(expected, metrics.js_divergences(reference, variants))
+        broken = reference.copy()
+        broken[-1, 0] = np.nan
+        with pytest.raises(InvalidInput, match="NaN or infinity for 1 of"):
+            metrics.js_divergences(reference, [variants[0], broken])
+
     def test_divergences_are_zero_for_equal_logits_and_never_negative(self):
         logits, _ = random_logits(200, 50, 2)
         assert [0.0] * 200 == metrics.divergences(logits, logits).kl.tolist()

@@ -20,7 +20,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from edgebench import metrics
+from edgebench import metrics, temperature
 from edgebench.datasets import IMAGENET_VAL, SPECIAL
 from edgebench.errors import InvalidInput, MissingDependency, unknown
 from edgebench.record import DatasetIdentity, Evaluation, Skip
@@ -74,6 +74,14 @@ class Predictions:
     def outcomes(self) -> metrics.Outcomes:
         """Per-image outcomes, computed once for all properties."""
         return self.stored_outcomes or metrics.outcomes(self.logits, self.targets)
+
+    @cached_property
+    def temperatures(self) -> temperature.Temperatures | None:
+        """Temperatures of two halves of the images, split by their ids, fitted once for all; None without a minimum.
+
+        Needs logits: not to be asked of what was stored in compact form.
+        """
+        return temperature.fit(self.logits, self.targets, temperature.halves(self.ids))
 
     def within(self, classes: Sequence[int]) -> Predictions:
         """Return the predictions among some of the model's classes alone: logits (N, C), targets counted among them.

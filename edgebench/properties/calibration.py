@@ -44,12 +44,20 @@ class Sample:
     correct: metrics.BoolArray
     nll: stats.FloatArray
     brier: stats.FloatArray
+    place: stats.IntArray
+    """Which of the 15 equal-width bins each image is in."""
 
     @classmethod
-    def of(cls, outcomes: metrics.Outcomes | Sample, chosen: stats.IntArray) -> Sample:
+    def of(cls, outcomes: metrics.Outcomes) -> Sample:
+        """Return the sample of all images, put in order of confidence."""
+        return cls(confidence=outcomes.confidence, correct=outcomes.correct, nll=outcomes.nll, brier=outcomes.brier,
+                   place=metrics.bin_places(outcomes.confidence)).take(
+                       np.argsort(outcomes.confidence, kind="stable"))
+
+    def take(self, chosen: stats.IntArray) -> Sample:
         """Return the sample of the images at `chosen` (M,), as often as they are named."""
-        return cls(confidence=outcomes.confidence[chosen], correct=outcomes.correct[chosen], nll=outcomes.nll[chosen],
-                   brier=outcomes.brier[chosen])
+        return Sample(confidence=self.confidence[chosen], correct=self.correct[chosen], nll=self.nll[chosen],
+                      brier=self.brier[chosen], place=self.place[chosen])
 
     @cached_property
     def errors(self) -> stats.FloatArray:
@@ -59,7 +67,12 @@ class Sample:
     @cached_property
     def bins(self) -> metrics.Bins:
         """The 15 equal-width bins."""
-        return metrics.reliability_bins(self.confidence, self.correct)
+        return metrics.placed_bins(self.place, self.confidence, self.correct)
+
+    @cached_property
+    def mass(self) -> metrics.Sums:
+        """The totals of the 15 bins of equally many images."""
+        return metrics.equal_mass(self.confidence, self.correct)
 
     @cached_property
     def brier_parts(self) -> calibration_errors.BrierParts:
@@ -94,15 +107,16 @@ def _top_label(metric: Callable[[stats.FloatArray, metrics.BoolArray], float]) -
 ESTIMATORS: tuple[Estimator, ...] = (
     Estimator(name="ece15_ew", statistic=lambda sample: metrics.binned_error(sample.bins),
               method=f"expected calibration error in 15 equal-width bins (low, high]; {_LOW_HIGH}"),
-    Estimator(name="ece_em", statistic=_top_label(metrics.ece_equal_mass),
+    Estimator(name="ece_em", statistic=lambda sample: metrics.mass_error(sample.mass),
               method="expected calibration error in 15 bins of equally many images"),
-    Estimator(name="ece_debiased_l2", statistic=_top_label(metrics.ece_debiased_l2),
+    Estimator(name="ece_debiased_l2", statistic=lambda sample: metrics.debiased_l2(sample.mass),
               at_least=metrics.MIN_IMAGES_DEBIASED,
               method="root of the debiased squared calibration error in 15 equal-mass bins, 0 where that is negative"),
-    Estimator(name="ece_debiased_l2_squared", unit="1", statistic=_top_label(metrics.ece_debiased_l2_squared),
+    Estimator(name="ece_debiased_l2_squared", unit="1",
+              statistic=lambda sample: metrics.debiased_l2_squared(sample.mass),
               at_least=metrics.MIN_IMAGES_DEBIASED, bounds=(-math.inf, math.inf), compared=False,
               method="debiased squared calibration error, sign kept: centred on 0 for a calibrated model"),
-    Estimator(name="ece_debiased_l1", statistic=_top_label(metrics.ece_debiased_l1),
+    Estimator(name="ece_debiased_l1", statistic=lambda sample: metrics.debiased_l1(sample.mass),
               at_least=metrics.MIN_IMAGES_DEBIASED, bounds=(-math.inf, math.inf), compared=False,
               method="equal-mass calibration error less its expected noise"),
     Estimator(name="ece_sweep", statistic=_top_label(calibration_errors.ece_sweep), compared=False,
@@ -181,21 +195,21 @@ def _family(outcomes: metrics.Outcomes, reference: metrics.Outcomes | None,
     # Sorted by confidence, equal-mass bins of a resample need no sorting of their own. The reference ranks the images
     # otherwise: the same ones are drawn from it, but handed over in its own order.
     order = np.argsort(outcomes.confidence, kind="stable")
-    mine = Sample.of(outcomes, order)
+    mine = Sample.of(outcomes)
     usable = [one for one in ESTIMATORS if n >= one.at_least]
     compared = [one for one in usable if one.compared] if reference else []
     their_order = np.argsort(reference.confidence, kind="stable") if reference else order
-    theirs = Sample.of(reference, their_order) if reference else None
+    theirs = Sample.of(reference) if reference else None
     # Where image `their_order[k]` stands in `order`.
     place = np.argsort(order)[their_order]
 
     def statistics(chosen: stats.IntArray) -> stats.FloatArray:
-        sample = Sample.of(mine, chosen)
+        sample = mine.take(chosen)
         values = {one.name: one.statistic(sample) for one in usable}
         if theirs is None:
             return np.array([*values.values()])
         counts = np.bincount(chosen, minlength=n)
-        other = Sample.of(theirs, np.repeat(np.arange(n), counts[place]))
+        other = theirs.take(np.repeat(np.arange(n), counts[place]))
         return np.array([*values.values(), *(values[one.name] - one.statistic(other) for one in compared)])
 
     intervals = _bootstrap(statistics, n)
@@ -249,25 +263,26 @@ def _classwise(found: Predictions) -> tuple[Score, ...]:
 class _Scaled:
     """What temperature scaling makes of each image."""
 
-    confidence: stats.FloatArray
-    correct: metrics.BoolArray
+    place: stats.IntArray
+    """Which of the 15 equal-width bins each image is in (N,)."""
+    excess: stats.FloatArray
+    """Confidence less whether it is right (N,)."""
     nll: stats.FloatArray
 
     def errors(self, chosen: stats.IntArray) -> tuple[float, float]:
         """Return 15-bin error and mean NLL of the images chosen."""
-        ece = metrics.ece_equal_width(self.confidence[chosen], self.correct[chosen])
-        return ece, float(self.nll[chosen].mean())
+        gaps = np.bincount(self.place[chosen], self.excess[chosen], minlength=metrics.BINS)
+        return float(np.abs(gaps).sum() / chosen.size), float(self.nll[chosen].mean())
 
 
 def _scaling(found: Predictions, other: Predictions | None) -> tuple[tuple[Score, ...], tuple[Score, ...]]:
     """Return temperature, errors after scaling by it, and what the reference's own temperature would do here."""
     n = len(found.outcomes)
-    half = temperature.halves(found.ids)
     few = "" if n >= MIN_IMAGES_TEMPERATURE else f"{n} images are too few: at least {MIN_IMAGES_TEMPERATURE} are needed"
     unfit = few or (COMPACT if found.compact else "")
     unfit_both = unfit or (COMPACT if other and other.compact else "")
-    own = None if unfit else temperature.fit(found.logits, found.targets, half)
-    its = temperature.fit(other.logits, other.targets, half) if other and not unfit_both else None
+    own = None if unfit else found.temperatures
+    its = other.temperatures if other and not unfit_both else None
     why = unfit or _NO_TEMPERATURE
     both = unfit_both or f"{'this variant' if its else 'the reference'}: {_NO_TEMPERATURE}"
     mine, borrowed = _scaled(found, own), _scaled(found, its)
@@ -310,7 +325,7 @@ def _scaled(found: Predictions, fitted: temperature.Temperatures | None) -> _Sca
     if fitted is None:
         return None
     confidence, nll = temperature.scaled(found.logits, found.targets, fitted.unseen)
-    return _Scaled(confidence, found.outcomes.correct, nll)
+    return _Scaled(metrics.bin_places(confidence), confidence - found.outcomes.correct, nll)
 
 
 def _bootstrap(statistics: Callable[[stats.IntArray], stats.FloatArray], n: int) -> Iterator[tuple[float, ...]]:

@@ -142,29 +142,37 @@ def _sweep(predictions: Mapping[Pass, Predictions], dataset: str, preset: str, f
 def _evaluate(sweep: _Sweep, predictions: Mapping[Pass, Predictions], reference: Mapping[Pass, Predictions] | None,
               ) -> Evaluation:
     first = next(iter(sweep.levels.values()))
-    ids: npt.NDArray[np.str_] = reduce(np.intersect1d, [predictions[key].ids for key in sweep.keys])
+    ids: npt.NDArray[np.str_] = np.unique(reduce(_shared, [predictions[key].ids for key in sweep.keys]))
     changes: tuple[Score, ...] = ()
     if ids.size == 0:
         scores: tuple[Score, ...] = (Score(
             name="consistency_mean", value=None, unit="fraction", better="higher", n=0,
             method="mean consistency over all levels", reason="the passes have no image in common"),)
     else:
-        taken = {key: _take(predictions[key], ids) for key in sweep.keys}
+        taken = _take({key: predictions[key] for key in sweep.keys}, ids)
         scores = _scores(sweep, taken)
         others = {key: other for key in sweep.keys if (other := paired(predictions[key], reference, key))}
         common = sweep.among(others)
         if common.levels:
-            before = {key: _take(other, ids) for key, other in others.items()}
-            changes = _changes(common, _answers(common, taken), _answers(common, before))
+            changes = _changes(common, _answers(common, taken), _answers(common, _take(others, ids)))
     return Evaluation(
         property="invariance", dataset=predictions[first].dataset, condition=sweep.family, preset=first.preset,
         predictions=tuple(key.file for key in sweep.keys), scores=scores, reference_scores=changes)
 
 
-def _take(found: Predictions, ids: npt.NDArray[np.str_]) -> _Taken:
-    order = np.argsort(found.ids)
-    rows = order[np.searchsorted(found.ids, ids, sorter=order)]
-    return _Taken(found, rows, found.outcomes.take(rows))
+def _shared(some: npt.NDArray[np.str_], others: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
+    return some if np.array_equal(some, others) else np.intersect1d(some, others)
+
+
+def _take(predictions: Mapping[Pass, Predictions], ids: npt.NDArray[np.str_]) -> dict[Pass, _Taken]:
+    taken, last, rows = {}, None, np.empty(0, np.int64)
+    for key, found in predictions.items():
+        # Sorting names takes longer than all else here, and nearly all passes name the same images.
+        if last is None or not np.array_equal(found.ids, last):
+            order = np.argsort(found.ids)
+            last, rows = found.ids, order[np.searchsorted(found.ids, ids, sorter=order)]
+        taken[key] = _Taken(found, rows, found.outcomes.take(rows))
+    return taken
 
 
 def _answers(sweep: _Sweep, taken: Mapping[Pass, _Taken]) -> _Answers:
@@ -182,7 +190,7 @@ def _scores(sweep: _Sweep, taken: Mapping[Pass, _Taken]) -> tuple[Score, ...]:
     base = taken[sweep.base_key] if sweep.base_key else None
     shown = [*([sweep.base] if base else []), *names]
     certainty = np.stack([np.exp(-taken[key].outcomes.nll) for key in sweep.keys])
-    divergence = np.stack([_divergence(base, taken[key]) for key in sweep.levels.values()])
+    divergence = _divergences(base, [taken[key] for key in sweep.levels.values()])
     weights, splits = _weights(sweep), np.cumsum([1 + len(names), len(names)])
 
     def statistics(means: FloatArray) -> FloatArray:
@@ -265,13 +273,18 @@ def _changes(sweep: _Sweep, mine: _Answers, theirs: _Answers) -> tuple[Score, ..
                  f"{_NO_BASE}, here or there", (-1.0, 1.0)))
 
 
-def _divergence(base: _Taken | None, other: _Taken) -> FloatArray:
-    if base is None or base.found.compact or other.found.compact:
-        return np.full(len(other.rows), np.nan)
-    # Both passes are mapped from disk: block by block, neither is ever whole in memory.
-    return np.concatenate([metrics.divergences(base.found.logits[base.rows[block]],
-                                               other.found.logits[other.rows[block]]).js
-                           for block in metrics.row_blocks(len(other.rows))])
+def _divergences(base: _Taken | None, levels: Sequence[_Taken]) -> FloatArray:
+    """Return the divergence of each level's probabilities from the untransformed (L, N); NaN where not known."""
+    found = np.full((len(levels), len(levels[0].rows)), np.nan)
+    whole = [place for place, one in enumerate(levels) if not one.found.compact]
+    if base is None or base.found.compact or not whole:
+        return found
+    # The passes are mapped from disk: block by block, none is ever whole in memory.
+    for block in metrics.row_blocks(found.shape[1]):
+        found[whole, block] = metrics.js_divergences(
+            base.found.logits[base.rows[block]],
+            [levels[place].found.logits[levels[place].rows[block]] for place in whole])
+    return found
 
 
 def _retention(correct: FloatArray) -> FloatArray:
