@@ -332,7 +332,7 @@ def check(root: str, as_json: bool) -> None:
     rows = [to_builtins(one) if as_json else {
         **to_builtins(one), "published": "" if one.published is None else f"{one.published:,}",
         "digest": one.digest[:12]} for one in found]
-    listing(rows, ("name", "state", "images", "published", "classes", "digest", "note"), as_json=as_json)
+    listing(rows, ("name", "state", "images", "published", "classes", "digest", "serves", "note"), as_json=as_json)
     if any(one.state == "unusable" for one in found):
         sys.exit(ExitCode.UNMEASURABLE)
 

@@ -101,9 +101,9 @@ def thumbnail(path: Path) -> str:
 
 def _files(location: str) -> list[dict[str, Path]]:
     """Return the image files of each set at a location, by the image's id."""
-    from edgebench.named_sets import open_sets
+    from edgebench.named_sets import fit_sets
 
-    return [{item.id: item.path for item in images.items if item.row is None} for images in open_sets(location)]
+    return [{item.id: item.path for item in images.items if item.row is None} for images in fit_sets(location)[0]]
 
 
 def _name(names: Sequence[str], index: int) -> str:

@@ -54,8 +54,20 @@ class Layout:
     """As published; None where that varies."""
     classes: int | None
     open: Callable[[Path], tuple[ImageSet, ...]]
+    """Takes its folder, or where it has parts, the folder of one."""
     serves: str
     """The properties that need it."""
+    parts: Callable[[Path], list[Path]] = lambda folder: [folder]
+    """The folders in its folder that can be used each without the others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unfit:
+    """A set, or a part of one, that lies in a data root against the rules of its layout."""
+
+    name: str
+    serves: str
+    error: InvalidInput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,16 +95,52 @@ def open_sets(location: str) -> tuple[ImageSet, ...]:
         UsageError: No such folder.
         InvalidInput: A set without class folders with images, or against the rules of its layout.
     """
+    found, unfit = fit_sets(location)
+    if unfit:
+        raise unfit[0].error
+    return found
+
+
+def fit_sets(location: str) -> tuple[tuple[ImageSet, ...], tuple[Unfit, ...]]:
+    """Return what `open_sets` does, and beside it the sets of a data root that cannot be used.
+
+    Raises:
+        UsageError: No such folder.
+        InvalidInput: Nothing can be used.
+    """
     root = Path(location)
     if location != DEMO and root.is_dir():
-        found = [images for layout, folder in _places(root) for images in layout.open(folder)]
+        opened = [_open(layout, folder) for layout, folder in _places(root)]
+        found = tuple(one for there, _ in opened for one in there)
+        unfit = tuple(one for _, faulty in opened for one in faulty)
         if found:
-            return tuple(found)
+            return found, unfit
+        if unfit:
+            raise unfit[0].error
         itself = next((layout for layout in LAYOUTS
                        if {root.name, root.resolve().name} & set(layout.folders) and _fits(layout, root)), None)
         if itself is not None:
-            return itself.open(root)
-    return (open_images(location),)
+            found, unfit = _open(itself, root)
+            if not found and unfit:
+                raise unfit[0].error
+            return found, unfit
+    return (open_images(location),), ()
+
+
+def _open(layout: Layout, folder: Path) -> tuple[tuple[ImageSet, ...], tuple[Unfit, ...]]:
+    """Return the sets of a layout's folder, and those that cannot be used; one where all parts have the same fault."""
+    found: list[ImageSet] = []
+    unfit: dict[str, Unfit] = {}
+    try:
+        for part in layout.parts(folder):
+            try:
+                found += layout.open(part)
+            except InvalidInput as error:
+                name = layout.name if part == folder or error.message in unfit else f"{layout.name}/{part.name}"
+                unfit[error.message] = Unfit(name=name, serves=layout.serves, error=error)
+    except InvalidInput as error:
+        unfit[error.message] = Unfit(name=layout.name, serves=layout.serves, error=error)
+    return tuple(found), tuple(unfit.values())
 
 
 def open_ood(location: str) -> ImageSet:
@@ -190,11 +238,12 @@ def _look(layout: Layout, root: Path, folder: Path | None) -> Finding:
         return Finding(name=layout.name, state="missing", where=f"{root / layout.folders[0]}", images=0,
                        published=layout.images, classes=0, digest="", note=f"expected {layout.expected}",
                        serves=layout.serves)
-    try:
-        sets = layout.open(folder)
-    except InvalidInput as error:
+    sets, unfit = _open(layout, folder)
+    faults = [f"{one.name} is left out: {one.error.message}; {one.error.hint}" for one in unfit]
+    if not sets:
         return Finding(name=layout.name, state="unusable", where=str(folder), images=0, published=layout.images,
-                       classes=0, digest="", note=f"{error.message}; {error.hint}", serves=layout.serves)
+                       classes=0, digest="", note="; ".join(f"{one.error.message}; {one.error.hint}" for one in unfit),
+                       serves=layout.serves)
     per_set = len(sets) if layout.name in (PUG, VTAB, OOD) else 1
     one = _finding(sets[0])
     images = sum(len(images.items) * (_benchmark(images.conditions) if images.conditions else 1) for images in sets)
@@ -203,7 +252,8 @@ def _look(layout: Layout, root: Path, folder: Path | None) -> Finding:
         notes.append(f"published with {layout.images:,} images")
     if layout.classes is not None and one.classes != layout.classes:
         notes.append(f"published with {layout.classes:,} classes")
-    whole = layout.images in (None, images) and layout.classes in (None, one.classes)
+    notes += faults
+    whole = not faults and layout.images in (None, images) and layout.classes in (None, one.classes)
     return Finding(name=layout.name, state="complete" if whole else "partial", where=str(folder), images=images,
                    published=layout.images, classes=one.classes, digest=one.digest, note="; ".join(notes),
                    serves=layout.serves)
@@ -215,9 +265,12 @@ def _benchmark(conditions: Iterable[str]) -> int:
 
 
 def _finding(images: ImageSet) -> Finding:
+    from edgebench import properties
+
     facts = describe(images)
+    serves = [name for name in properties.NAMES if properties.get(name).passes([images.name])]
     return Finding(name=images.name, state="complete", where=images.source, images=len(images.items), published=None,
-                   classes=len(images.folders), digest=_class_digest(images), serves="",
+                   classes=len(images.folders), digest=_class_digest(images), serves=", ".join(serves),
                    note=f"{images.understood}; {facts['folders']}")
 
 
@@ -322,43 +375,40 @@ def _hard(folder: Path) -> tuple[ImageSet, ...]:
                      understood=f"{IMAGENET_HARD}: {len(items)} images"),)
 
 
-def _pug(folder: Path) -> tuple[ImageSet, ...]:
-    mapping = read_map(folder / MAP_FILE)
-    found = []
-    for subset in SUBSETS:
-        if not (folder / subset).is_dir():
-            continue
-        images = labelled_folder(folder / subset, f"{PUG}/{subset}", PUG)
-        check_map(images.folders, mapping)
-        found.append(replace(images, imagenet=True, items=tuple(
-            replace(item, labels=mapping[item.folder]) for item in images.items)))
-    if not found:
+def _pug_subsets(folder: Path) -> list[Path]:
+    there = [folder / subset for subset in SUBSETS if (folder / subset).is_dir()]
+    if not there:
         raise InvalidInput(f"{folder} has none of the subsets {', '.join(SUBSETS)}")
-    return tuple(found)
+    return there
 
 
-def _vtab(folder: Path) -> tuple[ImageSet, ...]:
-    found = []
-    for task in _folders(folder):
-        parts: dict[str, tuple[Item, ...]] = {}
-        for split in SPLITS:
-            if (task / f"{split}.npz").is_file():
-                parts[split] = _array_items(task / f"{split}.npz")
-            elif (task / split).is_dir():
-                parts[split] = labelled_folder(task / split, task.name, VTAB).items
-        missing = [split for split in SPLITS if split not in parts]
-        if missing:
-            raise InvalidInput(f"{task} has no {missing[0]}",
-                               f"expected {task.name}/{{{','.join(SPLITS)}}}/<label>/<image>, or .npz with images and "
-                               "labels")
-        names = sorted({item.folder for items in parts.values() for item in items},
-                       key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
-        rank = {name: k for k, name in enumerate(names)}
-        found += [ImageSet(name=f"{VTAB}/{task.name}/{split}", source=str(task / split),
-                           understood=f"{VTAB} {task.name}, {split}: {len(items)} images in {len(names)} classes",
-                           items=tuple(replace(item, labels=(rank[item.folder],)) for item in items))
-                  for split, items in parts.items()]
-    return tuple(found)
+def _pug_subset(folder: Path) -> tuple[ImageSet, ...]:
+    mapping = read_map(folder.parent / MAP_FILE)
+    images = labelled_folder(folder, f"{PUG}/{folder.name}", PUG)
+    check_map(images.folders, mapping)
+    return (replace(images, imagenet=True, items=tuple(
+        replace(item, labels=mapping[item.folder]) for item in images.items)),)
+
+
+def _vtab_task(task: Path) -> tuple[ImageSet, ...]:
+    parts: dict[str, tuple[Item, ...]] = {}
+    for split in SPLITS:
+        if (task / f"{split}.npz").is_file():
+            parts[split] = _array_items(task / f"{split}.npz")
+        elif (task / split).is_dir():
+            parts[split] = labelled_folder(task / split, task.name, VTAB).items
+    missing = [split for split in SPLITS if split not in parts]
+    if missing:
+        raise InvalidInput(f"{task} has no {missing[0]}",
+                           f"expected {task.name}/{{{','.join(SPLITS)}}}/<label>/<image>, or .npz with images and "
+                           "labels")
+    names = sorted({item.folder for items in parts.values() for item in items},
+                   key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
+    rank = {name: k for k, name in enumerate(names)}
+    return tuple(ImageSet(name=f"{VTAB}/{task.name}/{split}", source=str(task / split),
+                          understood=f"{VTAB} {task.name}, {split}: {len(items)} images in {len(names)} classes",
+                          items=tuple(replace(item, labels=(rank[item.folder],)) for item in items))
+                 for split, items in parts.items())
 
 
 def _array_items(file: Path) -> tuple[Item, ...]:
@@ -386,10 +436,6 @@ def _ood(root: Path) -> ImageSet:
                     understood=f"out of distribution, {name}: {len(items)} images")
 
 
-def _oods(folder: Path) -> tuple[ImageSet, ...]:
-    return tuple(_ood(entry) for entry in _folders(folder))
-
-
 def _folders(root: Path) -> list[Path]:
     return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__")))
 
@@ -397,13 +443,13 @@ def _folders(root: Path) -> list[Path]:
 LAYOUTS: Sequence[Layout] = (
     Layout(name=IMAGENET_VAL, folders=("imagenet/val",), images=50_000, classes=1000, open=_val,
            expected="imagenet/val/<wnid>/ILSVRC2012_val_########.JPEG",
-           serves="accuracy, calibration, mistakes, robustness, invariance"),
+           serves="accuracy, calibration, mistakes, robustness, transfer, invariance"),
     Layout(name=IMAGENET_V2, folders=("imagenet-v2", "imagenetv2", "imagenetv2-matched-frequency-format-val"),
            expected="imagenet-v2/<0…999>/<image>", images=10_000, classes=1000, open=_v2, serves="robustness"),
     Layout(name=IMAGENET_A, folders=("imagenet-a",), expected="imagenet-a/<wnid>/<image>", images=7_500, classes=200,
            open=_by_wnid(IMAGENET_A), serves="robustness"),
     Layout(name=IMAGENET_R, folders=("imagenet-r",), expected="imagenet-r/<wnid>/<image>", images=30_000, classes=200,
-           open=_by_wnid(IMAGENET_R), serves="robustness, calibration"),
+           open=_by_wnid(IMAGENET_R), serves="calibration, robustness"),
     Layout(name=IMAGENET_SKETCH, folders=("imagenet-sketch", "sketch"), expected="imagenet-sketch/<wnid>/<image>",
            images=50_889, classes=1000, open=_by_wnid(IMAGENET_SKETCH), serves="robustness"),
     Layout(name=IMAGENET_C, folders=("imagenet-c",), expected="imagenet-c/<corruption>/<1…5>/<wnid>/<image>",
@@ -412,12 +458,14 @@ LAYOUTS: Sequence[Layout] = (
            expected="imagenet-hard/labels.jsonl with one {\"file\": …, \"labels\": […]} per line, and the images"),
     Layout(name=CUE_CONFLICT, folders=("cue-conflict",), expected="cue-conflict/<shape>/<shapeN>-<textureM>.png",
            images=1_280, classes=16, open=_cue_conflict, serves="shape-bias"),
-    Layout(name=PUG, folders=("pug_imagenet",), images=88_328, classes=151, open=_pug, serves="synthetic",
+    Layout(name=PUG, folders=("pug_imagenet",), images=88_328, classes=151, open=_pug_subset, parts=_pug_subsets,
+           serves="synthetic",
            expected=f"pug_imagenet/<Subset>/<ClassName>/<image> and pug_imagenet/{MAP_FILE}"),
     Layout(name=VTAB, folders=("vtab",), expected="vtab/<task>/{train800,val200,test}/<label>/<image>, or .npz",
-           images=None, classes=None, open=_vtab, serves="transfer"),
+           images=None, classes=None, open=_vtab_task, parts=_folders, serves="transfer"),
     Layout(name=f"{OOD}/imagenet-o", folders=("imagenet-o",), expected="imagenet-o/**/<image>", images=2_000,
            classes=None, open=lambda folder: (_ood(folder),), serves="robustness (out of distribution)"),
-    Layout(name=OOD, folders=("ood",), expected="ood/<name>/**/<image>", images=None, classes=None, open=_oods,
+    Layout(name=OOD, folders=("ood",), expected="ood/<name>/**/<image>", images=None, classes=None,
+           open=lambda folder: (_ood(folder),), parts=_folders,
            serves="robustness (out of distribution)"),
 )

@@ -22,7 +22,7 @@ from edgebench.datasets import (
 from edgebench.errors import InvalidInput, MissingDependency, UsageError
 from edgebench.evaluate import FEATURES
 from edgebench.imagecache import ImageCache, cached, corrupted
-from edgebench.named_sets import VTAB, open_ood, open_sets, under
+from edgebench.named_sets import VTAB, Unfit, fit_sets, open_ood, under
 from edgebench.properties import CLEAN, Pass
 from edgebench.record import Artifact, Caveat, Preprocess, Skip
 from edgebench.worker import PassJob
@@ -48,6 +48,8 @@ class Wanted:
     sweep_images: int | None
     """Images per generated corruption and level; None: `PER_CLASS` of each class and at least `AT_LEAST`; 0: all."""
     compact: bool
+    by_name: bool = False
+    """Whether the properties were named one by one: then none may be left without data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,10 @@ class _Clean:
     """All accepted classes of each item."""
 
 
+class _OtherClasses(InvalidInput):
+    """A set is of classes that the model does not have: it is passed over, for nothing is wrong with it."""
+
+
 class Planner:
     """Plans each variant's passes; images are decoded where no cache holds them yet.
 
@@ -89,7 +95,7 @@ class Planner:
                  note: Callable[[str], None]) -> None:
         self._wanted, self._excluded, self._progress, self._note = wanted, excluded, progress, note
         self._plans: dict[str, Plan] = {}
-        self._opened: dict[tuple[str, ...], dict[str, ImageSet]] = {}
+        self._opened: dict[tuple[str, ...], tuple[dict[str, ImageSet], tuple[Unfit, ...]]] = {}
         self._clean: dict[str, _Clean] = {}
         self._noted: set[str] = set()
 
@@ -108,7 +114,8 @@ class Planner:
 
         Raises:
             UsageError: Two data sets of one name.
-            InvalidInput: Data that the model's classes do not fit, or an artifact that cannot be fed images.
+            InvalidInput: Data that cannot be used where there are no others, or none for a property asked for by its
+                name; or an artifact that cannot be fed images.
         """
         if self.reason_against(artifact) is not None:
             return Plan()
@@ -126,27 +133,32 @@ class Planner:
     def _locations(self, artifact: Artifact) -> tuple[str, ...]:
         return self._wanted.data or ((DEMO,) if artifact.model.id == DEMO else ())
 
-    def _sets(self, locations: tuple[str, ...]) -> dict[str, ImageSet]:
+    def _sets(self, locations: tuple[str, ...]) -> tuple[dict[str, ImageSet], tuple[Unfit, ...]]:
         if locations not in self._opened:
-            everything = [one for location in locations for one in open_sets(location)]
+            opened = [fit_sets(location) for location in locations]
+            everything = [one for found, _ in opened for one in found]
             everything += [open_ood(location) for location in self._wanted.ood]
             sets = {one.name: one for one in everything}
             if len(sets) < len(everything):
                 twice = next(one.name for one in everything if sets[one.name] is not one)
                 raise UsageError(f"two data sets are called {twice!r}", "rename one of the folders")
-            self._opened[locations] = sets
+            unfit = tuple(one for _, left_out in opened for one in left_out)
+            for one in unfit:
+                self._note(f"data: {one.name} is left out: {one.error.message}; {one.error.hint}")
+            self._opened[locations] = sets, unfit
         return self._opened[locations]
 
     def _plan(self, artifact: Artifact, native: Preprocess) -> Plan:
         preset = self._wanted.preset
         preprocess = transforms.paper(native) if preset == "paper" else native
-        sets = self._sets(self._locations(artifact))
+        sets, left_out = self._sets(self._locations(artifact))
         jobs: list[PassJob] = []
         caveats: list[Caveat] = []
         skips = {name: f"needs {properties.get(name).NEEDS}" for name in self._wanted.properties
                  if not properties.get(name).passes(sorted(sets), preset)}
         with_features = self._features(artifact, sets)
-        unfit: dict[str, str] = {}
+        unfit = {one.name: _told(one.error) for one in left_out}
+        errors = [(one.error, one.serves) for one in left_out]
         wanted_passes = properties.united_passes(self._wanted.properties, sorted(sets), preset)
         for needed in wanted_passes:
             if needed.dataset in unfit:
@@ -161,9 +173,9 @@ class Planner:
             try:
                 clean = self._prepare(sets[needed.dataset], artifact, preprocess, needed, caveats)
             except InvalidInput as error:
-                if not sets[needed.dataset].imagenet and needed.dataset != CUE_CONFLICT:
-                    raise
-                unfit[needed.dataset] = error.message
+                unfit[needed.dataset] = _told(error)
+                if not isinstance(error, _OtherClasses):
+                    errors.append((error, self._served(needed.dataset, sorted(sets))))
                 continue
             made = self._job(needed, clean, preprocess, artifact)
             if isinstance(made, str):
@@ -175,6 +187,7 @@ class Planner:
                     made, features=needed in with_features,
                     compact=self._wanted.compact and needed.dataset not in _WHOLE
                     and not needed.dataset.startswith(f"{VTAB}/")))
+        self._refuse_without_data(errors, [one.key for one in jobs], sorted(sets))
         height, width = preprocess.size_px
         if any(one.key.dataset == IMAGENET_C for one in jobs) and (height, width) != (_SIDE_C, _SIDE_C):
             skips[f"{IMAGENET_C} without resizing"] = (
@@ -185,6 +198,20 @@ class Planner:
         return Plan(passes=tuple(jobs), caveats=tuple(dict.fromkeys(caveats)),
                     images=tuple(str(one.path) for one in first),
                     skips=tuple(Skip(what=what, reason=reason) for what, reason in skips.items()))
+
+    def _refuse_without_data(self, errors: Sequence[tuple[InvalidInput, str]], there: Sequence[Pass],
+                             names: Sequence[str]) -> None:
+        """Raise the error of a set that is the only one, or the only one for a property asked for by its name."""
+        if errors and not there:
+            raise errors[0][0]
+        for name in self._wanted.properties if self._wanted.by_name else ():
+            fault = next((error for error, serves in errors if name in serves), None)
+            if fault and not set(properties.get(name).passes(names, self._wanted.preset)) & set(there):
+                raise fault
+
+    def _served(self, dataset: str, names: Sequence[str]) -> str:
+        return " ".join(name for name in self._wanted.properties if dataset in {
+            one.dataset for one in properties.get(name).passes(names, self._wanted.preset)})
 
     def _features(self, artifact: Artifact, sets: dict[str, ImageSet]) -> frozenset[Pass]:
         if "transfer" not in self._wanted.properties or FEATURES not in [spec.name for spec in artifact.outputs]:
@@ -209,7 +236,12 @@ class Planner:
         if images.conditions:
             chosen = self._subset(images, range(len(items)))
             images = replace(images, items=tuple(items[k] for k in chosen))
-        wanted, used, assumed = targets(images, classes, outputs)
+        try:
+            wanted, used, assumed = targets(images, classes, outputs)
+        except InvalidInput as error:
+            if images.imagenet or images.name == CUE_CONFLICT:
+                raise _OtherClasses(error.message, error.hint) from error
+            raise
         cache = cached(images.items, preprocess,
                        lambda done, total: self._progress(f"decoding {images.name}", done / total))
         rows = tuple(row for row, k in enumerate(cache.kept) if cache.hashes[k] not in self._excluded)
@@ -302,6 +334,10 @@ class Planner:
             preset=needed.preset, cache=str(cache.folder), rows=tuple(rows),
             ids=tuple(clean.images.items[k].id for k in kept), targets=tuple(clean.wanted[k] for k in kept),
             labels=tuple(clean.labels[k] for k in kept) if clean.labels is not None else None)
+
+
+def _told(error: InvalidInput) -> str:
+    return f"{error.message}; {error.hint}" if error.hint else error.message
 
 
 def _as_it_is(preprocess: Preprocess) -> Preprocess:

@@ -41,7 +41,7 @@ from edgebench.errors import (
     writing,
 )
 from edgebench.instrument import TimingPlan
-from edgebench.named_sets import open_sets
+from edgebench.named_sets import fit_sets, open_sets
 from edgebench.observed import Observed
 from edgebench.planning import Planner, Wanted
 from edgebench.policy import Policy
@@ -194,7 +194,7 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
         if number is not None and number < least:
             raise UsageError(f"{name}: expected {least} or more, got {number}")
     _check_writable(request.out)
-    images = [one for location in request.data for one in open_sets(location)]
+    images = [one for location in request.data for one in fit_sets(location)[0]]
     for one in images:
         note(f"data: {one.understood}")
     result = Result(out=request.out)
@@ -412,10 +412,11 @@ def _planner(request: Request, chosen: tuple[str, ...], variants: Sequence[_Vari
     """
     excluded = frozenset(digest for variant in variants if variant.artifact.calibration
                          for digest in variant.artifact.calibration.image_sha256)
+    by_name = bool(chosen) and list(request.properties) != ["all"]
     planner = Planner(
         Wanted(properties=chosen, data=request.data, ood=request.ood, preset=request.preset,
-               sweep_images=request.sweep_images, compact=request.store == "compact"), excluded, progress, note)
-    by_name = bool(chosen) and list(request.properties) != ["all"]
+               sweep_images=request.sweep_images, compact=request.store == "compact", by_name=by_name),
+        excluded, progress, note)
     for variant in variants:
         reason = planner.reason_against(variant.artifact)
         if reason and by_name and variant.artifact.model.weights == "random":

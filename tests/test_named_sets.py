@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgebench import datasets, named_sets
+from edgebench import datasets, named_sets, properties
 from edgebench.datasets import ImageSet, imagenet_wnids
 from edgebench.errors import InvalidInput, UsageError
-from edgebench.named_sets import open_ood, open_sets, under
+from edgebench.named_sets import fit_sets, open_ood, open_sets, under
 from edgebench.record import ClassMap
 from tests.conftest import picture
 
@@ -186,6 +186,17 @@ class TestPug:
             open_sets(str(root))
 
 
+    def test_a_subset_that_is_unfit_leaves_the_others_and_a_fault_of_all_is_told_once(self, root):
+        self.write(root, {"Wolf": [269]})
+        found, (unfit,) = fit_sets(str(root))
+        assert (["pug/Worlds"], "pug/Scene_Light") == ([one.name for one in found], unfit.name)
+        (root / "pug_imagenet" / "class_to_imagenet_idx.json").write_text("no map")
+        with pytest.raises(InvalidInput) as raised:
+            fit_sets(str(root))
+        row = next(one for one in named_sets.check(str(root)) if one.name == "pug")
+        assert ("unusable", f"{raised.value.message}; {raised.value.hint}") == (row.state, row.note)
+
+
 class TestVtab:
     def test_labels_are_ranks_within_the_task_over_all_splits(self, root):
         for split, names in (("train800", ("b/0.png", "a/0.png")), ("val200", ("b/1.png",)), ("test", ("c/0.png",))):
@@ -223,6 +234,19 @@ class TestVtab:
         with pytest.raises(InvalidInput, match=r"val200\.npz: expected arrays"):
             open_sets(str(root))
         assert "unusable" == next(one for one in named_sets.check(str(root)) if one.name == "vtab").state
+
+    def test_a_task_that_is_unfit_leaves_the_others(self, root):
+        for split in named_sets.SPLITS:
+            put(root / "vtab" / "dtd" / split, "a/0.png")
+        put(root / "vtab" / "pets", "test/a/0.png")
+        found, unfit = fit_sets(str(root))
+        assert {"vtab/dtd/train800", "vtab/dtd/val200", "vtab/dtd/test"} == {one.name for one in found}
+        assert [("vtab/pets", "transfer")] == [(one.name, one.serves) for one in unfit]
+        assert "has no train800" in unfit[0].error.message
+        row = next(one for one in named_sets.check(str(root)) if one.name == "vtab")
+        assert ("partial", 3) == (row.state, row.images)
+        assert "vtab/pets is left out: " in row.note
+        assert "expected pets/{train800,val200,test}" in row.note
 
     def test_a_missing_split_is_named(self, root):
         put(root / "vtab" / "dtd", "test/a/0.png")
@@ -304,6 +328,13 @@ class TestCheck:
                          for place in (root, tmp_path / "other"))
         assert first != second
 
+    @pytest.mark.parametrize("layout", [one for one in named_sets.LAYOUTS if one.name not in ("pug", "vtab", "ood", "ood/imagenet-o")],
+                             ids=lambda one: one.name)
+    def test_what_a_set_serves_is_what_asks_for_it(self, layout):
+        asking = [name for name in properties.NAMES if properties.get(name).passes([layout.name])]
+        assert asking == layout.serves.split(", ")
+
     def test_a_plain_folder_is_one_row(self, labelled_folder):
         (row,) = named_sets.check(str(labelled_folder))
+        assert "accuracy, calibration, robustness, transfer, invariance" == row.serves
         assert ("images", 6, 3) == (row.name, row.images, row.classes)
