@@ -7,7 +7,7 @@ Accuracy on these sets is counted among their classes alone: the other logits ar
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 IMAGENET_A: tuple[int, ...] = (
     6, 11, 13, 15, 17, 22, 23, 27, 30, 37, 39, 42, 47, 50, 57, 70, 71, 76, 79, 89, 90, 94, 96, 97, 99, 105, 107, 108,
@@ -33,6 +33,10 @@ IMAGENET_R: tuple[int, ...] = (
     953, 954, 957, 963, 965, 967, 980, 981, 983, 988,
 )
 """Hendrycks et al. 2021, The Many Faces of Robustness (arXiv:2006.16241)."""
+
+
+BY_DATASET: Mapping[str, tuple[int, ...]] = {"imagenet-a": IMAGENET_A, "imagenet-r": IMAGENET_R}
+"""The sets whose scores know no other classes."""
 
 
 def digest(classes: Sequence[int]) -> str:

@@ -14,7 +14,7 @@ from typing import IO
 
 import numpy as np
 
-from edgebench import metrics, properties, sustained
+from edgebench import class_subsets, metrics, properties, sustained
 from edgebench.artifacts import pad
 from edgebench.backends import Session
 from edgebench.errors import InvalidInput, writing
@@ -86,11 +86,14 @@ def save_predictions(path: Path, parts: Iterable[tuple[np.ndarray, np.ndarray | 
         artifact_digest: What answered.
         labels: All accepted class indices per image, for sets that accept several.
         compact: Keep `edgebench.metrics.Outcomes` instead of logits: a hundredth of the space, and no score that needs
-            whole probability vectors.
+            whole probability vectors. Of a set that is scored among some of the classes, they are among these alone.
     """
+    within = class_subsets.BY_DATASET.get(dataset.name, ()) if compact else ()
     small: dict[str, np.ndarray] = {
         "targets": np.asarray(targets, np.int64), "ids": np.asarray(ids, np.str_),
         "dataset": np.asarray(dataset.digest), "artifact": np.asarray(artifact_digest)}
+    if within:
+        small["within"] = np.asarray(within, np.int64)
     if labels is not None:
         padded = np.full((len(labels), max(map(len, labels))), -1, np.int64)
         for row, accepted in enumerate(labels):
@@ -108,6 +111,21 @@ def save_predictions(path: Path, parts: Iterable[tuple[np.ndarray, np.ndarray | 
             target.replace(path)
 
 
+def room_needed(images: int, classes: int, *, ids: Sequence[str], features: int = 0, compact: bool = False) -> int:
+    """Return about how many bytes `save_predictions` writes.
+
+    Args:
+        images: How many.
+        classes: The model's.
+        ids: Names of the images.
+        features: Width of the features, where they are kept.
+        compact: As there.
+    """
+    per_image = (metrics.bytes_per_image(classes) if compact else 4 * classes) + 4 * features
+    # A target, and a name padded to the longest.
+    return images * (per_image + 8 + 4 * max(map(len, ids), default=0))
+
+
 def _write_parts(archive: zipfile.ZipFile, parts: Iterable[tuple[np.ndarray, np.ndarray | None]],
                  small: dict[str, np.ndarray], scratch: Path, *, compact: bool) -> None:
     n, done, width = len(small["targets"]), 0, 0
@@ -117,7 +135,7 @@ def _write_parts(archive: zipfile.ZipFile, parts: Iterable[tuple[np.ndarray, np.
         features_file = stack.enter_context((scratch / "features").open("w+b"))
         for logits, features in parts:
             if compact:
-                kept.append(metrics.outcomes(logits, small["targets"][done:done + len(logits)]))
+                kept.append(_reduced(logits, small["targets"][done:done + len(logits)], small.get("within")))
             else:
                 if logits_file is None:
                     logits_file = stack.enter_context(archive.open("logits.npy", "w", force_zip64=True))
@@ -140,6 +158,13 @@ def _write_parts(archive: zipfile.ZipFile, parts: Iterable[tuple[np.ndarray, np.
         whole = metrics.joined(kept)
         for one in fields(metrics.Outcomes):
             small[f"outcomes_{one.name}"] = np.asarray(getattr(whole, one.name))
+
+
+def _reduced(logits: np.ndarray, targets: np.ndarray, within: np.ndarray | None) -> metrics.Outcomes:
+    if within is None:
+        return metrics.outcomes(logits, targets)
+    classes, name = within.tolist(), "this set"
+    return metrics.outcomes(metrics.among(logits, classes, name), metrics.place_among(targets, classes, name))
 
 
 def _write_header(file: IO[bytes], shape: tuple[int, int]) -> None:

@@ -157,6 +157,43 @@ def outcomes(logits: Logits, targets: npt.NDArray[np.integer[Any]]) -> Outcomes:
     return joined([_outcomes(logits[rows], targets[rows].astype(np.int64)) for rows in row_blocks(len(logits))])
 
 
+def among(logits: Logits, classes: Sequence[int], name: str) -> Logits:
+    """Return the logits (N, C) of some of the model's classes.
+
+    Args:
+        logits: Of all classes (N, K).
+        classes: Their indices (C,).
+        name: Of the data set, for the error.
+
+    Raises:
+        InvalidInput: The model has too few classes.
+    """
+    if max(classes) >= logits.shape[1]:
+        raise InvalidInput(f"{name} needs class {max(classes)}, the model has {logits.shape[1]}")
+    return logits[:, list(classes)]
+
+
+def place_among(targets: npt.NDArray[np.integer[Any]], classes: Sequence[int], name: str) -> IntArray:
+    """Return targets (N,), class indices, counted among some of the classes.
+
+    Raises:
+        InvalidInput: A target is none of `classes`.
+    """
+    place = np.full(max(*classes, int(targets.max(initial=0))) + 1, -1)
+    place[list(classes)] = np.arange(len(classes))
+    found: IntArray = place[targets]
+    if (found < 0).any():
+        raise InvalidInput(f"{name}: class {int(targets[np.argmax(found < 0)])} is none of the {len(classes)} of this "
+                           "set", "remove the folder of that class")
+    return found
+
+
+def bytes_per_image(classes: int) -> int:
+    """Return how much room the outcomes of an image take, stored."""
+    one = outcomes(np.zeros((1, classes), np.float32), np.zeros(1, np.int64))
+    return sum(int(getattr(one, name).nbytes) for name in _PER_IMAGE)
+
+
 def joined(parts: Sequence[Outcomes]) -> Outcomes:
     """Return the outcomes of all parts, one after the other.
 

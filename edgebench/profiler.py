@@ -432,11 +432,14 @@ def _refuse_too_little_room(request: Request, planner: Planner, variants: Sequen
     """Raise InvalidInput where the predictions to come would not fit on the disk."""
     needed = 0
     for variant in variants:
-        outputs = variant.artifact.outputs[0].shape[-1]
+        widths = {spec.name: spec.shape[-1] for spec in variant.artifact.outputs}
+        outputs, features = variant.artifact.outputs[0].shape[-1], widths.get(evaluate.FEATURES, 0)
         for job in planner.of(variant.artifact).passes:
             there = (request.out / variant.name / job.key.file).exists()
-            if isinstance(outputs, int) and not job.compact and not there:
-                needed += len(job.rows) * outputs * 4
+            if isinstance(outputs, int) and not there:
+                needed += evaluate.room_needed(
+                    len(job.rows), outputs, ids=job.ids, compact=job.compact,
+                    features=features if job.features and isinstance(features, int) else 0)
     free = shutil.disk_usage(request.out).free
     if needed > free:
         raise InvalidInput(f"{request.out} has {free / 1e9:.1f} GB free, the predictions need {needed / 1e9:.1f}",

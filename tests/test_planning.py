@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from edgebench import properties
+from edgebench import evaluate, properties
 from edgebench.class_subsets import IMAGENET_R
 from edgebench.datasets import imagenet_wnids
 from edgebench.errors import InvalidInput
 from edgebench.planning import Plan, Planner, Wanted
-from edgebench.record import Artifact, ClassMap, Preprocess, TensorSpec
+from edgebench.record import Artifact, ClassMap, DatasetIdentity, Preprocess, TensorSpec
 from tests import builders
 from tests.conftest import picture
 
@@ -81,3 +82,19 @@ def test_sets_of_other_classes_than_the_models_are_passed_over_even_where_they_a
     found = plan(root / "imagenet-v2", "robustness", of=artifact(3))
     assert () == found.passes
     assert ["imagenet-v2"] == [skip.what for skip in found.skips]
+
+
+@pytest.mark.parametrize(("compact", "features"), [(False, 0), (False, 64), (True, 0), (True, 64)])
+def test_the_room_foreseen_is_that_of_the_file(tmp_path, compact, features):
+    images, classes = 300, 50
+    generator = np.random.default_rng(0)
+    ids = [f"folder/{k:05d}.png" for k in range(images)]
+    data = DatasetIdentity(name="mine", source="mine", images=images, classes=classes, digest="a" * 64)
+    logits = generator.normal(0, 1, (images, classes)).astype(np.float32)
+    kept = generator.normal(0, 1, (images, features)).astype(np.float32) if features else None
+    file = tmp_path / "one.npz"
+    evaluate.save_predictions(file, [(logits, kept)], targets=[0] * images, ids=ids, dataset=data, artifact_digest="b" * 64,
+                              compact=compact)
+    foreseen = evaluate.room_needed(images, classes, ids=ids, features=features, compact=compact)
+    # What is not foreseen are the headers of some arrays.
+    assert foreseen <= file.stat().st_size <= foreseen + 6000

@@ -6,6 +6,7 @@ import importlib.machinery
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,11 +14,11 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from edgebench import class_subsets, stats
+from edgebench import class_subsets, evaluate, stats
 from edgebench.corruptions import CORRUPTIONS, HELD_OUT
 from edgebench.datasets import imagenet_wnids
 from edgebench.errors import InvalidInput
-from edgebench.properties import Pass, Predictions, mistakes, robustness
+from edgebench.properties import Pass, Predictions, calibration, load_predictions, mistakes, robustness
 from edgebench.properties.robustness import (
     ALEXNET,
     ALEXNET_CLEAN,
@@ -291,6 +292,36 @@ class TestShiftedSets:
         assert 0.5 == only(evaluations, "imagenet-v2").scores[0].value
         score, = only(evaluations, "imagenet-a").scores
         assert (None, "the predictions were stored in compact form") == (score.value, score.reason)
+
+    @pytest.mark.parametrize("key", [A, R], ids=lambda key: key.dataset)
+    def test_the_compact_form_of_a_and_r_is_among_their_classes_and_scores_the_same(self, key, tmp_path, monkeypatch) -> None:
+        whole_bootstrap = stats.bootstrap
+        monkeypatch.setattr(stats, "bootstrap", lambda *given, **named: whole_bootstrap(*given, **{"resamples": 20, **named}))
+        generator = np.random.default_rng(7)
+        classes = class_subsets.BY_DATASET[key.dataset]
+        targets = generator.choice(classes, 120)
+        whole = answers(key, [True] * 120)
+        logits = generator.normal(0, 2, (120, 1000)).astype(np.float32)
+        # An answer outside of the set, that counts nowhere: the largest logit of all.
+        logits[np.arange(120), targets] += 5.0
+        logits[:40, 0] = 99.0
+        whole = replace(whole, logits=logits, targets=targets)
+        file = tmp_path / key.file
+        evaluate.save_predictions(file, [(logits[:50], None), (logits[50:], None)], targets=targets.tolist(), compact=True,
+                                  ids=whole.ids.tolist(), dataset=whole.dataset, artifact_digest="f" * 64)
+        stored = load_predictions(file, whole.dataset, "f" * 64)
+        assert (True, 200) == (stored.compact, stored.outcomes.classes)
+        assert 120 * 1000 * 4 > 10 * file.stat().st_size
+        assert only(robustness.score({key: whole}, None), key.dataset) == only(robustness.score({key: stored}, None), key.dataset)
+        assert 0.3 < only(robustness.score({key: stored}, None), key.dataset).scores[0].value
+        if key == R:
+            expected, found = (calibration.score({key: one}, None)[0] for one in (whole, stored))
+            lost = {"distinct_logits", "cwece", "cwece_thresholded", "temperature", "ece15_ew_scaled", "nll_scaled"}
+            assert [one for one in expected.scores if one.name not in lost] == [
+                one for one in found.scores if one.name not in lost]
+            assert expected.reliability == found.reliability
+        with pytest.raises(InvalidInput, match="among other classes"):
+            stored.within(range(200))
 
     def test_hard_accepts_any_of_its_labels_however_many(self) -> None:
         many = list(range(100, 113))

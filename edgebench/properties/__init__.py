@@ -64,6 +64,8 @@ class Predictions:
     """(N, D) what the classifier's head reads, where the pass kept it; else None."""
     stored_outcomes: metrics.Outcomes | None = None
     """Where they were stored in compact form, instead of the logits: these then have no columns."""
+    stored_within: tuple[int, ...] = ()
+    """The classes whose logits alone those outcomes are of; empty where they are of all."""
 
     @property
     def compact(self) -> bool:
@@ -72,7 +74,7 @@ class Predictions:
 
     @cached_property
     def outcomes(self) -> metrics.Outcomes:
-        """Per-image outcomes, computed once for all properties."""
+        """Per-image outcomes, computed once for all properties; among `stored_within` where that names classes."""
         return self.stored_outcomes or metrics.outcomes(self.logits, self.targets)
 
     @cached_property
@@ -89,18 +91,14 @@ class Predictions:
         The paper scores ImageNet-A and ImageNet-R so.
 
         Raises:
-            InvalidInput: A target is none of `classes`, or the model has too few.
+            InvalidInput: A target is none of `classes`, the model has too few, or other outcomes were stored.
         """
-        if max(classes) >= self.logits.shape[1]:
-            raise InvalidInput(f"{self.dataset.name} needs class {max(classes)}, the model has {self.logits.shape[1]}")
-        place = np.full(self.logits.shape[1], -1)
-        place[list(classes)] = np.arange(len(classes))
-        targets = place[self.targets]
-        if (targets < 0).any():
-            strange = int(self.targets[np.argmax(targets < 0)])
-            raise InvalidInput(f"{self.dataset.name}: class {strange} is none of the {len(classes)} of this set",
-                               "remove the folder of that class")
-        return replace(self, logits=self.logits[:, list(classes)], targets=targets)
+        if self.compact and self.stored_within != tuple(classes):
+            raise InvalidInput(f"{self.dataset.name}: the predictions were stored in compact form, among other classes",
+                               "measure again with --force")
+        logits = self.logits if self.compact else metrics.among(self.logits, classes, self.dataset.name)
+        targets = metrics.place_among(self.targets, classes, self.dataset.name)
+        return replace(self, logits=logits, targets=targets, stored_within=())
 
 
 class Property(Protocol):
@@ -209,8 +207,10 @@ def load_predictions(path: Path, dataset: DatasetIdentity, artifact_digest: str)
             if "logits" not in names:
                 columns = {one.name: arrays[f"outcomes_{one.name}"] for one in fields(metrics.Outcomes)}
                 stored = metrics.Outcomes(**{**columns, "classes": int(columns["classes"])})
+            within = tuple(arrays["within"].tolist()) if "within" in names else ()
             found = Predictions(
                 dataset=dataset, targets=arrays["targets"], ids=arrays["ids"], stored_outcomes=stored,
+                stored_within=within,
                 logits=np.empty((len(arrays["targets"]), 0), np.float32) if stored else _mapped(path, "logits"),
                 labels=arrays["labels"] if "labels" in names else None,
                 features=_mapped(path, "features") if "features" in names else None)

@@ -59,7 +59,7 @@ ALEXNET_CLEAN = 0.4348
 """AlexNet's error on the validation images (torchvision's weights)."""
 CLASSES, IMAGES = 1000, 50_000
 
-_SUBSETS = {IMAGENET_A: class_subsets.IMAGENET_A, IMAGENET_R: class_subsets.IMAGENET_R}
+_SUBSETS = class_subsets.BY_DATASET
 _LARGEST = "share of images whose largest logit is"
 _BY_TARGET = f"{_LARGEST} the target's, lowest index on ties"
 _AMONG = "{} the target's among the logits of the set's {} classes alone (their digest: {}…), lowest index on ties"
@@ -209,7 +209,7 @@ def _judged(name: str, here: Mapping[Pass, Predictions], reference: Mapping[Pass
 
 def _answers(name: str, found: Predictions) -> _Answers | str:
     if name in _SUBSETS:
-        if found.compact:
+        if found.compact and not found.stored_within:
             return COMPACT
         try:
             found = found.within(_SUBSETS[name])
