@@ -74,7 +74,8 @@ def _one_ahead(make: Callable[[int], np.ndarray], places: Iterable[int]) -> Iter
 
 def save_predictions(path: Path, parts: Iterable[tuple[np.ndarray, np.ndarray | None]], *, targets: Sequence[int],
                      ids: Sequence[str], dataset: DatasetIdentity, artifact_digest: str,
-                     labels: Sequence[Sequence[int]] | None = None, compact: bool = False) -> None:
+                     labels: Sequence[Sequence[int]] | None = None, compact: bool = False,
+                     size_px: tuple[int, int] | None = None) -> None:
     """Write the predictions of one pass, atomically and part by part: no more than one part is held in memory.
 
     Args:
@@ -87,11 +88,14 @@ def save_predictions(path: Path, parts: Iterable[tuple[np.ndarray, np.ndarray | 
         labels: All accepted class indices per image, for sets that accept several.
         compact: Keep `edgebench.metrics.Outcomes` instead of logits: a hundredth of the space, and no score that needs
             whole probability vectors. Of a set that is scored among some of the classes, they are among these alone.
+        size_px: Height and width of what the model saw.
     """
     within = class_subsets.BY_DATASET.get(dataset.name, ()) if compact else ()
     small: dict[str, np.ndarray] = {
         "targets": np.asarray(targets, np.int64), "ids": np.asarray(ids, np.str_),
         "dataset": np.asarray(dataset.digest), "artifact": np.asarray(artifact_digest)}
+    if size_px is not None:
+        small["size_px"] = np.asarray(size_px, np.int64)
     if within:
         small["within"] = np.asarray(within, np.int64)
     if labels is not None:

@@ -168,7 +168,8 @@ def work(job: Job, tell: Tell) -> None:
             stopping.evaluate(job.until, one, parts, out, artifact.digest, partial(_share, tell, before, total))
             continue
         save_predictions(out / one.key.file, parts, targets=one.targets, ids=one.ids, dataset=one.dataset,
-                         artifact_digest=artifact.digest, labels=one.labels, compact=one.compact)
+                         artifact_digest=artifact.digest, labels=one.labels, compact=one.compact,
+                         size_px=load_cache(Path(one.cache)).size_px)
 
 
 def _already_measured(out: Path, digest: str) -> bool:

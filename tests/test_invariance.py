@@ -388,6 +388,15 @@ class TestPaperPreset:
         kept = [value(scores, "retention@112"), 1.0, value(scores, "retention@640")]
         assert trapezoid(kept, [112, 224, 640]) / 528 == pytest.approx(value(scores, "retention_area"))
 
+    def test_the_clean_pass_of_a_model_of_another_size_is_called_and_placed_by_that_size(self) -> None:
+        mine = under({"clean": CLEAN, "resolution:112": noisy(1, 1.0), "resolution:640": noisy(2, 1.0)}, "paper")
+        mine = {key: replace(found, size_px=(240, 240) if key.condition == "clean" else None) for key, found in mine.items()}
+        scores = evaluate(mine, family="resolution").scores
+        assert np.mean(CLEAN.argmax(axis=1) == TARGETS) == value(scores, "accuracy@240")
+        assert "accuracy@224" not in named(scores)
+        kept = [value(scores, "retention@112"), 1.0, value(scores, "retention@640")]
+        assert trapezoid(kept, [112, 240, 640]) / 528 == pytest.approx(value(scores, "retention_area"))
+
     def test_a_model_of_another_size_has_224_as_a_level(self) -> None:
         mine = under({"clean": CLEAN, "resolution:224": noisy(1, 1.0)}, "paper")
         names = named(evaluate(mine, family="resolution").scores)

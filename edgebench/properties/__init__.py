@@ -66,6 +66,8 @@ class Predictions:
     """Where they were stored in compact form, instead of the logits: these then have no columns."""
     stored_within: tuple[int, ...] = ()
     """The classes whose logits alone those outcomes are of; empty where they are of all."""
+    size_px: tuple[int, int] | None = None
+    """Height and width of what the model saw; None where that was not stored."""
 
     @property
     def compact(self) -> bool:
@@ -214,6 +216,8 @@ def load_predictions(path: Path, dataset: DatasetIdentity, artifact_digest: str)
                 logits=np.empty((len(arrays["targets"]), 0), np.float32) if stored else _mapped(path, "logits"),
                 labels=arrays["labels"] if "labels" in names else None,
                 features=_mapped(path, "features") if "features" in names else None)
+            height, width = arrays["size_px"].tolist() if "size_px" in names else (0, 0)
+            found = replace(found, size_px=(height, width)) if height else found
             made_with = str(arrays["dataset"]), str(arrays["artifact"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, struct.error) as error:
         raise InvalidInput(f"cannot read the predictions {path}: {error}", "measure again with --resume") from error

@@ -94,7 +94,7 @@ def score(predictions: Mapping[Pass, Predictions], reference: Mapping[Pass, Pred
     """Return one evaluation per data set and family of transformations, on the images that all its levels share.
 
     Untransformed is the scale of 1; the shift of 0, for which the native preset has the clean pass; among resolutions
-    the clean pass, called ``native``, or under the preset ``paper`` 224 where no pass of that name is there. Levels not
+    the clean pass, called ``native``, or under the preset ``paper`` by the size of its input. Levels not
     at hand are left out, and so is a family of which only the untransformed level is.
 
     Raises:
@@ -130,13 +130,21 @@ def retention_weights(positions: Sequence[float]) -> FloatArray:
 def _sweep(predictions: Mapping[Pass, Predictions], dataset: str, preset: str, family: Family) -> _Sweep:
     keys = {level: Pass(dataset, f"{family}:{level}", preset) for level in levels(family, preset)}
     if family == "resolution":
-        base = "224" if preset == "paper" and keys["224"] not in predictions else "native"
         base_key = Pass(dataset, CLEAN, preset)
+        base = "native" if preset != "paper" else _side(predictions.get(base_key))
+        base = "native" if keys.get(base) in predictions else base
     else:
         base = "1" if family == "scale" else "0"
         base_key = keys.pop(base, Pass(dataset, CLEAN, preset))
     return _Sweep(family=family, base=base, base_key=base_key if base_key in predictions else None,
                   levels={level: key for level, key in keys.items() if key in predictions})
+
+
+def _side(found: Predictions | None) -> str:
+    """Return the size of the clean pass as a level: 224, the paper's, where it was not stored."""
+    if found is None or found.size_px is None:
+        return "224"
+    return str(found.size_px[0]) if found.size_px[0] == found.size_px[1] else "native"
 
 
 def _evaluate(sweep: _Sweep, predictions: Mapping[Pass, Predictions], reference: Mapping[Pass, Predictions] | None,
