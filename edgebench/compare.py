@@ -14,7 +14,8 @@ import numpy as np
 from edgebench import metric_names, properties, tails
 from edgebench.errors import InvalidInput, UsageError, suggest
 from edgebench.properties import Pass, Predictions
-from edgebench.record import Better, Evaluation, LatencyTrace, PassRecord, Run, Score
+from edgebench.reading import ends, place, place_words
+from edgebench.record import Better, Evaluation, PassRecord, Run, Score
 from edgebench.tails import Ends
 
 Outcome = Literal["better", "worse", "same", "inconclusive", "changed"]
@@ -343,27 +344,9 @@ def outcome(change: Ends | None, better: Better | None, indifference: float) -> 
     return "better" if (change.value > 0) == (better == "higher") else "worse"
 
 
-def ends(score: Score) -> Ends | None:
-    """Return a score's value and interval; None where an end is absent."""
-    if score.value is None or score.low is None or score.high is None:
-        return None
-    return Ends(score.value, score.low, score.high)
-
-
-def place(evaluation: Evaluation) -> str:
-    """Return data set, condition and preset of an evaluation in words; what is usual is left out."""
-    return place_of(Pass(evaluation.dataset.name, evaluation.condition, evaluation.preset))
-
-
 def place_of(key: Pass) -> str:
     """Return data set, condition and preset of a pass in words; what is usual is left out."""
-    return ", ".join([key.dataset, *(word for word in (key.condition, key.preset)
-                                     if word not in (properties.CLEAN, "native"))])
-
-
-def trace(run: Run, scenario: str) -> LatencyTrace | None:
-    """Return the run's first trace of that scenario."""
-    return next((one for one in run.traces if one.scenario == scenario), None)
+    return place_words(key.dataset, key.condition, key.preset)
 
 
 def _performance(one: Run, two: Run) -> list[Item]:

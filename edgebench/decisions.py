@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Literal
 
 from edgebench import sequential
-from edgebench.compare import place
 from edgebench.errors import InvalidInput
 from edgebench.gate import Gate, Verdict
 from edgebench.policy import Policy, Rule
+from edgebench.reading import place
 from edgebench.record import PassRecord, Run, decode, read_json, to_builtins
 from edgebench.rule_words import allowance, spoken
 from edgebench.sequential import Step

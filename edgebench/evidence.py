@@ -16,9 +16,9 @@ from typing import Literal
 import numpy as np
 
 from edgebench import metric_names, percentiles, sample_size, stats, tails
-from edgebench.compare import ends, place, trace
 from edgebench.errors import suggest
 from edgebench.policy import Rule
+from edgebench.reading import ends, place, trace
 from edgebench.record import Evaluation, Run, Score
 from edgebench.tails import Ends, Tails
 
@@ -86,6 +86,14 @@ def among(rule: Rule, evaluations: Sequence[Evaluation]) -> tuple[Evidence | Abs
 def _matches(rule: Rule, one: Evaluation) -> bool:
     return (one.property == rule.of and fnmatchcase(one.dataset.name, rule.dataset)
             and fnmatchcase(one.condition, rule.condition) and fnmatchcase(one.preset, rule.preset))
+
+
+def tested(rule: Rule, found: Evidence) -> tuple[float, float]:
+    """Return the p-values of the two one-sided tests against a rule's limit: (that it is kept, that it is broken)."""
+    above, below = found.tails(rule.bound)
+    kept, broken = (below, above) if rule.upper else (above, below)
+    # What is exact is kept where it is not broken: there is no doubt to show away.
+    return 1.0 - broken if found.sampled == "none" else kept, broken
 
 
 def known(runs: Sequence[Run]) -> frozenset[tuple[str, str]]:

@@ -288,10 +288,7 @@ def _below_floor(rule: Rule, one: Evidence | Absent, other: Placed | None, floor
 
 
 def _tested(rule: Rule, found: Evidence) -> _Judged:
-    above, below = found.tails(rule.bound)
-    kept, broken = (below, above) if rule.upper else (above, below)
-    # What is exact is kept where it is not broken: there is no doubt to show away.
-    return _Judged(rule, found, 1.0 - broken if found.sampled == "none" else kept, broken)
+    return _Judged(rule, found, *evidence.tested(rule, found))
 
 
 def _corrected(judged: Sequence[_Judged], policy: Policy) -> tuple[float, ...]:

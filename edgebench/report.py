@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import jinja2
 
-from edgebench import catalog, record, roofline_charts
+from edgebench import catalog, noninferiority, record, roofline_charts
 from edgebench.charts import charts
 from edgebench.decision_curves import SIZE, curve
 from edgebench.drawing import Variant, headline_score, trace_of
@@ -22,7 +22,7 @@ from edgebench.errors import InvalidInput
 from edgebench.property_charts import property_charts
 from edgebench.record import Caveat, Run
 from edgebench.rule_words import quantity
-from edgebench.score_tables import PLAIN, Cell, cell, distinct, interval, methods, score_groups
+from edgebench.score_tables import PLAIN, Cell, as_good, cell, distinct, interval, methods, score_groups
 from edgebench.timing_charts import distribution, minutes, timeline
 from edgebench.timing_tables import timing_tables, variant_timings
 from edgebench.wording import BACKENDS, BOUNDARIES, decimals, fixed, listed, title
@@ -458,6 +458,8 @@ def _context(variants: Sequence[Variant]) -> dict[str, object]:
         "skips": _shared(variants, lambda run: run.skips),
         "changes": [(variant, [cell(headline_score(variant.run, name)) for name in CHANGES])
                     for variant in variants if any(headline_score(variant.run, name) for name in CHANGES)],
+        "as_good": [(variant, rows) for variant in variants if (rows := as_good(variant.run))],
+        "margin_confidence": f"{noninferiority.CONFIDENCE:.0%}",
         "change_headers": [title(name) for name in CHANGES],
         "environment": [(name, [(fact, who) for fact, who in _shared(variants, _fact(name)) if fact])
                         for name in distinct(name for run in runs for name in _facts(run))],

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from edgebench import noninferiority
 from edgebench.drawing import Variant
 from edgebench.record import Evaluation, Run, Score
 from edgebench.wording import (
@@ -124,6 +125,19 @@ def cell(score: Score | None) -> Cell:
     places = decimals([width], 2) if width else 0 if score.unit == "1" and value == int(value) else decimals([value])
     return Cell(text=f"{fixed(value, places, sign=sign)} {unit}".strip(),
                 detail=interval(score, factor, places, sign=sign))
+
+
+def as_good(run: Run) -> list[tuple[str, ...]]:
+    """Return (score, where, change, worst change left open, margin, images, verdict, method) of each statement."""
+    rows: list[tuple[str, ...]] = []
+    for one in noninferiority.statements(run):
+        factor, unit = UNITS.get(one.unit, (1.0, one.unit))
+        unit = "points" if unit == "%" else "" if unit == "1" else unit
+        change, bound, margin = (None if value is None else f"{fixed(value * factor, 2, sign=True)} {unit}".strip()
+                                 for value in (one.change, one.bound, one.margin))
+        rows.append((f"{one.of.capitalize()}: {parts(one.metric)[0]}", one.where, change or "", bound or "–",
+                     margin or "", fixed(one.n, 0), one.verdict, one.method))
+    return rows
 
 
 def interval(score: Score, factor: float, places: int, *, sign: bool = False) -> str:
