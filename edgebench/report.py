@@ -183,7 +183,7 @@ def _unbroken(text: str) -> str:
 
 def _capitalized(text: str) -> str:
     # A first word with digits or dots in it is a name, such as bf16 or model.onnx.
-    return re.sub(r"^[a-z](?=[a-z-]*\b(?![\d_.]))", lambda first: first[0].upper(), text)
+    return re.sub(r"^[a-z](?=[a-z'’-]*[.,:;]?(?:\s|$))", lambda first: first[0].upper(), text)
 
 
 def _markdown_escape(value: object) -> str:

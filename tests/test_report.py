@@ -256,7 +256,8 @@ class TestNumbersInWords:
 
     @pytest.mark.parametrize(("text", "expected"), [
         ("the governor is x", "The governor is x"), ("single-stream: drift", "Single-stream: drift"),
-        ("bf16 was asked for", "bf16 was asked for"), ("model.onnx: broken", "model.onnx: broken"), ("", "")])
+        ("bf16 was asked for", "bf16 was asked for"), ("model.onnx: broken", "model.onnx: broken"), ("", ""),
+        ("model-v2.pth names", "model-v2.pth names"), ("ort-int8: broken", "ort-int8: broken")])
     def test_sentences_begin_with_a_capital_unless_a_name_does(self, text, expected):
         assert expected == report._capitalized(text)
 
