@@ -20,7 +20,8 @@ MUCH_SLOWER, MANY_OTHERS = 0.05, 0.005
 
 
 def spread(sessions: Sequence[Session], feeds: Sequence[Feeds], output: str, clock: Callable[[], int] =
-           time.perf_counter_ns, progress: Callable[[float], None] = lambda share: None) -> BuildSpread:
+           time.perf_counter_ns, progress: Callable[[float], None] = lambda share: None, *, rounds: int = ROUNDS,
+           ) -> BuildSpread:
     """Time all builds in turn and compare their answers with the first's.
 
     Args:
@@ -29,6 +30,7 @@ def spread(sessions: Sequence[Session], feeds: Sequence[Feeds], output: str, clo
         output: Name of the logits.
         clock: Monotonic nanoseconds.
         progress: Told the share done.
+        rounds: Turns of `PER_ROUND` inferences that each build has.
     """
     answers = [np.concatenate([np.array(session.infer(one)[output], np.float32) for one in feeds])
                for session in sessions]
@@ -36,7 +38,7 @@ def spread(sessions: Sequence[Session], feeds: Sequence[Feeds], output: str, clo
     for session in sessions:
         for k in range(WARM_UP):
             session.infer(feeds[k % len(feeds)])
-    for turn in range(ROUNDS):
+    for turn in range(rounds):
         # Another build goes first each time, so that none always follows the same one.
         for k in range(len(sessions)):
             which = (k + turn) % len(sessions)
@@ -45,10 +47,10 @@ def spread(sessions: Sequence[Session], feeds: Sequence[Feeds], output: str, clo
                 begin = clock()
                 sessions[which].infer(one)
                 timings[which].append(clock() - begin)
-        progress((turn + 1) / ROUNDS)
+        progress((turn + 1) / rounds)
     first = answers[0]
     return BuildSpread(
-        builds=len(sessions), images=len(first), timings_per_build=ROUNDS * PER_ROUND,
+        builds=len(sessions), images=len(first), timings_per_build=rounds * PER_ROUND,
         p50_s=tuple(float(stats.quantile(np.array(one) / 1e9, 0.5)) for one in timings),
         disagreement=tuple(float((other.argmax(1) != first.argmax(1)).mean()) for other in answers[1:]),
         max_abs_difference=tuple(float(np.abs(other - first).max()) for other in answers[1:]))
