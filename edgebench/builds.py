@@ -59,9 +59,11 @@ def spread(sessions: Sequence[Session], feeds: Sequence[Feeds], output: str, clo
 def scores(found: BuildSpread) -> tuple[Score, ...]:
     """Return how much builds of one artifact differ in latency and in answers."""
     reason = f"the extremes of {found.builds} builds, not an estimate"
+    fastest = min(found.p50_s)
     return (
-        Score(name="build_latency_spread", value=max(found.p50_s) / min(found.p50_s) - 1, unit="fraction",
-              better="lower", n=found.builds, reason=reason,
+        Score(name="build_latency_spread", value=max(found.p50_s) / fastest - 1 if fastest > 0 else None,
+              unit="fraction", better="lower", n=found.builds,
+              reason=reason if fastest > 0 else "the clock did not advance during most inferences",
               method=f"slowest over fastest build's median latency less 1; {found.timings_per_build} timings of each, "
                      "builds in turn"),
         Score(name="build_disagreement", value=max(found.disagreement, default=0.0), unit="fraction", better="lower",

@@ -65,7 +65,9 @@ def _camera_scores(trace: QueryTrace) -> list[Score]:
               method=f"mean difference of successive latencies (RFC 3550); {told}",
               reason=one or "no interval is known"),
         Score(name="camera_age_mean", value=summary.age_mean_s, unit="s", better="lower", n=len(trace.end_s),
-              method=f"time average of the age of information; {told}", reason=one or "no interval is known"),
+              method=f"time average of the age of information; {told}",
+              reason=one or ("the clock did not advance between the first result and the last"
+                             if summary.age_mean_s is None else "no interval is known")),
         Score(name="camera_age_peak", value=summary.age_peak_max_s, unit="s", better="lower", n=len(trace.end_s),
               method=f"largest age of information; {told}", reason=one or "an extreme has no interval"),
     ]
@@ -149,7 +151,8 @@ def camera_summary(trace: QueryTrace) -> CameraSummary:
         jitter = float(np.abs(np.diff(latencies)).mean())
         # Until the next result the age grows from this result's latency: a trapezoid.
         peaks = end[1:] - issue[:-1]
-        mean_age = float(((latencies[:-1] + peaks) / 2.0 * np.diff(end)).sum() / (end[-1] - end[0]))
+        seconds = float(end[-1] - end[0])
+        mean_age = float(((latencies[:-1] + peaks) / 2.0 * np.diff(end)).sum()) / seconds if seconds > 0 else None
         peak_mean, peak_max = float(peaks.mean()), float(peaks.max())
     queue = np.zeros(1)
     if trace.policy == "queue":

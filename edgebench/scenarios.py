@@ -211,6 +211,9 @@ def search_server(run: Callable[[float, int, float], QueryTrace], bound_s: float
         told: Hears each trial.
     """
     median, mean = float(np.median(service_s)), float(np.mean(service_s))
+    if mean <= 0:
+        return ServerSearch(rate_hz=None, bound_s=bound_s, q=q, confidence=confidence, lowest_failing_hz=None,
+                            trials=(), reason="the clock did not advance during single inferences")
     if median > bound_s:
         return ServerSearch(rate_hz=None, bound_s=bound_s, q=q, confidence=confidence, lowest_failing_hz=None,
                             trials=(), reason=f"a single inference takes {median * 1e3:.3f} ms, above the bound of "
