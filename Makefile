@@ -10,7 +10,7 @@ demo: install  ## Profile the embedded default and say where the report lies.
 	$(BIN)/edgebench profile demo:inspection --budget quick --sweep-images 30 --out $(OUT) --force
 
 test: install  ## Run all tests but the slow ones, on two cores.
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: install  ## Lint and type-check.
 	$(BIN)/ruff check .

@@ -1,11 +1,7 @@
-"""Finished runs on disk, made without profiling, and the command line run on them."""
+"""Finished runs on disk, made without profiling."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,11 +66,3 @@ def write_pair(out: Path, *, lost: int = 0, latency_s: float = 0.004, **changes)
     reference = write_run(out, "ort-fp32", **changes)
     write_run(out, "ort-int8", lost=lost, latency_s=latency_s, reference=reference, **changes)
     return out
-
-
-def edgebench(*words: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user does."""
-    project = Path(__file__).resolve().parents[1]
-    return subprocess.run(
-        [sys.executable, "-m", "edgebench", *map(str, words)], capture_output=True, text=True, timeout=300, check=False,
-        cwd=cwd, env={**os.environ, "PYTHONPATH": str(project), "NO_COLOR": "1", **(env or {})})

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +13,6 @@ import torch
 
 TINY = "timm:test_efficientnet.r160_in1k"
 CLASSES = ("cat", "dog", "owl")
-
-
-def cli(*words: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 300,
-        ) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user does, in a process of its own."""
-    return subprocess.run([sys.executable, "-m", "edgebench", *map(str, words)], capture_output=True, text=True,
-                          timeout=timeout, cwd=cwd, env={**os.environ, **(env or {})}, check=False)
 
 
 def tiny_weights(folder: Path, classes: int = 3) -> Path:

@@ -327,7 +327,7 @@ def bare(tmp_path_factory):
                 ["profile", "timm:resnet50", "--out", str(tmp_path_factory.mktemp("bare") / "out")]]
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", BARE, ",".join(HEAVY), json.dumps(listings)], capture_output=True,
-        text=True, timeout=120, check=False, cwd=tmp_path_factory.mktemp("elsewhere"),
+        text=True, timeout=1500, check=False, cwd=tmp_path_factory.mktemp("elsewhere"),
         env={**os.environ, "PYTHONPATH": str(PROJECT), "NO_COLOR": "1"})
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

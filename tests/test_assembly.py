@@ -14,7 +14,7 @@ from edgebench.record import Artifact, ColdStart, PassRecord, load, read_json, w
 from edgebench.telemetry.types import ThrottleEvent
 from edgebench.worker import Measurement, PassJob
 from tests import builders
-from tests.models import cli as command
+from tests.commands import cli as command
 from tests.models import onnx_file, preprocess_file
 
 HOT = ThrottleEvent(code="cpu-thermal", message="core 0 was throttled 3 times because of heat", invalidates=True, count=3)

@@ -20,7 +20,7 @@ from edgebench.datasets import open_images
 from edgebench.errors import InvalidInput, UsageError
 from edgebench.export import Exporter, Wanted
 from edgebench.record import ClassMap, Preprocess
-from tests.models import cli
+from tests.commands import cli
 
 CLASSES = ("a", "b", "c", "d")
 PREPROCESS = Preprocess(size_px=(16, 16), mean=(0.5,) * 3, std=(0.5,) * 3, resize="none")

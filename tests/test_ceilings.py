@@ -17,7 +17,7 @@ from edgebench.record import Run, dump, load, run_schema, to_builtins
 from edgebench.timing_types import Ceiling, Ceilings, GraphWork
 from tests import builders, networks
 from tests import observations as ob
-from tests.models import cli
+from tests.commands import cli
 from tests.test_report import Page
 
 CPU = environment.observe({}).cpu

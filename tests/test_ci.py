@@ -47,7 +47,7 @@ def script(file: Path, text: str) -> None:
 def bash(project: Path, text: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a script as a step of a job does."""
     return subprocess.run(["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", text], cwd=project, check=False,
-                          capture_output=True, text=True, timeout=120, env={
+                          capture_output=True, text=True, timeout=1500, env={
                               **os.environ, "PATH": f"{project / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(PROJECT),
                               "NO_COLOR": "1", **env})
 

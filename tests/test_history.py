@@ -20,7 +20,8 @@ from edgebench.errors import InvalidInput, MissingDependency, UsageError
 from edgebench.record import dump, load
 from edgebench.telemetry.commands import Outcome
 from tests import builders
-from tests.finished_runs import ACCURACY, FP32, INT8, SINCE, SPEED, edgebench, policy_file, write_pair, write_run
+from tests.commands import cli
+from tests.finished_runs import ACCURACY, FP32, INT8, SINCE, SPEED, policy_file, write_pair, write_run
 from tests.test_judging import only_error, run  # noqa: F401  # a fixture
 
 DAYS = 24
@@ -401,5 +402,5 @@ def test_the_extra_declares_what_is_required() -> None:
 
 
 def test_history_runs_in_a_process_of_its_own(runs: Path, tmp_path: Path) -> None:
-    done = edgebench("history", runs, "--last", "2", cwd=tmp_path)
+    done = cli("history", runs, "--last", "2", cwd=tmp_path)
     assert (0, "") == (done.returncode, done.stderr)

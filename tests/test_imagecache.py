@@ -285,11 +285,11 @@ class TestCache:
 
         def overlapping(image, preprocess):
             if next(calls) == "first":
-                assert second_began.wait(20)
+                assert second_began.wait(300)
                 first_left.set()
             else:
                 second_began.set()
-                assert first_left.wait(20)
+                assert first_left.wait(300)
                 time.sleep(0.1)
             return transforming(image, preprocess)
 

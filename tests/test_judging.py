@@ -22,6 +22,7 @@ from PIL import Image
 from edgebench import cli, verdict_outputs
 from edgebench.record import dump, load, to_builtins
 from edgebench.sequential import difference_path
+from tests import commands
 from tests.conftest import PROJECT, picture
 from tests.finished_runs import (
     ACCURACY,
@@ -31,7 +32,6 @@ from tests.finished_runs import (
     INT8,
     SINCE,
     SPEED,
-    edgebench,
     logits,
     names,
     policy_file,
@@ -590,7 +590,7 @@ class TestInAProcessOfItsOwn:
     def test_the_command_line_ends_with_the_code_of_the_contract(self, finished, tmp_path):
         policy = policy_file(tmp_path, FLIPS, ACCURACY)
         for which, code in (("good", 0), ("bad", 1)):
-            done = edgebench("gate", finished / which, "--policy", policy, cwd=tmp_path)
+            done = commands.cli("gate", finished / which, "--policy", policy, cwd=tmp_path, fresh=True)
             assert (code, "") == (done.returncode, done.stderr)
 
 
@@ -603,16 +603,16 @@ def test_a_freshly_profiled_pair_is_gated_and_compared(tmp_path: Path) -> None:
             (tmp_path / part / name).mkdir(parents=True)
             for number in range(4):
                 picture(first + 100 * k + number, 20, 20).save(tmp_path / part / name / f"{number}.png")
-    done = edgebench("profile", onnx_file(tmp_path / "m.onnx"), "--classes", class_file(tmp_path), "--preprocess",
+    done = commands.cli("profile", onnx_file(tmp_path / "m.onnx"), "--classes", class_file(tmp_path), "--preprocess",
                      preprocess_file(tmp_path), "--data", "data", "--calibration-data", "calibration", "--budget", "smoke",
                      "--recipe", "ort-fp32,ort-int8", "--properties", "accuracy", "--out", "out", cwd=tmp_path,
                      env={"EDGEBENCH_COMMIT": "c0ffee1", "EDGEBENCH_BRANCH": "main"})
     assert 0 == done.returncode, done.stderr
     variant = next((tmp_path / "out").glob("*--ort-int8--*"))
     assert {"commit": "c0ffee1", "branch": "main"} == load(variant).labels
-    done = edgebench("gate", "out", "--policy", policy_file(tmp_path, FLIPS, ACCURACY), "--html", "g.html", "--json", cwd=tmp_path)
+    done = commands.cli("gate", "out", "--policy", policy_file(tmp_path, FLIPS, ACCURACY), "--html", "g.html", "--json", cwd=tmp_path)
     assert done.returncode in (0, 1), done.stderr
     (gate,) = json.loads(done.stdout)["gates"]
     assert (variant.name, ["flips", "accuracy"]) == (gate["variant"], [one["rule"] for one in gate["verdicts"]])
-    done = edgebench("compare", next((tmp_path / "out").glob("*--ort-fp32--*")), variant, "--html", "c.html", cwd=tmp_path)
+    done = commands.cli("compare", next((tmp_path / "out").glob("*--ort-fp32--*")), variant, "--html", "c.html", cwd=tmp_path)
     assert 0 == done.returncode, done.stderr

@@ -16,7 +16,8 @@ from edgebench.record import load
 from edgebench.timing_types import LoadGenResult
 from tests import builders
 from tests import observations as ob
-from tests.models import class_file, cli, onnx_file, preprocess_file
+from tests.commands import cli
+from tests.models import class_file, onnx_file, preprocess_file
 
 SHORT = replace(latency.budget("smoke"), min_count=100, server_queries=100, min_s=0.3, max_s=20.0)
 PAUSE_S = 0.002
@@ -126,7 +127,8 @@ class TestRealRuns:
         infer = Timed()
         found = loadgen.run(infer, "offline", SHORT, expected_s=PAUSE_S, batch=16)
         assert (1, 16) == (found.queries, max(len(one) for one in infer.queries))
-        assert found.throughput_hz > 1000
+        images, seconds = sum(map(len, infer.queries)), sum(infer.latency_s)
+        assert 0.5 * images / seconds < found.throughput_hz <= 1.01 * images / seconds
 
     def test_server_keeps_an_easy_bound(self):
         found = loadgen.run(Timed(), "server", SHORT, expected_s=PAUSE_S, rate_hz=50.0, bound_s=5.0, q=0.5)
@@ -229,7 +231,8 @@ class TestCommand:
     def test_without_the_extra_one_line_says_what_to_install_before_anything_is_timed(self, artifact, tmp_path):
         (tmp_path / "mlperf_loadgen.py").write_text("raise ModuleNotFoundError(\"No module named 'mlperf_loadgen'\", name='mlperf_loadgen')\n")
         path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-        done = cli("profile", artifact, "--loadgen", "--budget", "smoke", "--out", tmp_path / "out", env={"PYTHONPATH": path})
+        done = cli("profile", artifact, "--loadgen", "--budget", "smoke", "--out", tmp_path / "out",
+                   env={"PYTHONPATH": path}, fresh=True)
         assert 3 == done.returncode
         assert "pip install 'edgebench[loadgen]'" in done.stderr
         assert not (tmp_path / "out").exists()

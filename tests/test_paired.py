@@ -347,7 +347,7 @@ def command(work: str) -> list[str]:
 
 class TestProcesses:
     def test_two_processes_take_turns_and_the_slower_one_is_found(self, tmp_path):
-        slow, fast = command(ANSWER.format(0.004)), command("print('a library speaks'); " + ANSWER.format(0.002))
+        slow, fast = command(ANSWER.format(0.02)), command("print('a library speaks'); " + ANSWER.format(0.002))
         with paired_worker.process("slow", slow, tmp_path / "slow.log") as a, \
                 paired_worker.process("fast", fast, tmp_path / "fast.log") as b:
             trace = paired.interleave({"slow": a, "fast": b}, rounds=8, inferences=3)

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,11 +16,14 @@ import pytest
 
 from edgebench.artifacts import write_manifest
 from edgebench.record import load, load_artifact, run_schema
+from tests.commands import cli, interrupt
 from tests.conftest import picture
-from tests.models import CLASSES, class_file, cli, onnx_file, preprocess_file, tiny_weights
+from tests.models import CLASSES, class_file, onnx_file, preprocess_file, tiny_weights
 
 RECIPES = "ort-fp32,ort-int8,openvino-fp32,openvino-int8"
 MODEL = "timm:test_efficientnet"
+# What is asked about processes, files and options needs no more than one pass.
+ACCURACY = ("--properties", "accuracy")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def words(inputs: dict[str, Path], out: Path, *more: str | Path, recipes: str = 
 @pytest.fixture(scope="module")
 def profiled(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "tiny"
-    done = cli(*words(inputs, out))
+    done = cli(*words(inputs, out), fresh=True)
     assert 0 == done.returncode, done.stderr
     (out / "stdout.txt").write_text(done.stdout)
     (out / "stderr.txt").write_text(done.stderr)
@@ -141,8 +143,8 @@ def test_the_report_needs_no_runtime_and_rescoring_gives_the_stored_scores(profi
     for name in ("torch", "onnxruntime", "openvino", "timm", "onnx"):
         (blocked / f"{name}.py").write_text("raise ImportError('blocked')\n")
     env = {"PYTHONPATH": str(blocked)}
-    plain = cli("report", profiled, "--json", env=env)
-    again = cli("report", profiled, "--json", "--rescore", env=env)
+    plain = cli("report", profiled, "--json", env=env, fresh=True)
+    again = cli("report", profiled, "--json", "--rescore", env=env, fresh=True)
     assert (0, 0) == (plain.returncode, again.returncode), plain.stderr + again.stderr
     assert json.loads(plain.stdout) == json.loads(again.stdout)
 
@@ -180,23 +182,20 @@ def test_resume_with_other_settings_is_refused(profiled: Path, inputs: dict[str,
     assert "other settings" in error_line(done)
 
 
-def test_interrupting_keeps_finished_variants_and_says_how_to_go_on(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_interrupting_keeps_finished_variants_and_says_how_to_go_on(profiled: Path, inputs: dict[str, Path],
+                                                                    tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "edgebench",
-               *map(str, words(inputs, out, "--budget", "quick", recipes="ort-fp32,ort-int8"))]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not list(out.glob("*--ort-fp32--*/run.json")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert 3 == process.returncode, errors
+    artifacts = [next((profiled / "artifacts").glob(f"*--ort-{name}")) for name in ("fp32", "int8")]
+    # Some seconds each: the interruption comes while the second variant is timed.
+    command = ["profile", *artifacts, "--data", inputs["data"], *ACCURACY, "--scenario", "single-stream", "--budget",
+               "quick", "--out", out]
+    code, errors = interrupt(*command, when=lambda: bool(list(out.glob("*--ort-fp32--*/run.json"))))
+    assert 3 == code, errors
     assert "error: interrupted" in errors
     assert "--resume" in errors
     kept = variant(out, "ort-fp32") / "run.json"
     content = kept.read_bytes()
-    done = cli(*words(inputs, out, "--budget", "quick", "--resume", recipes="ort-fp32,ort-int8"))
+    done = cli(*command, "--resume")
     assert 0 == done.returncode, done.stderr
     assert content == kept.read_bytes()
     assert 2 == len(list(out.glob("*/run.json")))
@@ -211,8 +210,8 @@ def test_a_worker_that_is_killed_is_reported_and_the_others_go_on(profiled: Path
         "import os, sys\n"
         "if any('--ort-int8--' in word and word.endswith('job.json') for word in sys.orig_argv):\n"
         "    os.kill(os.getpid(), 9)\n")
-    done = cli("profile", fp32, int8, "--data", inputs["data"], "--budget", "smoke", "--out", tmp_path / "out",
-               env={"PYTHONPATH": str(tmp_path)})
+    done = cli("profile", *ACCURACY, fp32, int8, "--data", inputs["data"], "--budget", "smoke", "--out",
+               tmp_path / "out", env={"PYTHONPATH": str(tmp_path)})
     assert 3 == done.returncode
     assert "was killed by signal 9" in error_line(done)
     assert "out of memory" in done.stderr
@@ -222,7 +221,7 @@ def test_a_worker_that_is_killed_is_reported_and_the_others_go_on(profiled: Path
 
 def test_artifacts_are_profiled_and_evaluated_alone(profiled: Path, inputs: dict[str, Path], tmp_path: Path) -> None:
     artifact = next((profiled / "artifacts").glob("*--ort-int8"))
-    done = cli("evaluate", artifact, "--data", inputs["data"], "--out", tmp_path / "out", "--json")
+    done = cli("evaluate", *ACCURACY, artifact, "--data", inputs["data"], "--out", tmp_path / "out", "--json")
     assert 0 == done.returncode, done.stderr
     run = load(next((tmp_path / "out").glob("*--ort-int8--*")))
     assert ((), None) == (run.traces, run.reference)
@@ -257,7 +256,7 @@ def test_random_weights_with_a_property_asked_for_are_a_usage_error(inputs: dict
 
 
 def test_an_onnx_file_with_preprocessing_is_profiled_with_images(tmp_path: Path, inputs: dict[str, Path]) -> None:
-    done = cli("profile", onnx_file(tmp_path / "m.onnx"), "--preprocess", preprocess_file(tmp_path), "--data",
+    done = cli("profile", *ACCURACY, onnx_file(tmp_path / "m.onnx"), "--preprocess", preprocess_file(tmp_path), "--data",
                inputs["data"], "--recipe", "ort-fp32", "--budget", "smoke", "--out", tmp_path / "out")
     assert 0 == done.returncode, done.stderr
     run = load(next((tmp_path / "out").glob("*/run.json")))
@@ -282,7 +281,7 @@ def test_images_that_chose_the_ranges_are_left_out_of_the_evaluation(profiled: P
         for file in sorted((inputs["calibration"] / name).iterdir())[:2]:
             shutil.copy(file, both / name / f"again-{file.name}")
     artifact = next((profiled / "artifacts").glob("*--ort-int8"))
-    done = cli("evaluate", artifact, "--data", both, "--out", tmp_path / "out")
+    done = cli("evaluate", *ACCURACY, artifact, "--data", both, "--out", tmp_path / "out")
     assert 0 == done.returncode, done.stderr
     run = load(next((tmp_path / "out").glob("*/run.json")))
     assert 42 == run.evaluations[0].dataset.images
@@ -295,7 +294,7 @@ def test_a_broken_image_is_left_out_and_named(profiled: Path, inputs: dict[str, 
     whole = (data / "cat" / "0.png").read_bytes()
     (data / "cat" / "0.png").write_bytes(whole[: len(whole) // 2])
     artifact = next((profiled / "artifacts").glob("*--ort-fp32"))
-    done = cli("evaluate", artifact, "--data", data, "--out", tmp_path / "out")
+    done = cli("evaluate", *ACCURACY, artifact, "--data", data, "--out", tmp_path / "out")
     assert 0 == done.returncode, done.stderr
     assert "1 of 42 images left out, the first: cat/0.png" in done.stderr
 
@@ -364,7 +363,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(profiled: Path, inputs: dict[
         pytest.skip(f"mounting is not allowed here: {mounted.stderr.decode().strip()}")
     try:
         fp32 = next((profiled / "artifacts").glob("*--ort-fp32"))
-        done = cli("profile", fp32, "--data", inputs["data"], "--budget", "smoke", "--out", small / "out")
+        done = cli("profile", *ACCURACY, fp32, "--data", inputs["data"], "--budget", "smoke", "--out", small / "out")
         assert 3 == done.returncode
         assert "No space left on device" in error_line(done)
         assert "--resume" in done.stderr
@@ -422,7 +421,8 @@ def test_a_file_name_that_is_not_utf8_goes_through_the_whole_line(profiled: Path
     except OSError:
         pytest.skip("this file system takes no such names")
     artifact = next((profiled / "artifacts").glob("*--ort-fp32"))
-    done = cli("evaluate", artifact, "--data", data, "--out", tmp_path / "out", env={"PYTHONUTF8": "1"})
+    done = cli("evaluate", *ACCURACY, artifact, "--data", data, "--out", tmp_path / "out",
+               env={"PYTHONUTF8": "1"}, fresh=True)
     assert 0 == done.returncode, done.stderr
     assert 42 == load(next((tmp_path / "out").glob("*/run.json"))).evaluations[0].dataset.images
 
@@ -438,7 +438,8 @@ def test_a_reader_that_goes_away_is_no_failed_rule(profiled: Path) -> None:
 def test_two_data_sets_of_one_name_are_refused(profiled: Path, inputs: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(inputs["data"], tmp_path / "data")
     artifact = next((profiled / "artifacts").glob("*--ort-fp32"))
-    done = cli("evaluate", artifact, "--data", inputs["data"], "--data", tmp_path / "data", "--out", tmp_path / "out")
+    done = cli("evaluate", *ACCURACY, artifact, "--data", inputs["data"], "--data", tmp_path / "data", "--out",
+               tmp_path / "out")
     assert 2 == done.returncode
     assert "two data sets are called 'data'" in error_line(done)
 
@@ -446,7 +447,8 @@ def test_two_data_sets_of_one_name_are_refused(profiled: Path, inputs: dict[str,
 def test_two_data_sets_are_both_scored_and_resumed(profiled: Path, inputs: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(inputs["data"], tmp_path / "more")
     artifact = next((profiled / "artifacts").glob("*--ort-fp32"))
-    words_ = ("evaluate", artifact, "--data", inputs["data"], "--data", tmp_path / "more", "--out", tmp_path / "out")
+    words_ = ("evaluate", *ACCURACY, artifact, "--data", inputs["data"], "--data", tmp_path / "more", "--out",
+              tmp_path / "out")
     assert 0 == cli(*words_).returncode
     file = next((tmp_path / "out").glob("*/run.json"))
     assert {"data", "more"} == {one.dataset.name for one in load(file).evaluations}
@@ -460,7 +462,7 @@ def test_rescoring_keeps_runs_of_one_name_in_two_folders_apart(profiled: Path, i
     half = tmp_path / "half"
     for name in CLASSES[:2]:
         shutil.copytree(inputs["data"] / name, half / name)
-    assert 0 == cli("evaluate", artifact, "--data", half, "--out", tmp_path / "other").returncode
+    assert 0 == cli("evaluate", *ACCURACY, artifact, "--data", half, "--out", tmp_path / "other").returncode
     found = [json.loads(cli("report", variant(profiled, "ort-fp32"), tmp_path / "other", "--json", *more).stdout)
              for more in ((), ("--rescore",))]
     assert found[0] == found[1]
@@ -470,7 +472,7 @@ def test_rescoring_keeps_runs_of_one_name_in_two_folders_apart(profiled: Path, i
 def test_a_reference_that_comes_later_is_compared_with_on_resume(profiled: Path, inputs: dict[str, Path],
                                                                   tmp_path: Path) -> None:
     fp32, int8 = (next((profiled / "artifacts").glob(f"*--ort-{name}")) for name in ("fp32", "int8"))
-    more = ("--data", inputs["data"], "--out", tmp_path / "out")
+    more = (*ACCURACY, "--data", inputs["data"], "--out", tmp_path / "out")
     assert 0 == cli("evaluate", int8, *more).returncode
     assert load(variant(tmp_path / "out", "ort-int8")).reference is None
     assert 0 == cli("evaluate", fp32, int8, *more, "--resume").returncode

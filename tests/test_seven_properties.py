@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +15,9 @@ from edgebench.class_subsets import IMAGENET_A, IMAGENET_R
 from edgebench.datasets import imagenet_wnids
 from edgebench.properties import Pass
 from edgebench.record import Run, load
+from tests.commands import cli, interrupt
 from tests.conftest import picture
-from tests.models import CLASSES, class_file, cli, tiny_weights
+from tests.models import CLASSES, class_file, tiny_weights
 
 WNIDS = imagenet_wnids()
 MODEL = "timm:test_efficientnet"
@@ -198,17 +195,24 @@ def factory(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             "classes": class_file(folder), "folder": folder}
 
 
-def user_words(factory: dict[str, Path], out: Path, *more: str | Path) -> list[str | Path]:
-    return ["profile", MODEL, "--weights", factory["weights"], "--classes", factory["classes"], "--data", factory["data"],
-            "--ood", factory["ood"], "--recipe", "ort-fp32", "--budget", "smoke", "--sweep-images", "6", "--out", out, *more]
-
-
 @pytest.fixture(scope="module")
 def out(factory: dict[str, Path]) -> Path:
     """The folder's run with every property that it allows."""
-    done = cli(*user_words(factory, factory["folder"] / "out"))
+    model = [MODEL, "--weights", factory["weights"], "--classes", factory["classes"], "--recipe", "ort-fp32"]
+    done = cli(*user_words(factory, model, factory["folder"] / "out"))
     assert 0 == done.returncode, done.stderr
     return factory["folder"] / "out"
+
+
+def user_words(factory: dict[str, Path], model: Sequence[str | Path], out: Path, *more: str | Path) -> list[str | Path]:
+    return ["profile", *model, "--data", factory["data"], "--ood", factory["ood"], "--budget", "smoke", "--sweep-images",
+            "6", "--out", out, *more]
+
+
+@pytest.fixture
+def again(factory: dict[str, Path], out: Path) -> Callable[..., list[str | Path]]:
+    """The words that profile the artifact of that run into another folder."""
+    return partial(user_words, factory, [*(out / "artifacts").iterdir()])
 
 
 class TestAUsersOwnFolder:
@@ -232,8 +236,8 @@ class TestAUsersOwnFolder:
         assert 19 * 5 == len(made)
         assert {6} == {one.dataset.images for one in made}
 
-    def test_the_compact_form_takes_less_room_and_says_what_it_lacks(self, factory, out, tmp_path):
-        done = cli(*user_words(factory, tmp_path / "compact", "--store", "compact", "--properties", "accuracy,calibration"))
+    def test_the_compact_form_takes_less_room_and_says_what_it_lacks(self, again, out, tmp_path):
+        done = cli(*again(tmp_path / "compact", "--store", "compact", "--properties", "accuracy,calibration"))
         assert 0 == done.returncode, done.stderr
         compact, _ = run_of(tmp_path / "compact", "ort-fp32")
         whole, _ = run_of(out, "ort-fp32")
@@ -245,24 +249,19 @@ class TestAUsersOwnFolder:
         assert lost is not None
         assert (None, True) == (lost.value, "compact" in (lost.reason or ""))
 
-    def test_an_unknown_preset_or_store_is_a_usage_error(self, factory, tmp_path):
+    def test_an_unknown_preset_or_store_is_a_usage_error(self, again, tmp_path):
         for option, value, known in (("--preset", "papre", "paper"), ("--store", "compcat", "compact")):
-            done = cli(*user_words(factory, tmp_path / "out", option, value))
+            done = cli(*again(tmp_path / "out", option, value))
             assert (2, True) == (done.returncode, known in done.stderr)
 
-    def test_a_kill_loses_at_most_one_pass(self, factory, tmp_path):
-        out = tmp_path / "out"
-        words: list[Any] = [str(word) for word in user_words(factory, out, "--properties", "robustness")]
-        with subprocess.Popen([sys.executable, "-m", "edgebench", *words], stdout=subprocess.DEVNULL,
-                              stderr=subprocess.DEVNULL, env=dict(os.environ)) as process:
-            limit = time.monotonic() + 400
-            while len(list(out.glob("*/predictions/*.npz"))) < 20 and time.monotonic() < limit:
-                time.sleep(0.05)
-            process.send_signal(signal.SIGINT)
-            process.wait(timeout=60)
-        kept = {file: file.stat().st_mtime_ns for file in out.glob("*/predictions/*.npz")}
+    def test_a_kill_loses_at_most_one_pass(self, again, tmp_path):
+        killed = tmp_path / "out"
+        words = again(killed, "--properties", "robustness")
+        code, errors = interrupt(*words, when=lambda: len(list(killed.glob("*/predictions/*.npz"))) >= 20)
+        assert 3 == code, errors
+        kept = {file: file.stat().st_mtime_ns for file in killed.glob("*/predictions/*.npz")}
         assert len(kept) >= 20
         done = cli(*words, "--resume")
         assert 0 == done.returncode, done.stderr
-        after = {file: file.stat().st_mtime_ns for file in out.glob("*/predictions/*.npz")}
+        after = {file: file.stat().st_mtime_ns for file in killed.glob("*/predictions/*.npz")}
         assert kept.items() <= after.items()

@@ -240,19 +240,6 @@ def test_class_and_template_files_are_read_and_checked(tmp_path: Path) -> None:
         read_templates(file)
 
 
-def test_the_pooled_deviation_of_the_demo_is_the_population_standard_deviation() -> None:
-    pytest.importorskip("conformal_clip_data", reason="the demo extra brings the images")
-    source = open_source("demo:inspection")
-    image = torch.randn(2, 3, 248, 248)
-    with torch.inference_mode():
-        stage = source.program.backbone(image)[0]
-        channels = stage.shape[1]
-        found = source.program.features(image)
-    expected = stage.flatten(2).std(dim=2, unbiased=False)
-    np.testing.assert_allclose(expected.numpy(), found[:, 2 * channels:3 * channels].numpy(), atol=1e-5)
-    assert sources.ZERO_SHOT_SCALE == 100.0
-
-
 def test_a_clip_tower_at_another_size_interpolates_its_position_embeddings_as_open_clip_does() -> None:
     torch.manual_seed(3)
     model = open_clip.create_model("ViT-S-32-alt").eval()

@@ -16,7 +16,8 @@ from edgebench import decisions, gate, policy, properties, sequential, until
 from edgebench.artifacts import write_manifest
 from edgebench.properties import Pass
 from edgebench.record import DatasetIdentity, Run, load, load_artifact
-from tests.finished_runs import ACCURACY, FLIPS, edgebench, policy_file
+from tests.commands import cli
+from tests.finished_runs import ACCURACY, FLIPS, policy_file
 from tests.models import CLASSES, class_file, onnx_file, preprocess_file
 from tests.test_report import Page
 
@@ -42,7 +43,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         onnx.save(model, files[name])
     _images(root / "data")
     for name, file in files.items():
-        done = edgebench("export", file, "--recipe", "ort-fp32", "--out", root / "artifacts" / name, "--preprocess",
+        done = cli("export", file, "--recipe", "ort-fp32", "--out", root / "artifacts" / name, "--preprocess",
                          preprocess_file(root), "--classes", class_file(root), cwd=root)
         assert 0 == done.returncode, done.stderr
     model = load_artifact(_artifact(root, "m")).model
@@ -69,7 +70,7 @@ def _artifact(root: Path, name: str) -> Path:
 
 
 def evaluate(made: Path, out: Path, policy_: Path | str, *names: str, more: tuple[str, ...] = ()):
-    return edgebench("evaluate", *(_artifact(made, name) for name in names), "--data", made / "data", "--until", policy_,
+    return cli("evaluate", *(_artifact(made, name) for name in names), "--data", made / "data", "--until", policy_,
                      "--allow-precision-fallback", "--out", out, *more, cwd=out.parent)
 
 
@@ -94,7 +95,7 @@ def test_an_equal_variant_passes_and_a_broken_one_fails_long_before_all_images(e
         run, folder = variant(evaluated, name)
         assert run.evaluations[0].dataset.images == run.passes[0].dataset.images < IMAGES / 2
         assert IMAGES == run.passes[0].part_of.images
-        done = edgebench("gate", folder, "--policy", made / "policy.toml", "--json", cwd=made)
+        done = cli("gate", folder, "--policy", made / "policy.toml", "--json", cwd=made)
         assert code == done.returncode, done.stderr
         verdicts = json.loads(done.stdout)["gates"][0]["verdicts"]
         assert [status] * 2 == [one["status"] for one in verdicts]
@@ -105,7 +106,7 @@ def test_what_is_not_decided_uses_all_images_and_is_inconclusive(evaluated: Path
     run, folder = variant(evaluated, "near")
     assert (None, IMAGES) == (run.passes[0].part_of, run.passes[0].dataset.images)
     assert "stopped-early" not in [one.code for one in run.caveats]
-    done = edgebench("gate", folder, "--policy", made / "policy.toml", "--strict", cwd=made)
+    done = cli("gate", folder, "--policy", made / "policy.toml", "--strict", cwd=made)
     assert 4 == done.returncode, done.stdout + done.stderr
     assert f"not decided by {IMAGES} images" in done.stdout
     # Stored like any other whole pass: in the order of the data set.
@@ -142,7 +143,7 @@ def test_scores_and_their_pairing_are_of_the_images_seen_and_computed_afresh_ali
     with np.load(folder / "predictions" / "data--clean--native.npz") as arrays:
         right = (arrays["logits"].argmax(1) == arrays["targets"]).mean()
     assert right == run.score("accuracy_top1").value
-    plain, again = (edgebench("report", evaluated, "--json", *more, cwd=made) for more in ((), ("--rescore",)))
+    plain, again = (cli("report", evaluated, "--json", *more, cwd=made) for more in ((), ("--rescore",)))
     assert (0, 0) == (plain.returncode, again.returncode), plain.stderr + again.stderr
     assert json.loads(plain.stdout) == json.loads(again.stdout)
     message = next(one.message for one in run.caveats if one.code == "stopped-early")
@@ -156,7 +157,7 @@ def test_progress_tells_images_and_open_rules(evaluated: Path, made: Path) -> No
 
 
 def test_pages_show_the_path_of_each_decision(evaluated: Path, made: Path) -> None:
-    edgebench("gate", evaluated, "--policy", made / "policy.toml", "--html", made / "gate.html", cwd=made)
+    cli("gate", evaluated, "--policy", made / "policy.toml", "--html", made / "gate.html", cwd=made)
     for file in (made / "gate.html", evaluated / "report.html"):
         page = Page(file.read_text())
         assert 2 * 3 <= len([1 for tag, _ in page.tags if tag == "polygon"]), file
@@ -209,11 +210,11 @@ def test_a_killed_evaluation_is_resumed_to_the_same_decisions(evaluated: Path, m
     words = ("evaluate", _artifact(made, "m"), _artifact(made, "near"), "--data", made / "data", "--until",
              made / "policy.toml", "--allow-precision-fallback", "--out", out)
     path = f"{tmp_path}:{Path(__file__).resolve().parents[1]}"
-    done = edgebench(*words, cwd=tmp_path, env={"PYTHONPATH": path})
+    done = cli(*words, cwd=tmp_path, env={"PYTHONPATH": path})
     assert 3 == done.returncode
     assert "was killed by signal 9" in done.stderr
     assert not (out / "m.onnx--ort-near--onnxruntime" / "decisions.json").exists()
-    done = edgebench(*words, "--resume", cwd=tmp_path)
+    done = cli(*words, "--resume", cwd=tmp_path)
     assert 0 == done.returncode, done.stderr
     assert decisions.decision_paths(variant(evaluated, "near")[1]) == decisions.decision_paths(variant(out, "near")[1])
 
@@ -223,11 +224,11 @@ def test_partial_and_whole_are_never_mixed(evaluated: Path, made: Path, tmp_path
     shutil.copytree(evaluated, out)
     words = ("evaluate", _artifact(made, "m"), _artifact(made, "same"), "--data", made / "data", "--properties",
              "accuracy", "--allow-precision-fallback", "--out", out)
-    done = edgebench(*words, "--resume", cwd=tmp_path)
+    done = cli(*words, "--resume", cwd=tmp_path)
     assert 2 == done.returncode
     assert "was measured with other settings" in done.stderr
     (out / "m.onnx--ort-same--onnxruntime" / "run.json").unlink()
-    done = edgebench(*words, "--resume", cwd=tmp_path)
+    done = cli(*words, "--resume", cwd=tmp_path)
     assert 0 == done.returncode, done.stderr
     run, folder = variant(out, "same")
     assert (None, IMAGES, None) == (run.settings.until, run.passes[0].dataset.images, run.passes[0].part_of)

@@ -284,7 +284,7 @@ with controlled(ALL, root=board.root, journal=Path({journal!r}), runner=board):
 class TestCrash:
     def crash(self, tmp_path, journal, end):
         code = textwrap.dedent(CRASH).format(project=str(PROJECT), root=str(tmp_path / "root"), journal=str(journal), end=end)
-        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=1500, check=False)
 
     def test_a_killed_process_leaves_a_journal_and_the_next_start_restores(self, tmp_path, journal):
         done = self.crash(tmp_path, journal, "os.kill(os.getpid(), 9)")

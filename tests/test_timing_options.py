@@ -13,10 +13,10 @@ from click.testing import CliRunner
 from edgebench import interleaved
 from edgebench.cli import cli
 from edgebench.record import Run, load
+from tests.commands import cli as command
 from tests.conftest import picture
 from tests.finished_runs import policy_file
 from tests.models import CLASSES, class_file, onnx_file, preprocess_file
-from tests.models import cli as command
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,89 @@
+"""The command line for tests: in this process, or in one of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+# A hang ends here. No test says how fast a command is: a busy machine takes many times longer than a free one.
+TIME_LIMIT_S = 1500
+
+
+def cli(*words: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None, fresh: bool = False,
+        ) -> subprocess.CompletedProcess[str]:
+    """Run the command line and return its exit code and output.
+
+    It runs in this process, which has the heavy libraries imported already; the processes that build, time and evaluate
+    are real ones all the same.
+
+    Args:
+        words: The arguments.
+        cwd: Where it runs.
+        env: Environment variables on top of the present ones.
+        fresh: Start a Python of its own, for what the first imports, the interpreter or signals decide.
+    """
+    arguments = [*map(str, words)]
+    if fresh:
+        return subprocess.run([sys.executable, "-m", "edgebench", *arguments], capture_output=True, text=True, cwd=cwd,
+                              env={**os.environ, "PYTHONPATH": str(PROJECT), **(env or {})}, timeout=TIME_LIMIT_S,
+                              check=False)
+    from edgebench.cli import main
+
+    # Text over bytes as real streams are, so that what cannot be encoded fails here too.
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="\n") for _ in range(2)]
+    code: object = 0
+    with _as_a_process(["edgebench", *arguments], cwd, env or {}), contextlib.redirect_stdout(streams[0]), \
+            contextlib.redirect_stderr(streams[1]):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+    assert isinstance(code, int), code
+    for stream in streams:
+        stream.flush()
+    output, errors = (stream.buffer.getvalue().decode() for stream in streams)  # type: ignore[attr-defined]
+    return subprocess.CompletedProcess(arguments, code, output, errors)
+
+
+def interrupt(*words: str | Path, when: Callable[[], bool]) -> tuple[int, str]:
+    """Start the command line, send it Ctrl-C once `when` holds, and return its exit code and standard error."""
+    # What a shell starts in the background ignores Ctrl-C, and so does all that it starts; a handler is not inherited.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen([sys.executable, "-m", "edgebench", *map(str, words)], stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.PIPE, text=True, start_new_session=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    deadline = time.monotonic() + TIME_LIMIT_S
+    while not when() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=TIME_LIMIT_S)
+    return process.returncode, errors
+
+
+@contextlib.contextmanager
+def _as_a_process(argv: list[str], cwd: Path | None, env: Mapping[str, str]) -> Iterator[None]:
+    """Set arguments, folder and environment for a while; the command changes what happens at SIGPIPE as well."""
+    at_broken_pipe = signal.getsignal(signal.SIGPIPE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", argv)
+        for name, value in env.items():
+            patch.setenv(name, value)
+        if cwd is not None:
+            patch.chdir(cwd)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGPIPE, at_broken_pipe)
