@@ -22,6 +22,7 @@ from edgebench.decisions import DECISIONS, DECISIONS_SCHEMA, DecisionFile, Decis
 from edgebench.errors import CannotMeasure, UsageError, writing
 from edgebench.evaluate import ROOM_HINT, has_predictions, save_predictions
 from edgebench.evidence import Evidence
+from edgebench.imagecache import load_cache
 from edgebench.policy import Policy, Rule
 from edgebench.properties import CLEAN, Pass, Predictions
 from edgebench.record import Artifact, Caveat, DatasetIdentity, PassRecord, Run, Skip, write_json
@@ -295,7 +296,8 @@ def evaluate(wanted: Until, job: PassJob, answers: Iterator[Part], out: Path, ar
         save_predictions(
             out / job.key.file, spool.parts(order), targets=[job.targets[k] for k in order],
             ids=[job.ids[k] for k in order], dataset=_first(job, n), artifact_digest=artifact_digest,
-            compact=job.compact, labels=None if job.labels is None else [job.labels[k] for k in order])
+            compact=job.compact, labels=None if job.labels is None else [job.labels[k] for k in order],
+            size_px=load_cache(Path(job.cache)).size_px)
 
 
 class _Reference:
