@@ -492,7 +492,7 @@ class TestHtml:
                 for recipe in ("ort-fp32", "ort-int8")]
         words = page(*runs).words
         assert "All variants The governor is 'powersave' governor Set it to performance" in words
-        assert "FP32 · ONNX Runtime Ort-fp32 drifted drift INT8 · ONNX Runtime Ort-int8 drifted Wait" in words
+        assert "FP32 · ONNX Runtime ort-fp32 drifted drift INT8 · ONNX Runtime ort-int8 drifted Wait" in words
 
     def test_facts_that_differ_are_told_per_variant(self):
         one, two = builders.run(), builders.run("ort-int8")
