@@ -217,8 +217,10 @@ def memory(options: argparse.Namespace) -> None:
     for model in options.models.split(","):
         if model == LITE0:
             continue
-        for recipes in ("ort-fp32,ort-int8", "openvino-fp32,openvino-int8", "rtx-fp32,rtx-int8"):
-            with tempfile.TemporaryDirectory() as out:
+        for recipes in [options.recipes] if options.recipes else \
+                ("ort-fp32,ort-int8", "openvino-fp32,openvino-int8", "rtx-fp32,rtx-int8"):
+            with tempfile.TemporaryDirectory() as scratch:
+                out = options.out or scratch
                 process = psutil.Popen(
                     [sys.executable, "-m", "edgebench", "export", model, "--weights", "random", "--recipe", recipes,
                      "--calibration-data", options.calibration_data, "--out", out],
