@@ -118,7 +118,8 @@ def _panel(found: Sequence[Placed], *, several: bool) -> Panel:
     knees = [one.flops_per_s / one.bytes_per_s for one in roofs if one.flops_per_s]
     intensities = [point.intensity for _, point in points]
     left, right = min(*intensities, *knees) / 4, max(*intensities, *knees) * 4
-    data = [_roof(one, left, right) for one in roofs]
+    data = [_roof(one, left, right, above=place % 2 == 0)
+            for place, one in enumerate(sorted(roofs, key=lambda one: -(one.flops_per_s or 0.0)))]
     data += [line for one in seen.ceilings for line in _datasheet(one, left, right)]
     data += [_dot(variant, point) for variant, point in points]
     drawn = [value for line in data for value in line["y"]]
@@ -133,15 +134,19 @@ def _panel(found: Sequence[Placed], *, several: bool) -> Panel:
                         f"per byte, {fixed(point.roof_share * 100, 0)} % of its roof"
                         for variant, point in points) + ".",
         figure={"data": data, "layout": plot_layout(
-            380, xaxis=plot_axis("operations per byte", type="log", dtick=1,
+            380, xaxis=plot_axis("operations per byte", type="log", dtick="D2",
                                  range=[math.log10(left), math.log10(right)]),
-            yaxis=plot_axis("operations per second", type="log", dtick=1, range=[low, high], exponentformat="SI"))})
+            yaxis=plot_axis("operations per second", type="log", dtick="D2", range=[low, high], exponentformat="SI"))})
 
 
-def _roof(one: Ceiling, left: float, right: float) -> Json:
+def _roof(one: Ceiling, left: float, right: float, *, above: bool) -> Json:
+    # Roofs that nearly coincide keep their names apart, one above its line and the next one below.
     top = one.flops_per_s or 0.0
     x = np.array(sorted({left, min(max(top / one.bytes_per_s, left), right), right}))
-    return {"type": "scatter", "mode": "lines", "x": rounded(x), "y": rounded(np.minimum(top, x * one.bytes_per_s)),
+    return {"type": "scatter", "mode": "lines+text", "x": rounded(x),
+            "y": rounded(np.minimum(top, x * one.bytes_per_s)),
+            "text": [""] * (x.size - 1) + [f"{one.precision.upper()} {_rate(top)}"],
+            "textposition": f"{'top' if above else 'bottom'} left", "textfont": {"color": _colour(one.precision)},
             "name": f"measured {one.precision}",
             "line": {"color": _colour(one.precision), "width": 2.4, "dash": "solid"},
             "hovertemplate": f"{one.precision.upper()}, measured: {_rate(top)}, {_bytes_rate(one.bytes_per_s)}"

@@ -188,7 +188,7 @@ class TestPlace:
 class TestDrawn:
     def lines(self, *runs: Run) -> dict[str, dict]:
         panel, = roofline_charts.chart(report._variants(runs)).panels
-        return {one["name"]: one for one in panel.figure["data"] if one["mode"] == "lines"}
+        return {one["name"]: one for one in panel.figure["data"] if one["mode"].startswith("lines")}
 
     def test_measured_roofs_are_solid_and_rise_by_the_copies_to_the_products(self):
         line = self.lines(run(seen=machine(roof())))["measured fp32"]
