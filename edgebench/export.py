@@ -256,6 +256,9 @@ class _Opened:
         own = backends.get(recipe.backend)
         self._entry, self._recipe = entry, recipe
         self._reason = own.reason_against(recipe)
+        if self._reason is not None and entry.suffix != ".onnx":
+            raise CannotMeasure(f"nothing here can check the built files: {self._reason}",
+                                "export it on a machine like the target")
         self.runtime = recipe.backend if self._reason is None else \
             f"ONNX Runtime on the CPU, integers in float, for {recipe.backend} cannot run here: {self._reason}"
         self._open: Callable[[int], Session] | None

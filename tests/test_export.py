@@ -356,3 +356,12 @@ def test_preprocessing_of_an_onnx_file_comes_from_the_user(tmp_path: Path) -> No
     source = sources.open_source(str(onnx_file(tmp_path / "m.onnx")), preprocess=wanted)
     (_, folder), = export_all(source, [catalog.recipe("ort-fp32")], tmp_path / "out")
     assert json.loads((folder / "manifest.json").read_text())["preprocess"]["size_px"] == [8, 8]
+
+
+def test_files_that_nothing_here_can_check_are_refused_with_the_reason(tiny: sources.Source, tmp_path: Path,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends.get("openvino"), "reason_against", lambda recipe: "no such kernels")
+    (_, found), = export_all(tiny, [catalog.recipe("openvino-fp32")], tmp_path)
+    assert isinstance(found, CannotMeasure)
+    assert "no such kernels" in str(found)
+    assert [] == [place for place in tmp_path.iterdir() if not place.name.startswith(".")]
