@@ -56,6 +56,7 @@ from edgebench.record import (
     write_bytes,
 )
 from edgebench.sources import Progress, Source
+from edgebench.timing_types import GraphWork
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -96,6 +97,7 @@ class Exporter:
         self._source, self._root = source, root
         self._wanted = replace(wanted, calibration=wanted.calibration or source.calibration)
         self._bases: dict[int, tuple[Path, dict[str, np.ndarray]]] = {}
+        self._works: dict[int, GraphWork | None] = {}
         self._sized: dict[tuple[int, int], Path] = {}
         self._drawn: dict[tuple[int, int, str], tuple[CalibrationSet, Path]] = {}
         self._sizes = _other_sizes(source, wanted.resolutions)
@@ -166,6 +168,12 @@ class Exporter:
             self._bases[opset] = base, reference_outputs(self._source, base, self._checked.inputs)
         return self._bases[opset]
 
+    def _work(self, recipe: Recipe) -> GraphWork | None:
+        if recipe.opset not in self._works:
+            self._works[recipe.opset] = roofline.graph_work(self.base(recipe.opset))
+        counted = self._works[recipe.opset]
+        return None if counted is None else roofline.in_precision(counted, recipe.precision)
+
     def _is_same(self, folder: Path, recipe: Recipe, calibration: CalibrationSet | None) -> bool:
         if not is_artifact(folder):
             return False
@@ -192,7 +200,7 @@ class Exporter:
             inputs=_with_batch(opened.inputs, first), outputs=_with_batch(opened.outputs, first),
             preprocess=source.preprocess, classes=source.classes, calibration=drawn[0] if drawn else None, parity=None,
             golden=GOLDEN, tools=_tools(recipe), created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            resolutions=tuple(resolutions), work=roofline.graph_work(base, recipe.precision),
+            resolutions=tuple(resolutions), work=self._work(recipe),
             family=graphs.family(graphs.load(base)) if drawn else None)
         _refuse_wrong_classes(manifest)
         outputs = opened.run(checked.inputs, fixed_batch(manifest))

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -128,30 +129,6 @@ def numpy_copy(size_bytes: int = 256 * 2**20, pool: ThreadPoolExecutor | None = 
     return lambda: list(pool.map(lambda pair: np.copyto(*pair), pieces)), 2.0 * source.nbytes
 
 
-def ceiling(precision: str, *, gemm: tuple[Callable[[], object], float] | None, bytes_per_s: float, method: str,
-            datasheet_flops_per_s: float | None = None, datasheet_bytes_per_s: float | None = None,
-            datasheet_mark: str = "", repeats: int = 20, min_s: float = 0.5,
-            clock: Callable[[], int] = time.perf_counter_ns) -> Ceiling:
-    """Return the dense ceiling of one precision: its matrix product measured now, the copy rate as given.
-
-    Args:
-        precision: Of the product, such as ``int8``.
-        gemm: Runs one product, and its FLOPs; None: there is no way to run one in this precision.
-        bytes_per_s: Measured copy rate, from `best_rate` of `numpy_copy` or of a device's copy.
-        method: What ran the product, in words.
-        datasheet_flops_per_s: Dense peak that the maker states.
-        datasheet_bytes_per_s: Memory bandwidth that the maker states.
-        datasheet_mark: How sure that peak is.
-        repeats: Products at least.
-        min_s: Seconds at least.
-        clock: Monotonic nanoseconds.
-    """
-    rate, count = best_rate(*gemm, repeats=repeats, min_s=min_s, clock=clock) if gemm else (None, 0)
-    return Ceiling(precision=precision, sparsity="dense", flops_per_s=rate, bytes_per_s=bytes_per_s, method=method,
-                   repeats=count, datasheet_flops_per_s=datasheet_flops_per_s,
-                   datasheet_bytes_per_s=datasheet_bytes_per_s, datasheet_mark=datasheet_mark)
-
-
 def point(name: str, flops: float, bytes_moved: float, seconds: float, top: Ceiling) -> RooflinePoint | None:
     """Return a layer, or a whole model, under its roof; None without FLOPs, bytes, time or a measured ceiling.
 
@@ -181,7 +158,8 @@ def layer_work(model: Path, *, batch: int = 1) -> tuple[LayerWork, ...]:
     onnx = require("onnx", "export")
     decode_error = require("google.protobuf.message", "export").DecodeError
     try:
-        loaded = onnx.load(str(model))
+        # Shapes are all that is asked for; a model of more than 2 GB could not be handed to the inference of shapes.
+        loaded = onnx.load(str(model), load_external_data=False)
         named = set()
         for one in loaded.graph.input:
             dimensions = one.type.tensor_type.shape.dim
@@ -199,18 +177,18 @@ def layer_work(model: Path, *, batch: int = 1) -> tuple[LayerWork, ...]:
     return tuple(_node_work(node, shapes) for node in graph.node)
 
 
-def graph_work(model: Path, precision: str) -> GraphWork | None:
-    """Return what one inference of a whole FP32 graph has to do when it is executed in `precision`.
+def graph_work(model: Path) -> GraphWork | None:
+    """Return what one inference of a whole FP32 graph has to do.
 
     For one image, or for as many as the graph's batch is fixed to. Every node counts on its own: a runtime that fuses
     layers, or keeps data in a cache, moves fewer bytes.
 
     Args:
         model: The FP32 ONNX file.
-        precision: Decides how many bytes an element has.
 
     Returns:
-        None where the shapes of a convolution or matrix product are unknown: too little would be counted.
+        Operations, and bytes at four per element. None where the shapes of a convolution or matrix product are
+        unknown: too little would be counted.
 
     Raises:
         MissingDependency: onnx is not installed.
@@ -221,10 +199,14 @@ def graph_work(model: Path, precision: str) -> GraphWork | None:
         return None
     first = require("onnx", "export").load(str(model), load_external_data=False).graph.input[0]
     images = first.type.tensor_type.shape.dim[0].dim_value or 1
-    width = WIDTHS[precision]
     return GraphWork(
-        flops=sum(one.flops for one in layers), bytes_moved=sum(one.bytes_moved for one in layers) * width // 4,
-        images=images, uncounted=tuple(dict.fromkeys(one.type for one in layers if one.reason)))
+        flops=sum(one.flops for one in layers), bytes_moved=sum(one.bytes_moved for one in layers), images=images,
+        uncounted=tuple(dict.fromkeys(one.type for one in layers if one.reason)))
+
+
+def in_precision(work: GraphWork, precision: str) -> GraphWork:
+    """Return the work of an FP32 graph that is executed in `precision`: the same operations on narrower elements."""
+    return replace(work, bytes_moved=work.bytes_moved * WIDTHS[precision] // WIDTHS["fp32"])
 
 
 def _shapes(onnx: Any, graph: Any) -> dict[str, tuple[tuple[int, ...], int]]:

@@ -304,9 +304,10 @@ class _Reference:
     """The answers of the reference to the images of a pass, in their order."""
 
     def __init__(self, found: Predictions, ids: Sequence[str]) -> None:
-        order = np.argsort(found.ids)
-        self.found = found
-        self.outcomes = found.outcomes.take(order[np.searchsorted(found.ids, np.asarray(ids, np.str_), sorter=order)])
+        rows = properties.rows_of(found.ids, np.asarray(ids, np.str_))
+        # It was checked that both are of the same data set, by its digest.
+        assert rows is not None
+        self.found, self.outcomes = found, found.outcomes.take(rows)
 
     @staticmethod
     def of(wanted: Until, job: PassJob) -> _Reference | None:

@@ -40,7 +40,8 @@ def cli(*words: str | Path, cwd: Path | None = None, env: Mapping[str, str] | No
     from edgebench.cli import main
 
     # Text over bytes as real streams are, so that what cannot be encoded fails here too.
-    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="\n") for _ in range(2)]
+    written = [io.BytesIO() for _ in range(2)]
+    streams = [io.TextIOWrapper(one, encoding="utf-8", newline="\n") for one in written]
     code: object = 0
     with _as_a_process(["edgebench", *arguments], cwd, env or {}), contextlib.redirect_stdout(streams[0]), \
             contextlib.redirect_stderr(streams[1]):
@@ -51,7 +52,7 @@ def cli(*words: str | Path, cwd: Path | None = None, env: Mapping[str, str] | No
     assert isinstance(code, int), code
     for stream in streams:
         stream.flush()
-    output, errors = (stream.buffer.getvalue().decode() for stream in streams)  # type: ignore[attr-defined]
+    output, errors = (one.getvalue().decode() for one in written)
     return subprocess.CompletedProcess(arguments, code, output, errors)
 
 

@@ -128,7 +128,7 @@ class TestKeeping:
 class TestGraphWork:
     def test_a_graph_does_what_its_layers_do(self):
         file = networks.graph("mobilenet")
-        layers, found = roofline.layer_work(file), roofline.graph_work(file, "fp32")
+        layers, found = roofline.layer_work(file), roofline.graph_work(file)
         assert (sum(one.flops for one in layers), sum(one.bytes_moved for one in layers), 1) == (found.flops, found.bytes_moved, found.images)
         assert found.flops > 1e6
 
@@ -141,16 +141,17 @@ class TestGraphWork:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             module(torch.randn(1, 3, networks.SIZE, networks.SIZE))
         # Ours has biases, activations and pools as well: a few percent.
-        assert 1.0 <= roofline.graph_work(networks.graph("resnet"), "fp32").flops / counter.get_total_flops() < 1.05
+        assert 1.0 <= roofline.graph_work(networks.graph("resnet")).flops / counter.get_total_flops() < 1.05
 
     def test_narrower_elements_are_fewer_bytes_and_the_same_operations(self):
-        wide, half, narrow = (roofline.graph_work(networks.graph("resnet"), one) for one in ("fp32", "fp16", "int8"))
+        counted = roofline.graph_work(networks.graph("resnet"))
+        wide, half, narrow = (roofline.in_precision(counted, one) for one in ("fp32", "fp16", "int8"))
         assert wide.flops == half.flops == narrow.flops
         assert (2, 4) == pytest.approx((wide.bytes_moved / half.bytes_moved, wide.bytes_moved / narrow.bytes_moved), rel=1e-6)
 
     @pytest.mark.parametrize("name", networks.NAMES)
     def test_every_family_is_counted(self, name):
-        assert roofline.graph_work(networks.graph(name), "fp32").flops > 1e6
+        assert roofline.graph_work(networks.graph(name)).flops > 1e6
 
 
 class TestPlace:

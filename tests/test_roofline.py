@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -64,20 +65,15 @@ class TestCeilings:
         assert 1e8 < flops < 1e14
         assert 1e7 < copy < 1e12
 
-    def test_the_datasheet_stands_beside_and_places_nothing(self):
-        world = World(MS)
-        found = roofline.ceiling("int8", gemm=(world.infer, 2e6), bytes_per_s=1e9, method="test", datasheet_flops_per_s=9e15,
-                                 clock=world.clock, min_s=0.0)
-        assert (2e9, 9e15, "dense", 20) == (pytest.approx(found.flops_per_s), found.datasheet_flops_per_s, found.sparsity, found.repeats)
-        assert 2e9 == pytest.approx(roofline.point("x", 1e9, 1e6, 1.0, found).roof_flops_per_s)
-
-    def test_without_a_product_there_is_no_roof(self):
-        found = roofline.ceiling("bf16", gemm=None, bytes_per_s=1e9, method="none")
-        assert found.flops_per_s is None
-        assert roofline.point("x", 1.0, 1.0, 1.0, found) is None
-
 
 class TestRoof:
+    def test_the_datasheet_stands_beside_and_places_nothing(self):
+        top = replace(TOP, datasheet_flops_per_s=9e15)
+        assert roofline.point("x", 1e9, 1e6, 1.0, TOP) == roofline.point("x", 1e9, 1e6, 1.0, top)
+
+    def test_without_a_product_there_is_no_roof(self):
+        assert roofline.point("x", 1.0, 1.0, 1.0, replace(TOP, flops_per_s=None)) is None
+
     def test_below_the_ridge_memory_bounds(self):
         found = roofline.point("x", 50.0, 10.0, 2.0, TOP)
         assert (5.0, 25.0, 50.0, 0.5, "memory") == (found.intensity, found.flops_per_s, found.roof_flops_per_s, found.roof_share, found.bound)
@@ -109,6 +105,14 @@ class TestWork:
         assert outputs * (2 * 2 * 9 + 1) == found.flops
         assert 4 * (3 * 4 * 10 * 12 + weight.size + 8 + outputs) == found.bytes_moved
         assert found.flops / found.bytes_moved == found.intensity
+
+    def test_weights_that_lie_beside_are_counted_without_being_read(self, tmp_path):
+        file = save(tmp_path / "m.onnx", [oh.make_node("MatMul", ["x", "a"], ["y"], name="matmul")], [("x", FLOAT, [5, 6])],
+                    [("y", FLOAT, [5, 70])], [("a", np.zeros((6, 70), np.float32))])
+        inline = roofline.layer_work(file)
+        onnx.save(onnx.load(str(file)), str(file), save_as_external_data=True, location="m.data")
+        (tmp_path / "m.data").unlink()
+        assert inline == roofline.layer_work(file)
 
     def test_products_by_hand(self, tmp_path):
         nodes = [oh.make_node("MatMul", ["x", "a"], ["h"], name="matmul"), oh.make_node("Gemm", ["h", "b", "c"], ["y"], name="gemm", transB=1)]

@@ -267,6 +267,20 @@ def paired(predictions: Predictions, reference: Mapping[Pass, Predictions] | Non
     return other
 
 
+def shared_ids(some: npt.NDArray[np.str_], others: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
+    """Return the names that both have; in the order of the first where they are the same, else sorted."""
+    return some if np.array_equal(some, others) else np.intersect1d(some, others)
+
+
+def rows_of(names: npt.NDArray[np.str_], ids: npt.NDArray[np.str_]) -> npt.NDArray[np.int64] | None:
+    """Return where each of `ids` (M,) stands in `names` (N,); None where not all are there."""
+    if np.array_equal(names, ids):
+        return np.arange(len(ids))
+    order = np.argsort(names)
+    rows: npt.NDArray[np.int64] = order[np.searchsorted(names, ids, sorter=order).clip(max=len(order) - 1)]
+    return rows if np.array_equal(names[rows], ids) else None
+
+
 def narrowed(found: Predictions, ids: npt.NDArray[np.str_], dataset: DatasetIdentity) -> Predictions:
     """Return the predictions of some of the images alone, in the order of `ids`; they are read into memory.
 
@@ -278,9 +292,8 @@ def narrowed(found: Predictions, ids: npt.NDArray[np.str_], dataset: DatasetIden
     Raises:
         InvalidInput: One of them was not seen.
     """
-    order = np.argsort(found.ids)
-    rows = order[np.minimum(np.searchsorted(found.ids, ids, sorter=order), len(order) - 1)]
-    if not np.array_equal(found.ids[rows], ids):
+    rows = rows_of(found.ids, ids)
+    if rows is None:
         raise InvalidInput(f"{found.dataset.name}: the other run did not see all of these {len(ids)} images",
                            "evaluate both on the same images")
     return replace(

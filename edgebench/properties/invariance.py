@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgebench import metrics, stats
-from edgebench.properties import CLEAN, Pass, Predictions, is_plain, paired
+from edgebench.properties import CLEAN, Pass, Predictions, is_plain, paired, rows_of, shared_ids
 from edgebench.properties.fidelity import COMPACT, proportion
 from edgebench.record import Better, Evaluation, Score
 from edgebench.stats import FloatArray, IntArray
@@ -150,7 +150,7 @@ def _side(found: Predictions | None) -> str:
 def _evaluate(sweep: _Sweep, predictions: Mapping[Pass, Predictions], reference: Mapping[Pass, Predictions] | None,
               ) -> Evaluation:
     first = next(iter(sweep.levels.values()))
-    ids: npt.NDArray[np.str_] = np.unique(reduce(_shared, [predictions[key].ids for key in sweep.keys]))
+    ids: npt.NDArray[np.str_] = np.unique(reduce(shared_ids, [predictions[key].ids for key in sweep.keys]))
     changes: tuple[Score, ...] = ()
     if ids.size == 0:
         scores: tuple[Score, ...] = (Score(
@@ -168,17 +168,15 @@ def _evaluate(sweep: _Sweep, predictions: Mapping[Pass, Predictions], reference:
         predictions=tuple(key.file for key in sweep.keys), scores=scores, reference_scores=changes)
 
 
-def _shared(some: npt.NDArray[np.str_], others: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
-    return some if np.array_equal(some, others) else np.intersect1d(some, others)
-
-
 def _take(predictions: Mapping[Pass, Predictions], ids: npt.NDArray[np.str_]) -> dict[Pass, _Taken]:
-    taken, last, rows = {}, None, np.empty(0, np.int64)
+    taken: dict[Pass, _Taken] = {}
+    last: npt.NDArray[np.str_] | None = None
+    rows: IntArray | None = None
     for key, found in predictions.items():
         # Sorting names takes longer than all else here, and nearly all passes name the same images.
         if last is None or not np.array_equal(found.ids, last):
-            order = np.argsort(found.ids)
-            last, rows = found.ids, order[np.searchsorted(found.ids, ids, sorter=order)]
+            last, rows = found.ids, rows_of(found.ids, ids)
+        assert rows is not None
         taken[key] = _Taken(found, rows, found.outcomes.take(rows))
     return taken
 

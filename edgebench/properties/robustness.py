@@ -34,7 +34,7 @@ from edgebench.datasets import (
 )
 from edgebench.errors import InvalidInput
 from edgebench.metrics import BoolArray
-from edgebench.properties import CLEAN, Pass, Predictions, is_plain, ood, paired
+from edgebench.properties import CLEAN, Pass, Predictions, is_plain, ood, paired, rows_of, shared_ids
 from edgebench.properties.fidelity import COMPACT, flips, proportion
 from edgebench.properties.mistakes import file_number
 from edgebench.properties.synthetic import combined
@@ -395,7 +395,7 @@ def _family(dataset: str, here: Mapping[Pass, Predictions], reference: Mapping[P
     keys = sorted((key for key in here if key.dataset == dataset and parse(key.condition)),
                   key=lambda key: _order(key.condition))
     clean = Pass(IMAGENET_VAL if dataset == IMAGENET_C else dataset, CLEAN, keys[0].preset)
-    ids = reduce(_shared, [here[key].ids for key in keys])
+    ids = reduce(shared_ids, [here[key].ids for key in keys])
     others = {key: other for key in (*keys, clean) if key in here and (other := paired(here[key], reference, key))}
     both = [key for key in keys if key in others]
     return _Family(
@@ -410,30 +410,16 @@ def _order(name: str) -> tuple[int, int]:
     return (*CORRUPTIONS, *HELD_OUT).index(corruption), severity
 
 
-def _shared(some: npt.NDArray[np.str_], others: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
-    return some if np.array_equal(some, others) else np.intersect1d(some, others)
-
-
-def _rows(found: Predictions, ids: npt.NDArray[np.str_]) -> IntArray | None:
-    """Return where the images `ids` stand in `found`; None where not all do."""
-    if np.array_equal(found.ids, ids):
-        return np.arange(len(ids))
-    order = np.argsort(found.ids)
-    place = np.searchsorted(found.ids, ids, sorter=order).clip(max=len(order) - 1)
-    rows = order[place]
-    return rows if np.array_equal(found.ids[rows], ids) else None
-
-
 def _sweep(keys: Sequence[Pass], predictions: Mapping[Pass, Predictions], ids: npt.NDArray[np.str_], clean: Pass,
            ) -> _Sweep:
     right = np.empty((len(keys), len(ids)), np.bool_)
     predicted = np.empty(right.shape, np.int32)
     for k, key in enumerate(keys):
-        rows, outcomes = _rows(predictions[key], ids), predictions[key].outcomes
+        rows, outcomes = rows_of(predictions[key].ids, ids), predictions[key].outcomes
         assert rows is not None
         right[k], predicted[k] = outcomes.correct[rows], outcomes.predicted[rows]
     uncorrupted = predictions.get(clean)
-    rows = _rows(uncorrupted, ids) if uncorrupted else None
+    rows = rows_of(uncorrupted.ids, ids) if uncorrupted else None
     return _Sweep(
         conditions=tuple(key.condition for key in keys), right=right, predicted=predicted,
         clean=None if uncorrupted is None or rows is None else
