@@ -36,7 +36,7 @@ from edgebench.conversion import PLAIN
 from edgebench.datasets import open_images, targets
 from edgebench.export import Exporter, Wanted
 from edgebench.imagecache import cached, normalize
-from edgebench.record import Artifact
+from edgebench.record import Artifact, Recipe
 from edgebench.sources import Source, open_source
 
 LITE0 = "timm:tf_efficientnet_lite0"
@@ -159,7 +159,8 @@ def rivals(options: argparse.Namespace) -> None:
     source = open_source(LITE0, weights=options.weights)
     images = _Images(source, options.data)
     calibration = open_images(options.calibration_data)
-    int8 = {"onnxruntime": catalog.recipe("ort-int8"), "openvino": catalog.recipe("openvino-int8")}
+    int8 = {runtime: _for_this_cpu(runtime, name) for runtime, name in
+            {"onnxruntime": "ort-int8", "openvino": "openvino-int8"}.items()}
     with tempfile.TemporaryDirectory() as out, Exporter(source, Path(out), Wanted(calibration=calibration)) as exporter:
         scratch, base = exporter.scratch, exporter.base(20)
         quantization = int8["onnxruntime"].quantization
@@ -204,6 +205,11 @@ def rivals(options: argparse.Namespace) -> None:
                 flips = (answers[name] != images.targets) & (answers["FP32"] == images.targets)
                 print(f"| {runtime} | {name} | {p50 * 1e3:.3f} | {ratio:.3f} | {right.mean() * 100:.2f} | "
                       f"{flips.mean() * 100:.2f} | {(answers[name] != answers['FP32']).mean() * 100:.2f} |", flush=True)
+
+
+def _for_this_cpu(runtime: str, name: str) -> Recipe:
+    recipe = catalog.recipe(name)
+    return recipe if backends.get(runtime).reason_against(recipe) is None else catalog.recipe(f"{name}-avx2")
 
 
 def _answers(session: Any, images: _Images) -> np.ndarray:
