@@ -159,8 +159,7 @@ def rivals(options: argparse.Namespace) -> None:
     source = open_source(LITE0, weights=options.weights)
     images = _Images(source, options.data)
     calibration = open_images(options.calibration_data)
-    int8 = {runtime: _for_this_cpu(runtime, name) for runtime, name in
-            {"onnxruntime": "ort-int8", "openvino": "openvino-int8"}.items()}
+    int8 = {"onnxruntime": _for_this_cpu("ort-int8"), "openvino": _for_this_cpu("openvino-int8")}
     with tempfile.TemporaryDirectory() as out, Exporter(source, Path(out), Wanted(calibration=calibration)) as exporter:
         scratch, base = exporter.scratch, exporter.base(20)
         quantization = int8["onnxruntime"].quantization
@@ -207,9 +206,8 @@ def rivals(options: argparse.Namespace) -> None:
                       f"{flips.mean() * 100:.2f} | {(answers[name] != answers['FP32']).mean() * 100:.2f} |", flush=True)
 
 
-def _for_this_cpu(runtime: str, name: str) -> Recipe:
-    recipe = catalog.recipe(name)
-    return recipe if backends.get(runtime).reason_against(recipe) is None else catalog.recipe(f"{name}-avx2")
+def _for_this_cpu(name: str) -> Recipe:
+    return catalog.recipe(f"{name}-avx2" if environment.lacks_vnni() else name)
 
 
 def _answers(session: Any, images: _Images) -> np.ndarray:

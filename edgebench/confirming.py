@@ -9,13 +9,12 @@ from pathlib import Path
 from edgebench import metric_names, paired
 from edgebench.errors import InvalidInput
 from edgebench.gate import Gate, Rerun
-from edgebench.policy import Policy, Rule
+from edgebench.policy import Policy
 from edgebench.record import Run, decode, read_json
 from edgebench.timing_types import PairedTrace
 
 FILE, SCHEMA = "paired.json", "edgebench.paired/1"
 """What ``profile --paired`` leaves in its output folder: each variant in turns with its reference, in new processes."""
-_CENTRES = ("latency_p50", "latency_mean")
 
 
 def confirmed(judge: Callable[[Mapping[str, Rerun] | None], Gate], reruns: Mapping[str, Rerun]) -> Gate:
@@ -60,7 +59,7 @@ def reruns(policy: Policy, run: Run, folder: Path) -> dict[str, Rerun]:
              if rule.against is None and rule.metric.startswith("latency_p")}
     if run.reference is not None and run.reference.variant in trace.names:
         ratios = Rerun(log_ratios=tuple(paired.log_ratios(trace, run.reference.variant, run.variant).tolist()))
-        found |= {rule.id: ratios for rule in policy.rules if _about_the_centre(rule)}
+        found |= {rule.id: ratios for rule in policy.rules if rule.in_turns}
     return found
 
 
@@ -75,7 +74,3 @@ def without_invalid(found: Gate, run: Run) -> Gate:
                 hint="cool the device, supply more power or lower its load, and measure again with --force")
         if one.of == metric_names.PERFORMANCE and metric_names.is_timing(one.metric) and one.value is not None else one
         for one in found.verdicts))
-
-
-def _about_the_centre(rule: Rule) -> bool:
-    return rule.against == "reference" and rule.relative and rule.metric in _CENTRES

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from edgebench import sequential
+from edgebench import metric_names, sequential
 from edgebench.errors import InvalidInput
 from edgebench.gate import Gate, Verdict
 from edgebench.policy import Policy, Rule
 from edgebench.reading import place
-from edgebench.record import PassRecord, Run, decode, read_json, to_builtins
+from edgebench.record import PassRecord, Run, decode, read_json, to_builtins, write_json
 from edgebench.rule_words import allowance, spoken
 from edgebench.sequential import Step
 
 DECISIONS = "decisions.json"
 DECISIONS_SCHEMA = "edgebench.decisions/1"
+SEED = 0
+"""Of the order of images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +41,7 @@ class DecisionPath:
     confidence: float
     """One-sided."""
     sampled: str
-    """What was counted: images or timings."""
+    """What was counted: images, timings, or rounds of timing in turns."""
     steps: tuple[Step, ...]
     change: bool = False
     """Whether values are changes, told in points and with a sign."""
@@ -103,6 +105,45 @@ def load(folder: Path) -> DecisionFile | None:
     return decode(DecisionFile, data, str(file))
 
 
+def known(policy: Policy, folder: Path, artifact: str) -> DecisionFile | None:
+    """Return what was decided about an artifact by that very policy; None where nothing was.
+
+    Raises:
+        InvalidInput: The file is damaged or of another schema.
+    """
+    found = load(folder)
+    same = found is not None and (found.until, found.artifact, found.seed) == (named(policy), artifact, SEED)
+    return found if same else None
+
+
+def add(policy: Policy, folder: Path, artifact: str, paths: Iterable[DecisionPath],
+        replaced: Callable[[DecisionPath], bool], evaluated: PassRecord | None = None) -> None:
+    """Write decisions beside what else was decided about the artifact by that policy.
+
+    Args:
+        policy: Whose rules were decided.
+        folder: Of the variant.
+        artifact: Its digest.
+        paths: How rules were decided.
+        replaced: Whether an earlier path gives way to these.
+        evaluated: The pass that they were decided on; takes the place of an earlier one over the same images.
+
+    Raises:
+        InvalidInput: The file is damaged or of another schema, or cannot be written.
+    """
+    before = known(policy, folder, artifact)
+
+    def images(one: PassRecord) -> tuple[str, str, str]:
+        return one.dataset.name, one.condition, one.preset
+
+    passes = before.passes if before else ()
+    if evaluated is not None:
+        passes = (*(one for one in passes if images(one) != images(evaluated)), evaluated)
+    write_json(folder / DECISIONS, DecisionFile(
+        schema=DECISIONS_SCHEMA, policy=policy.id, until=named(policy), artifact=artifact, seed=SEED, passes=passes,
+        paths=(*(one for one in (before.paths if before else ()) if not replaced(one)), *paths)))
+
+
 def decision_paths(folder: Path) -> tuple[DecisionPath, ...]:
     """Return how rules were decided during evaluation; none where everything was evaluated at once.
 
@@ -126,8 +167,8 @@ def of_runs(placed: Iterable[tuple[Run, Path]]) -> dict[tuple[str, str], tuple[D
 def decided(found: Gate, policy: Policy, run: Run, folder: Path) -> Gate:
     """Return the verdicts, those of followed rules as they were decided while images came in.
 
-    Rules that were not followed where evaluation stopped early are not decided: when it stopped depends on the answers,
-    so that a test for a fixed number of images would err more often than declared.
+    Rules that were not followed where evaluation or timing stopped early are not decided: when it stopped depends on
+    what was seen, so that a test for a fixed number of images or timings would err more often than declared.
 
     Args:
         found: Verdicts by tests for a fixed number of images.
@@ -146,6 +187,7 @@ def decided(found: Gate, policy: Policy, run: Run, folder: Path) -> Gate:
     paths = {(path.rule, path.where): path for path in file.paths if path.steps} if file and mine else {}
     digests = {one.dataset.digest for one in run.passes if one.part_of is not None}
     stopped = {place(one) for one in run.evaluations if one.dataset.digest in digests}
+    cut = any(one.stopped == "decided" for one in run.traces)
 
     def again(one: Verdict) -> Verdict:
         if one.p_kept is None or one.rule not in rules:
@@ -153,7 +195,9 @@ def decided(found: Gate, policy: Policy, run: Run, folder: Path) -> Gate:
         path = paths.get((one.rule, one.where))
         if path is not None:
             return _as_followed(one, path, rules[one.rule])
-        return _not_followed(one, run.settings.until or "") if one.where in stopped and one.sampled else one
+        early = cut and metric_names.of_single_stream(one.metric) if one.of == metric_names.PERFORMANCE else \
+            one.where in stopped and bool(one.sampled)
+        return _not_followed(one, run.settings.until or "") if early else one
 
     return replace(found, verdicts=tuple(again(one) for one in found.verdicts))
 
@@ -164,17 +208,23 @@ def _as_followed(one: Verdict, path: DecisionPath, rule: Rule) -> Verdict:
         f", between {spoken(rule, last.low, path.unit)} and {spoken(rule, last.high, path.unit)}"
     at = f"(at {path.confidence:.4g} confidence however often one looks, {last.n:,} {path.sampled})"
     undecided = path.decision is None
+    # The same timings decided at once and were not confirmed by others.
+    unconfirmed = path.decision == "fail" and one.confirmed is False
+    unsure = "; a re-run in turns does not show it" if unconfirmed else ""
     return replace(
-        one, status=path.decision or "inconclusive", value=last.value, low=last.low, high=last.high, n=last.n,
+        one, status="inconclusive" if unconfirmed else path.decision or "inconclusive", sampled=path.sampled,
+        value=last.value, low=last.low, high=last.high, n=last.n,
         confidence=path.confidence, p_kept=last.p_within, p_broken=last.p_beyond, method=path.method,
         needed=one.needed if undecided else None,
-        message=f"{spoken(rule, last.value, path.unit)}{ends} {at}; {allowance(rule, path.unit)}; {path.decided}",
+        message=f"{spoken(rule, last.value, path.unit)}{ends} {at}; {allowance(rule, path.unit)}; "
+                f"{path.decided}{unsure}",
         hint=f"all {path.sampled} were used; more of them would decide it" if undecided else "")
 
 
 def _not_followed(one: Verdict, until: str) -> Verdict:
+    what = "timing" if one.sampled == "timings" else "evaluation"
     return replace(
         one, status="inconclusive", needed=None, p_kept=None, p_broken=None,
-        message=f"{one.message}; not decided: evaluation stopped early, when the rules of {until.partition('@')[0]} "
+        message=f"{one.message}; not decided: {what} stopped early, when the rules of {until.partition('@')[0]} "
                 "were decided, and this one was not followed",
-        hint="evaluate all images, without --until, or with --until and this policy")
+        hint="measure without --until, or with --until and this policy")

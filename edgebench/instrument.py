@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +34,7 @@ DEVICE_TIMES = 100
 QUANTILE = 0.99
 """That the server scenario's bound is for."""
 Tell = Callable[[str, float], None]
+Decides = Callable[[], Callable[[Sequence[float]], bool]]
 Infers = Mapping[Scenario, Callable[[], object]]
 """For every scenario, what answers one of its queries."""
 
@@ -97,7 +98,7 @@ class Measured:
 
 def measure(plan: TimingPlan, infers: Infers, budget: latency.Budget, device: Device, tell: Tell, *, batch: int,
             single: int, threads: int, timed_infer: Callable[[], scenarios.DeviceTimes] | None = None,
-            root: Path = Path("/")) -> Measured:
+            root: Path = Path("/"), decides: Decides | None = None) -> Measured:
     """Time the plan's scenarios one after the other, each until it is steady or its tries are used up.
 
     Args:
@@ -111,6 +112,8 @@ def measure(plan: TimingPlan, infers: Infers, budget: latency.Budget, device: De
         threads: CPU threads, for the record.
         timed_infer: One inference with the device's own times, where the runtime offers them.
         root: Where ``proc`` and ``sys`` hang.
+        decides: Called for each try at single-stream; what it returns hears all latencies so far, in seconds, now and
+            then, and ends the try by saying that they decide what is asked of them.
     """
     runner = run_command if device.kind == "board" else None
     observer = Observer(device, root, meter=Path(plan.meter) if plan.meter else None) if plan.telemetry else None
@@ -120,7 +123,7 @@ def measure(plan: TimingPlan, infers: Infers, budget: latency.Budget, device: De
         before, begin = counters.look(root, runner), time.perf_counter_ns()
         time.sleep(IDLE_S if budget.min_s else 0.0)
         idle = begin, time.perf_counter_ns()
-        loops = _Loops(plan, infers, budget, tell, batch=batch, single=single, threads=threads)
+        loops = _Loops(plan, infers, budget, tell, batch=batch, single=single, threads=threads, decides=decides)
         for scenario in plan.scenarios:
             loops.run(scenario)
         checked = None
@@ -155,9 +158,9 @@ class _Loops:
     """Runs scenarios, and keeps what each one left."""
 
     def __init__(self, plan: TimingPlan, infers: Infers, budget: latency.Budget, tell: Tell, *, batch: int,
-                 single: int, threads: int) -> None:
+                 single: int, threads: int, decides: Decides | None) -> None:
         self._plan, self._infers, self._budget, self._tell = plan, infers, budget, tell
-        self._batch, self._single, self._threads = batch, single, threads
+        self._batch, self._single, self._threads, self._decides = batch, single, threads, decides
         self.plain: list[LatencyTrace] = []
         self.queries: list[QueryTrace] = []
         self.steadiness: list[Steadiness] = []
@@ -202,7 +205,8 @@ class _Loops:
                                     warmup_factor=warmup_factor, progress=progress)
         images = {"offline": self._batch, "multi-stream": scenarios.MULTI_STREAM_IMAGES}.get(scenario, self._single)
         return scenarios.closed_loop(scenario, infer, self._budget, images_per_query=images, threads=threads,
-                                     preprocessing=inside, warmup_factor=warmup_factor, progress=progress)
+                                     preprocessing=inside, warmup_factor=warmup_factor, progress=progress,
+                                     decided=self._decides() if self._decides and scenario == "single-stream" else None)
 
     def _search(self) -> float:
         """Find the highest arrival rate that keeps the bound; returns the bound in seconds."""
@@ -241,7 +245,7 @@ def as_latency(trace: QueryTrace) -> LatencyTrace:
     return LatencyTrace(
         scenario=scenario, batch=trace.images_per_query, threads=trace.threads, clock=trace.clock,
         clock_resolution_s=trace.clock_resolution_s, warmup_s=trace.warmup_s, latency_s=trace.service_s,
-        stopped="max-duration" if trace.stopped == "max-duration" else "count-and-duration", begin_ns=trace.begin_ns,
+        stopped="count-and-duration" if trace.stopped == "given-up" else trace.stopped, begin_ns=trace.begin_ns,
         preprocessing=trace.preprocessing)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from edgebench import artifacts, paired, paired_worker
 from edgebench.errors import CannotMeasure, UsageError
 from edgebench.record import Artifact, Run, decode, read_json, write_json
+from edgebench.stopping_timings import Ratios
 from edgebench.timing_types import Comparison, NoiseFloor, PairedTrace
 
 SCHEMA = "edgebench.paired/1"
@@ -38,7 +39,8 @@ class Paired:
     """Of each variant's artifact: timings of another one say nothing about it."""
 
 
-def compare(runs: Mapping[str, tuple[Run, Path]], out: Path, *, rounds: int, progress: Progress) -> Paired:
+def compare(runs: Mapping[str, tuple[Run, Path]], out: Path, *, rounds: int, progress: Progress,
+            followed: Ratios | None = None) -> Paired:
     """Time variants in turns and compare each with its reference; what is found is written to ``paired.json``.
 
     Args:
@@ -46,6 +48,7 @@ def compare(runs: Mapping[str, tuple[Run, Path]], out: Path, *, rounds: int, pro
         out: Output folder.
         rounds: Each runs every variant twice.
         progress: Told (what, share done).
+        followed: Rules of a policy that end the rounds when all are decided; how, is written beside the runs.
 
     Raises:
         UsageError: No variant has a reference among them.
@@ -65,11 +68,14 @@ def compare(runs: Mapping[str, tuple[Run, Path]], out: Path, *, rounds: int, pro
     progress("opening all variants at once", 0.0)
     with paired_worker.processes(jobs, out / "paired") as sessions:
         trace = paired.interleave(sessions, rounds=rounds, inferences=inferences,
-                                  told=lambda done: progress("timing variants in turns", done / rounds))
+                                  told=lambda done: progress("timing variants in turns", done / rounds),
+                                  decided=followed.decided if followed else lambda _: False)
     found = Paired(schema=SCHEMA, device=first.device.id, threads=first.settings.threads, inferences=inferences,
                    comparisons=tuple(paired.compare(trace, one, other) for one, other in pairs), trace=trace,
                    digests={name: runs[name][0].artifact.digest for name in wanted})
     write_json(out / FILE, found)
+    if followed:
+        followed.write(out)
     return found
 
 

@@ -191,6 +191,10 @@ def caveats(trace: LatencyTrace) -> tuple[Caveat, ...]:
     if trace.stopped == "max-duration":
         found.append(Caveat(code="max-duration", hint="a longer --budget, or a faster variant",
                             message=f"{name}: time was up after {len(values)} timings, before the budget was reached"))
+    if trace.stopped == "decided":
+        found.append(Caveat(
+            code="stopped-early", hint="gate it with that policy; for the whole --budget measure without --until",
+            message=f"{name}: timing stopped after {len(values):,} timings, when every rule about them was decided"))
     if name == "single-stream" and trace.batch > 1:
         found.append(Caveat(code="fixed-batch", hint="export with a batch that may vary, or of 1",
                             message=f"the model's batch is fixed: each latency is that of {trace.batch} images"))

@@ -84,6 +84,11 @@ def plain(name: str) -> str:
     return _CHANGE.sub("", name, count=1)
 
 
+def of_single_stream(metric: str) -> bool:
+    """Return whether a metric of performance comes from the timings one after the other."""
+    return metric.startswith(("latency_", "energy_per_inference"))
+
+
 def is_timing(metric: str) -> bool:
     """Return whether a metric depends on what else the machine did meanwhile."""
     return _TIMING.search(metric) is not None

@@ -98,8 +98,8 @@ RUN_OPTIONS = (
                  "with imagenet/val. May be repeated."),
     click.option("--properties", "properties_", type=Words(), default=("all",), show_default="all",
                  help="What to evaluate: all, none, or names (edgebench properties)."),
-    click.option("--until", metavar="FILE|NAME", help="Evaluate images in random order, and each variant but the FP32 "
-                 "reference only until every rule of this policy is decided."),
+    click.option("--until", metavar="FILE|NAME", help="Evaluate images in random order and time, each variant but the "
+                 "FP32 reference, only until every rule of this policy is decided."),
     click.option("--builds", type=int, default=1, show_default=True, metavar="N", help="Build each artifact N times "
                  "and report how much the builds differ."),
     click.option("--device", default="auto", show_default=True, metavar="ID", help="Declared device "

@@ -35,7 +35,8 @@ Statistic = Callable[[FloatArray], float]
 
 
 def interleave(sessions: Mapping[str, Run], *, rounds: int, inferences: int, seed: int = 0,
-               told: Callable[[int], None] = lambda done: None) -> PairedTrace:
+               told: Callable[[int], None] = lambda done: None,
+             decided: Callable[[PairedTrace], bool] = lambda trace: False) -> PairedTrace:
     """Run all sessions in turns.
 
     Args:
@@ -44,6 +45,7 @@ def interleave(sessions: Mapping[str, Run], *, rounds: int, inferences: int, see
         inferences: Per block.
         seed: Of the orders.
         told: Hears after each round how many are done.
+        decided: Hears all rounds after each one; no further ones follow where it says so.
 
     Raises:
         UsageError: Fewer than two sessions, or no round or inference.
@@ -67,6 +69,8 @@ def interleave(sessions: Mapping[str, Run], *, rounds: int, inferences: int, see
             blocks.append(Block(session=which, begin_ns=block.begin_ns, latency_s=block.latency_s))
         found.append(tuple(blocks))
         told(number + 1)
+        if decided(PairedTrace(names=tuple(sessions), seed=seed, rounds=tuple(found))):
+            break
     return PairedTrace(names=tuple(sessions), seed=seed, rounds=tuple(found))
 
 

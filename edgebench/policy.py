@@ -110,6 +110,11 @@ class Rule:
         return self.kind.endswith("_relative")
 
     @property
+    def in_turns(self) -> bool:
+        """Whether timing in turns with the reference decides it: it is about a ratio of the centre of latency."""
+        return self.against == "reference" and self.relative and self.metric in ("latency_p50", "latency_mean")
+
+    @property
     def bound(self) -> float:
         """The limit on the signed value or change: a decrease of at most 0.01 is a change of at least -0.01."""
         return -self.limit if "decrease" in self.kind else self.limit

@@ -60,6 +60,7 @@ from edgebench.record import (
     write_bytes,
     write_json,
 )
+from edgebench.stopping_timings import MOST_ROUNDS, Ratios
 from edgebench.telemetry import commands, control, nvml
 from edgebench.telemetry.control import Control
 from edgebench.timing_types import NoiseFloor
@@ -112,7 +113,8 @@ class Request:
     control: Control = field(default_factory=Control)
     """Power mode, clocks and governor to set for the measurement, and to set back."""
     paired_rounds: int = 0
-    """Rounds in which all variants are timed in turns at the end, each against its reference; 0: none."""
+    """Rounds in which all variants are timed in turns at the end, each against its reference; 0: none, but where
+    `until` has rules on ratios, which end them."""
     noise_floor: Path | None = None
     """Where to write by how much the first variant differs from itself on this device; None: it is not measured."""
     builds: int = 1
@@ -158,6 +160,28 @@ class _Variant:
     artifact: Artifact
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shared:
+    """What all variants of a job have in common."""
+
+    request: Request
+    device: Device
+    chosen: tuple[str, ...]
+    """Properties."""
+    missing: tuple[Skip, ...]
+    """Properties that cannot be evaluated."""
+    until: Policy | None
+    planner: Planner
+    shelf: evaluate.Shelf
+    timed_too: frozenset[str]
+    """Variants that are timed in this job."""
+    changed: tuple[str, ...]
+    """Settings of the device that were changed for the measurement."""
+    doubts: tuple[Caveat, ...]
+    """About the device."""
+    power_mode: str | None
+
+
 def profile(request: Request, progress: Progress = lambda what, share: None,
             note: Callable[[str], None] = lambda text: None) -> Result:
     """Export what is a model, measure every variant in a process of its own, and write runs and report.
@@ -178,9 +202,10 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
     device, doubts, power_mode = resolve_device(request.device)
     note(f"device: {device.title}")
     chosen, missing = properties.usable(request.properties, request.data)
-    until = stopping.read(request.until) if request.until is not None else None
+    timed = request.budget is not None
+    until = stopping.read(request.until, timed=timed) if request.until is not None else None
     if until is not None:
-        chosen, left_out = stopping.scope(until, chosen, by_name=list(request.properties) != ["all"])
+        chosen, left_out = stopping.scope(until, chosen, by_name=list(request.properties) != ["all"], timed=timed)
         missing = (*missing, *left_out)
     if request.budget is not None:
         latency.budget(request.budget)
@@ -203,18 +228,19 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
     planner = _planner(request, chosen, variants, progress, note)
     if until is not None:
         stopping.refuse_unfit(until, chosen, [(one.artifact, planner.of(one.artifact).passes) for one in variants],
-                              _finished(request.out, ()))
+                              _finished(request.out, ()), timed=timed)
     if request.force:
         _set_aside(request.out, variants)
-    shelf = evaluate.Shelf()
     with _controlled(request.control, device, note) as settings:
+        shared = _Shared(request=request, device=device, chosen=chosen, missing=missing, until=until, planner=planner,
+                         shelf=evaluate.Shelf(), timed_too=frozenset(one.name for one in variants if timed),
+                         changed=settings, doubts=doubts, power_mode=power_mode)
         for number, variant in enumerate(variants, 1):
             def told(what: str, share: float, prefix: str = f"[{number}/{len(variants)}] {variant.name}: ") -> None:
                 progress(prefix + what, share)
 
             try:
-                run = _run_variant(request, device, chosen, variant, (planner, missing, until, shelf),
-                                   _finished(request.out, result.runs), told, (settings, doubts, power_mode))
+                run = _run_variant(shared, variant, _finished(request.out, result.runs), told)
             except EdgebenchError as error:
                 result.failures.append(Failure(what=variant.name, error=error))
                 note(f"{variant.name}: {error.message}")
@@ -222,20 +248,24 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
                 result.runs.append(run)
                 if run.observed is not None and run.observed.invalid:
                     result.failures.append(Failure(what=variant.name, error=_invalid(run.observed)))
-        _interleave(request, device, variants, result, progress, note)
+        _interleave(shared, variants, result, progress, note)
     if result.runs:
         write_reports(result)
     return result
 
 
-def _interleave(request: Request, device: Device, variants: Sequence[_Variant], result: Result, progress: Progress,
+def _interleave(shared: _Shared, variants: Sequence[_Variant], result: Result, progress: Progress,
                 note: Callable[[str], None]) -> None:
     """Time variants in turns, and one against itself, where that was asked for."""
+    request, device = shared.request, shared.device
     folders = {variant.name: variant.folder for variant in variants}
+    runs = {run.variant: run for run in result.runs}
     try:
-        if request.paired_rounds and result.runs:
-            result.paired = interleaved.compare({run.variant: (run, folders[run.variant]) for run in result.runs},
-                                                request.out, rounds=request.paired_rounds, progress=progress)
+        followed = Ratios(shared.until, runs) if shared.until is not None and shared.timed_too else None
+        rounds = request.paired_rounds or (MOST_ROUNDS if followed else 0)
+        if rounds and runs:
+            result.paired = interleaved.compare({name: (run, folders[name]) for name, run in runs.items()},
+                                                request.out, rounds=rounds, progress=progress, followed=followed)
         if request.noise_floor is not None and result.runs:
             run = result.runs[0]
             conditions = {"cpu": run.environment.cpu, "threads": str(run.settings.threads),
@@ -468,17 +498,17 @@ def _set_aside(out: Path, variants: Sequence[_Variant]) -> None:
                 stale.unlink(missing_ok=True)
 
 
-def _run_variant(request: Request, device: Device, chosen: tuple[str, ...], variant: _Variant,
-                 planned: tuple[Planner, Sequence[Skip], Policy | None, evaluate.Shelf], earlier: Sequence[Run],
-                 progress: Progress, around: tuple[tuple[str, ...], tuple[Caveat, ...], str | None]) -> Run:
+def _run_variant(shared: _Shared, variant: _Variant, earlier: Sequence[Run], progress: Progress) -> Run:
+    request, device, chosen = shared.request, shared.device, shared.chosen
     out, artifact = request.out / variant.name, variant.artifact
-    planner, missing, policy, shelf = planned
-    changed, doubts, power_mode = around
-    plan = planner.of(artifact)
+    plan = shared.planner.of(artifact)
     jobs, records = plan.passes, tuple(assembly.record(job) for job in plan.passes)
     reference = assembly.reference(artifact, earlier)
     sibling = (reference, request.out / reference.variant) if reference is not None else None
-    until = stopping.plan(policy, chosen, artifact, jobs, sibling) if policy is not None else None
+    until = stopping.plan(
+        shared.until, chosen, artifact, jobs, sibling, timed=request.budget is not None,
+        in_turns=reference is not None and reference.variant in shared.timed_too,
+    ) if shared.until is not None else None
     settings = Settings(
         budget=request.budget or "none", threads=request.threads or environment.usable_cpus(),
         batch=artifacts.fixed_batch(artifact) or request.batch, preset=request.preset, properties=chosen,
@@ -509,13 +539,13 @@ def _run_variant(request: Request, device: Device, chosen: tuple[str, ...], vari
     # A reference that saw other images of a set has nothing to say about these.
     seen = set(map(assembly.known, records))
     records = stopping.records(until, jobs, out, artifact.digest)
-    mine = (evaluate.load_passes if reference else shelf.load)(out, records, artifact.digest)
-    others = properties.aligned(shelf.load(
+    mine = (evaluate.load_passes if reference else shared.shelf.load)(out, records, artifact.digest)
+    others = properties.aligned(shared.shelf.load(
         request.out / reference.variant, [one for one in reference.passes if assembly.known(one) in seen],
         reference.artifact.digest), mine, evaluate.parts(records)) if reference else None
     evaluations = evaluate.score(chosen, mine, others, request.preset)
-    machine = replace(found.environment, power_mode=power_mode)
-    observed = replace(found.observed, settings=changed, ceilings=ceilings.kept(
+    machine = replace(found.environment, power_mode=shared.power_mode)
+    observed = replace(found.observed, settings=shared.changed, ceilings=ceilings.kept(
         device.id, machine.cpu, settings.threads)) if found.observed else None
     run = Run(
         schema=RUN_SCHEMA, variant=variant.name, created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -525,10 +555,10 @@ def _run_variant(request: Request, device: Device, chosen: tuple[str, ...], vari
         cold_start=found.cold_start, peak_host_memory_bytes=found.peak_host_memory_bytes, traces=found.traces,
         performance=assembly.performance(found, artifact), evaluations=evaluations, passes=records,
         reference=assembly.named(reference),
-        caveats=(*artifact.caveats, *doubts, *assembly.timing_caveats(found, artifact), *plan.caveats,
+        caveats=(*artifact.caveats, *shared.doubts, *assembly.timing_caveats(found, artifact), *plan.caveats,
                  *stopping.caveats(records, until), *evaluate.caveats(evaluations, mine)),
-        skips=(*assembly.skips(planner.reason_against(artifact), found, timed=request.budget is not None),
-               *(missing if jobs else ()), *plan.skips,
+        skips=(*assembly.skips(shared.planner.reason_against(artifact), found, timed=request.budget is not None),
+               *(shared.missing if jobs else ()), *plan.skips,
                *assembly.uncompared(artifact, jobs, reference)), build_spread=found.build_spread,
         observed=observed,
         labels=provenance.labels())

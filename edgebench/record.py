@@ -318,7 +318,8 @@ class LatencyTrace:
     """Untimed-for-results inferences before."""
     latency_s: tuple[float, ...]
     """Seconds per inference."""
-    stopped: Literal["count-and-duration", "max-duration"]
+    stopped: Literal["count-and-duration", "max-duration", "decided"]
+    """``decided``: what a policy demands of these timings was decided by them."""
     begin_ns: int | None = None
     """When the first timing began, on the clock of telemetry; None in runs of versions that kept none."""
     preprocessing: Literal["excluded", "included"] = "excluded"

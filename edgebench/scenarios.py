@@ -65,7 +65,8 @@ class DeviceTimes(Protocol):
 
 def closed_loop(scenario: Scenario, infer: Infer, budget: Budget, *, images_per_query: int, threads: int,
                 preprocessing: Preprocessing = "excluded", warmup_factor: float = 1.0,
-                clock: Clock = time.perf_counter_ns, progress: Progress | None = None) -> QueryTrace:
+                clock: Clock = time.perf_counter_ns, progress: Progress | None = None,
+                decided: Callable[[Sequence[float]], bool] | None = None) -> QueryTrace:
     """Issue each query when the previous one is done: single-stream, multi-stream and offline.
 
     Args:
@@ -78,6 +79,8 @@ def closed_loop(scenario: Scenario, infer: Infer, budget: Budget, *, images_per_
         warmup_factor: Warm-up lasts as many times longer.
         clock: Monotonic nanoseconds.
         progress: Told the share of the budget that is done, at most once a second.
+        decided: Told the latencies so far, in seconds, at most once a second and when there are a tenth more; the loop
+            ends where it says so.
 
     Raises:
         UsageError: Another scenario.
@@ -90,7 +93,8 @@ def closed_loop(scenario: Scenario, infer: Infer, budget: Budget, *, images_per_
     stopped: Stopped = "count-and-duration"
     with _quiet():
         warm = _warm_up(infer, budget, warmup_factor, clock)
-        told = begin = clock()
+        told = looked = begin = clock()
+        next_look = 1.0
         while True:
             start = clock()
             infer()
@@ -100,6 +104,11 @@ def closed_loop(scenario: Scenario, infer: Infer, budget: Budget, *, images_per_
             elapsed_s = (end - begin) / 1e9
             if elapsed_s >= budget.min_s and len(ends) >= count:
                 break
+            if decided is not None and len(ends) >= next_look and end - looked >= 1e9:
+                looked, next_look = end, 1.1 * len(ends)
+                if decided([(b - a) / 1e9 for a, b in zip(starts, ends, strict=True)]):
+                    stopped = "decided"
+                    break
             if elapsed_s >= budget.max_s:
                 stopped = "max-duration"
                 break

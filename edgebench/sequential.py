@@ -20,6 +20,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from edgebench import stats
 from edgebench.checks import check
 from edgebench.stats import FloatArray
 
@@ -29,6 +30,8 @@ BoolArray = npt.NDArray[np.bool_]
 STRENGTH = 100.0
 """Of the Beta prior that averages over alternatives to a rate, in images: most evidence per image at some hundred to
 thousand of them, valid at any number."""
+PAIR_STRENGTH = 2.0
+"""Likewise in pairs of timings, of which there are tens: all chances from one half to one weigh the same."""
 _BETS = np.geomspace(0.02, 0.98, 16)
 """Shares of the capital staked on a difference: small ones earn most where many images flip, large where few do."""
 _BET_WEIGHTS = np.append(np.full(_BETS.size - 1, 0.9 / _BETS.size), 0.1 + 0.9 / _BETS.size)
@@ -68,7 +71,8 @@ def steps_until_decision(path: Sequence[Step], alpha: float) -> int | None:
     return next((step.n for step in path if min(step.p_within, step.p_beyond) <= alpha), None)
 
 
-def rate_evidence(successes: npt.ArrayLike, n: npt.ArrayLike, null: float, side: Side) -> FloatArray:
+def rate_evidence(successes: npt.ArrayLike, n: npt.ArrayLike, null: float, side: Side,
+                  strength: float = STRENGTH) -> FloatArray:
     """Return the log e-process that a rate lies on `side` of `null`, against that it does not.
 
     One-sided beta-binomial mixture: the likelihood ratio of a rate against `null`, averaged over a Beta prior around
@@ -79,6 +83,7 @@ def rate_evidence(successes: npt.ArrayLike, n: npt.ArrayLike, null: float, side:
         n: Of how many.
         null: The rate in question, 0 to 1.
         side: Where the rate is claimed to be.
+        strength: Of the prior, in images: the fewer, the farther from `null` it looks for the rate.
 
     Raises:
         ValueError: Impossible counts, or `null` not between 0 and 1.
@@ -94,7 +99,7 @@ def rate_evidence(successes: npt.ArrayLike, n: npt.ArrayLike, null: float, side:
     if side == "below":
         # A rate below `null` is a rate of failures above 1 - `null`.
         count, rest, null = rest, count, 1.0 - null
-    a, b = STRENGTH * null, STRENGTH * (1.0 - null)
+    a, b = strength * null, strength * (1.0 - null)
     prior = _log_beta(np.asarray(a), np.asarray(b)) + _log_upper_beta(np.asarray(a), np.asarray(b), null)
     posterior = _log_beta(a + count, b + rest) + _log_upper_beta(a + count, b + rest, null)
     return np.asarray(posterior - prior - count * math.log(null) - rest * math.log1p(-null))
@@ -201,11 +206,12 @@ def ratio_evidence(log_ratios: npt.ArrayLike, null: float, side: Side) -> FloatA
     check(null > 0.0, "null above 0", null)
     check(values.ndim == 1 and bool(np.isfinite(values).all()), "finite log ratios in one dimension", values.shape)
     beyond = values > math.log(null) if side == "above" else values < math.log(null)
-    return rate_evidence(np.cumsum(beyond), np.arange(1, values.size + 1), 0.5, "above")
+    return rate_evidence(np.cumsum(beyond), np.arange(1, values.size + 1), 0.5, "above", PAIR_STRENGTH)
 
 
 @lru_cache(maxsize=4096)
-def quantile_ranks(n: int, q: float, confidence: float = 0.95) -> tuple[int | None, int | None]:
+def quantile_ranks(n: int, q: float, confidence: float = 0.95,
+                   strength: float = STRENGTH) -> tuple[int | None, int | None]:
     """Return the ranks (low, high), from 1, of the values among `n` that bound the `q` quantile at all times.
 
     Each end alone is wrong at any time with probability at most 1 - `confidence`; None where no value bounds it yet.
@@ -223,7 +229,7 @@ def quantile_ranks(n: int, q: float, confidence: float = 0.95) -> tuple[int | No
     limit = -math.log(1.0 - confidence)
 
     def conclusive(count: int, side: Side) -> bool:
-        return float(rate_evidence(count, n, q, side)) >= limit
+        return float(rate_evidence(count, n, q, side, strength)) >= limit
 
     low = high = None
     if conclusive(n, "above"):
@@ -233,7 +239,8 @@ def quantile_ranks(n: int, q: float, confidence: float = 0.95) -> tuple[int | No
     return low, high
 
 
-def quantile_bounds(values: npt.ArrayLike, q: float, confidence: float = 0.95) -> tuple[float | None, float | None]:
+def quantile_bounds(values: npt.ArrayLike, q: float, confidence: float = 0.95,
+                    strength: float = STRENGTH) -> tuple[float | None, float | None]:
     """Return the confidence sequence (low, high) of the `q` quantile behind `values` (n,), in their unit.
 
     For any distribution, with ties too. See `quantile_ranks`.
@@ -244,7 +251,7 @@ def quantile_bounds(values: npt.ArrayLike, q: float, confidence: float = 0.95) -
     ordered = np.sort(np.asarray(values, np.float64))
     check(ordered.ndim == 1 and ordered.size > 0 and bool(np.isfinite(ordered).all()),
           "at least one finite value in one dimension", ordered.shape)
-    low, high = quantile_ranks(ordered.size, q, confidence)
+    low, high = quantile_ranks(ordered.size, q, confidence, strength)
     return None if low is None else float(ordered[low - 1]), None if high is None else float(ordered[high - 1])
 
 
@@ -337,9 +344,36 @@ def ratio_path(log_ratios: npt.ArrayLike, looks: Sequence[int], limit: float, co
     within, beyond = (_anytime(ratio_evidence(values, limit, side))[n - 1] for side in ("below", "above"))
     ends = []
     for size in looks:
-        low, high = quantile_bounds(values[:size], 0.5, confidence)
+        low, high = quantile_bounds(values[:size], 0.5, confidence, PAIR_STRENGTH)
         ends.append((None if low is None else math.exp(low), None if high is None else math.exp(high)))
     return _steps(n, [math.exp(float(np.median(values[:size]))) for size in looks], ends, within, beyond)
+
+
+def percentile_step(values: npt.ArrayLike, q: float, limit: float, worth: float = 1.0,
+                    confidence: float = 0.95) -> Step:
+    """Return a look at the `q` quantile of timings, which is to stay at or below `limit`.
+
+    It does where at most a share of 1 - `q` of the timings lies above. Its p-values are those of this look alone: the
+    least of several looks is valid at all of them together.
+
+    Args:
+        values: Timings so far (n,).
+        q: The quantile, 0 to 1.
+        limit: In the unit of the timings.
+        worth: How many independent timings each of these is worth, above 0 to 1 (`percentiles.effective_count`):
+            timings that follow each other say less, and counts are discounted by it.
+        confidence: Of each end of the interval shown.
+    """
+    ordered = np.sort(np.asarray(values, np.float64))
+    n, over = ordered.size, int(np.count_nonzero(np.asarray(values) > limit))
+    within, beyond = (float(np.exp(-max(0.0, float(rate_evidence(over * worth, n * worth, 1.0 - q, side)))))
+                      for side in ("below", "above"))
+    count = max(1, math.floor(n * worth))
+    low, high = quantile_ranks(count, q, confidence)
+    # Ranks among the fewer, independent timings, taken to the same share of all.
+    return Step(n=n, value=stats.quantile(ordered, q), p_within=within, p_beyond=beyond,
+                low=None if low is None else float(ordered[max(0, math.floor(low * n / count) - 1)]),
+                high=None if high is None else float(ordered[min(n, math.ceil(high * n / count)) - 1]))
 
 
 def split_alpha(alpha: float, looks: int) -> float:

@@ -1,4 +1,4 @@
-"""Evaluation that stops as soon as every rule of a policy is decided: on which passes, in which order, and when.
+"""Evaluation that stops as soon as every rule of a policy is decided: of what, on which images, in which order, when.
 
 Images come in a seeded random order. After every few batches each rule is looked at, against the answers of the FP32
 reference to the same images; `edgebench.until` decides. What was decided lies in ``decisions.json`` from then on.
@@ -18,14 +18,14 @@ import numpy as np
 
 from edgebench import decisions, evidence, metric_names, metrics, policy, properties, until
 from edgebench.compare import place_of
-from edgebench.decisions import DECISIONS, DECISIONS_SCHEMA, DecisionFile, DecisionPath
+from edgebench.decisions import DECISIONS, SEED, DecisionFile, DecisionPath
 from edgebench.errors import CannotMeasure, UsageError, writing
 from edgebench.evaluate import ROOM_HINT, has_predictions, save_predictions
 from edgebench.evidence import Evidence
 from edgebench.imagecache import load_cache
 from edgebench.policy import Policy, Rule
 from edgebench.properties import CLEAN, Pass, Predictions
-from edgebench.record import Artifact, Caveat, DatasetIdentity, PassRecord, Run, Skip, write_json
+from edgebench.record import Artifact, Caveat, DatasetIdentity, PassRecord, Run, Skip
 from edgebench.sequential import checkpoints
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from edgebench.worker import PassJob
 
-SEED = 0
-"""Of the order of the images."""
 EVERY = 50
 """Images between two looks, at least; later a fiftieth of those that are in."""
 BLOCK = 1024
@@ -56,6 +54,10 @@ class Until:
     """Folder of the reference's run; None: no rule needs one."""
     reference_artifact: str = ""
     """Its artifact's digest."""
+    timed: bool = False
+    """Whether rules about timings are followed too."""
+    in_turns: bool = False
+    """Whether the variant will be timed in turns with its reference."""
 
     @property
     def name(self) -> str:
@@ -63,28 +65,41 @@ class Until:
         return decisions.named(self.policy)
 
 
-def read(name: str) -> Policy:
+def read(name: str, *, timed: bool) -> Policy:
     """Return the policy of that id or file.
 
+    Args:
+        name: Id of a shipped policy, or a TOML file.
+        timed: Whether variants will be timed, so that rules about latency can be followed.
+
     Raises:
-        UsageError: No such policy, a name in it that does not exist, or none of its rules is about single images.
+        UsageError: No such policy, a name in it that does not exist, or none of its rules can be followed.
         InvalidInput: The file is not a valid policy.
     """
     found = policy.find(name)
-    if not any(rule.of in until.ALONE and rule.against != "baseline" for rule in found.rules):
+    if not any(rule.of in until.ALONE and rule.against != "baseline" for rule in found.rules) \
+            and not (timed and has_timings(found)):
         raise UsageError(
-            f"--until {name}: none of its rules can be decided while images come in",
-            f"it takes a rule on {' or '.join(until.ALONE)}, as a value or against the reference")
+            f"--until {name}: none of its rules can be decided while images {'or timings ' if timed else ''}come in",
+            f"it takes a rule on {' or '.join(until.ALONE)}, as a value or against the reference, or on latency"
+            + ("" if timed else ", which is not measured here"))
     return found
 
 
-def scope(chosen: Policy, names: Sequence[str], *, by_name: bool) -> tuple[tuple[str, ...], tuple[Skip, ...]]:
+def has_timings(chosen: Policy) -> bool:
+    """Return whether a policy has rules that can be followed while timings come in."""
+    return bool(until.budgets(chosen, in_turns=True) or until.ratios(chosen))
+
+
+def scope(chosen: Policy, names: Sequence[str], *, by_name: bool, timed: bool,
+          ) -> tuple[tuple[str, ...], tuple[Skip, ...]]:
     """Return the properties to evaluate, and those left out with the reason.
 
     Args:
         chosen: The policy.
         names: Properties that could be evaluated.
         by_name: Whether they were asked for by their names; else what the policy has no rules about is left out.
+        timed: Whether variants will be timed.
 
     Raises:
         UsageError: A property asked for by its name needs all images, or none that the rules are about is among them.
@@ -95,7 +110,8 @@ def scope(chosen: Policy, names: Sequence[str], *, by_name: bool) -> tuple[tuple
                          "leave it away with --properties, or evaluate without --until")
     about = {rule.of for rule in chosen.rules}
     kept = tuple(name for name in names if by_name or (name in about and name not in whole))
-    if not any(rule.of in kept and rule.of in until.ALONE for rule in chosen.rules):
+    if not any(rule.of in kept and rule.of in until.ALONE for rule in chosen.rules) \
+            and not (timed and has_timings(chosen)):
         raise UsageError(f"--until {chosen.id}: nothing that its rules are about is evaluated",
                          f"its rules are about {', '.join(sorted(str(one) for one in about))}: see --properties")
     return kept, tuple(Skip(what=name, reason="it compares passes over all images, and --until may stop before"
@@ -114,7 +130,7 @@ def followed(chosen: Policy, names: Sequence[str], jobs: Sequence[PassJob]) -> t
 
 
 def refuse_unfit(chosen: Policy, names: Sequence[str], variants: Sequence[tuple[Artifact, Sequence[PassJob]]],
-                 finished: Sequence[Run]) -> None:
+                 finished: Sequence[Run], *, timed: bool) -> None:
     """Raise what stands against stopping early before anything is measured.
 
     Args:
@@ -122,17 +138,19 @@ def refuse_unfit(chosen: Policy, names: Sequence[str], variants: Sequence[tuple[
         names: Properties that are evaluated.
         variants: Artifacts and their passes.
         finished: Runs that the output folder holds already.
+        timed: Whether variants will be timed.
 
     Raises:
         UsageError: Nothing is there that could stop early, or a rule compares with a reference that is not among them.
     """
     passes = [(artifact, key) for artifact, jobs in variants for key in followed(chosen, names, jobs)]
-    if not passes:
+    timed = timed and has_timings(chosen)
+    if not passes and not timed:
         raise UsageError(f"--until {chosen.id}: there are no labelled images that its rules are about",
                          "pass --data ROOT, and compare its name with the data sets that the rules name")
-    if all(artifact.recipe.precision == "fp32" for artifact, _ in passes):
-        raise UsageError("--until has nothing to stop: an FP32 variant is the reference of the others and is evaluated "
-                         "on all images", "name a variant of another precision too, or leave --until away")
+    if all(artifact.recipe.precision == "fp32" for artifact, _ in variants):
+        raise UsageError("--until has nothing to stop: an FP32 variant is the reference of the others and is measured "
+                         "whole", "name a variant of another precision too, or leave --until away")
     references = [one.model for one in (*(artifact for artifact, _ in variants), *(run.artifact for run in finished))
                   if one.recipe.precision == "fp32"]
     for artifact, key in passes:
@@ -149,8 +167,8 @@ def _refuse_without_reference(chosen: Policy, names: Sequence[str], artifact: Ar
 
 
 def plan(chosen: Policy, names: Sequence[str], artifact: Artifact, jobs: Sequence[PassJob],
-         reference: tuple[Run, Path] | None) -> Until | None:
-    """Return when the evaluation of a variant may stop; None for a reference, which is evaluated on all images.
+         reference: tuple[Run, Path] | None, *, timed: bool, in_turns: bool) -> Until | None:
+    """Return when the evaluation of a variant may stop; None for a reference, which is measured whole.
 
     Args:
         chosen: The policy.
@@ -158,17 +176,21 @@ def plan(chosen: Policy, names: Sequence[str], artifact: Artifact, jobs: Sequenc
         artifact: Of the variant.
         jobs: Its passes.
         reference: The run of its FP32 sibling and the folder of that.
+        timed: Whether the variant is timed.
+        in_turns: Whether it will be timed in turns with that sibling.
 
     Raises:
         CannotMeasure: Rules need a reference and there is none, or it saw other images.
     """
     passes = followed(chosen, names, jobs)
-    if artifact.recipe.precision == "fp32" or not passes:
+    timed = timed and bool(until.budgets(chosen, in_turns=in_turns) or (in_turns and until.ratios(chosen)))
+    if artifact.recipe.precision == "fp32" or not (passes or timed):
         return None
+    wanted = Until(policy=chosen, properties=tuple(names), passes=passes, timed=timed, in_turns=in_turns)
     needing = next((rule for key in passes for rule in until.concerned(chosen, key, names)
                     if until.needs_reference(rule)), None)
     if needing is None:
-        return Until(policy=chosen, properties=tuple(names), passes=passes)
+        return wanted
     if reference is None:
         raise CannotMeasure(f"--until {chosen.id}: rule {needing.id!r} compares with the FP32 reference, and none of "
                             f"{artifact.model.id} was evaluated to the end",
@@ -179,8 +201,7 @@ def plan(chosen: Policy, names: Sequence[str], artifact: Artifact, jobs: Sequenc
             raise CannotMeasure(f"--until {chosen.id}: rule {needing.id!r} compares with the reference "
                                 f"{reference[0].variant}, which saw other images of {job.dataset.name}, or none",
                                 "measure both on the same --data, with --force")
-    return Until(policy=chosen, properties=tuple(names), passes=passes, reference=str(reference[1].resolve()),
-                 reference_artifact=reference[0].artifact.digest)
+    return replace(wanted, reference=str(reference[1].resolve()), reference_artifact=reference[0].artifact.digest)
 
 
 def ordered(wanted: Until | None, jobs: Sequence[PassJob]) -> tuple[PassJob, ...]:
@@ -205,7 +226,7 @@ def is_done(wanted: Until | None, job: PassJob, out: Path, artifact_digest: str)
     if wanted is None or job.key not in wanted.passes:
         return has_predictions(out / job.key.file, job.dataset, artifact_digest, features=job.features,
                                compact=job.compact)
-    one = _recorded(_file(wanted.policy, out, artifact_digest), job)
+    one = _recorded(decisions.known(wanted.policy, out, artifact_digest), job)
     return one is not None and has_predictions(out / job.key.file, one.dataset, artifact_digest, features=job.features,
                                                compact=job.compact)
 
@@ -216,7 +237,7 @@ def records(wanted: Until | None, jobs: Sequence[PassJob], out: Path, artifact_d
     Raises:
         CannotMeasure: The decisions of one are not at hand.
     """
-    file = _file(wanted.policy, out, artifact_digest) if wanted is not None else None
+    file = decisions.known(wanted.policy, out, artifact_digest) if wanted is not None else None
     found = []
     for job in jobs:
         one = _recorded(file, job) if may_stop(wanted, job) else \
@@ -392,13 +413,6 @@ def _first(job: PassJob, n: int) -> DatasetIdentity:
     return replace(job.dataset, images=n, classes=len(set(job.targets[:n])), digest=digest)
 
 
-def _file(chosen: Policy, out: Path, artifact_digest: str) -> DecisionFile | None:
-    found = decisions.load(out)
-    known = found is not None and (found.until, found.artifact, found.seed) == (
-        decisions.named(chosen), artifact_digest, SEED)
-    return found if known else None
-
-
 def _recorded(file: DecisionFile | None, job: PassJob) -> PassRecord | None:
     return next((one for one in (file.passes if file else ())
                  if (one.part_of or one.dataset, one.condition, one.preset) == (
@@ -408,7 +422,6 @@ def _recorded(file: DecisionFile | None, job: PassJob) -> PassRecord | None:
 def _write_decisions(wanted: Until, job: PassJob, out: Path, artifact_digest: str, n: int,
                      paths: Sequence[until.RulePath], units: Mapping[str, str]) -> None:
     where, rules = place_of(job.key), {rule.id: rule for rule in wanted.policy.rules}
-    before = _file(wanted.policy, out, artifact_digest)
     record = PassRecord(dataset=_first(job, n), condition=job.condition, preset=job.preset,
                         part_of=None if n == len(job.rows) else job.dataset)
 
@@ -419,10 +432,4 @@ def _write_decisions(wanted: Until, job: PassJob, out: Path, artifact_digest: st
             sampled="images", steps=one.steps, change=rule.against is not None, method=one.method,
             unit=units.get(one.rule) or metric_names.unit(rule.of or "", rule.metric))
 
-    write_json(out / DECISIONS, DecisionFile(
-        schema=DECISIONS_SCHEMA, policy=wanted.policy.id, until=decisions.named(wanted.policy),
-        artifact=artifact_digest, seed=SEED,
-        paths=(*(one for one in (before.paths if before else ()) if one.where != where), *map(path, paths)),
-        passes=(*(one for one in (before.passes if before else ())
-                  if (one.dataset.name, one.condition, one.preset) != (job.dataset.name, job.condition, job.preset)),
-                record)))
+    decisions.add(wanted.policy, out, artifact_digest, map(path, paths), lambda one: one.where == where, record)

@@ -16,8 +16,8 @@ Preprocessing = Literal["excluded", "included"]
 """Whether decoding, resizing and normalizing happened inside the clock."""
 DropPolicy = Literal["queue", "newest"]
 """``queue``: every frame waits its turn; ``newest``: a free session takes the newest frame, older ones are dropped."""
-Stopped = Literal["count-and-duration", "max-duration", "given-up"]
-"""``given-up``: the remaining queries could not change the answer any more."""
+Stopped = Literal["count-and-duration", "max-duration", "given-up", "decided"]
+"""``given-up``: the remaining queries could not change the answer any more; ``decided``: a policy needs no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

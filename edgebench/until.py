@@ -1,11 +1,13 @@
-"""Which rules of a policy are decided while images still come in, and by which looks: the pure half of stopping early.
+"""Which rules of a policy are decided while images or timings still come in, and by which looks: the pure half.
 
 What is a share or a bounded mean over images is followed with anytime-valid evidence after every batch. What is not,
-such as a binned calibration error, is decided at a few fixed checkpoints that split the error rate.
+such as a binned calibration error, is decided at a few fixed checkpoints that split the error rate. Budgets of latency
+are followed while single-stream timings come in, ratios to the reference's latency while both are timed in turns.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -14,7 +16,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgebench import metric_names, sequential, stats, tails
+from edgebench import metric_names, percentiles, sequential, stats, tails
 from edgebench.evidence import Evidence
 from edgebench.metrics import Outcomes
 from edgebench.policy import Correction, Policy, Rule
@@ -25,6 +27,9 @@ CHECKPOINTS = 4
 """Looks at what has no anytime-valid evidence."""
 ALONE = ("accuracy", "calibration", "mistakes")
 """Properties that score a pass over labelled images by itself, so that its first images have scores too."""
+LEAST_TIMINGS = 100
+"""Before the first look at timings: fewer cannot be judged as steady."""
+_PERCENTILE = re.compile(r"latency_p(\d+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +42,7 @@ class RulePath:
     steps: tuple[Step, ...]
     decision: Literal["pass", "fail"] | None
     decided_at: int | None
-    """Images after which it was."""
+    """Images, timings or rounds after which it was."""
 
 
 def image_order(images: int, seed: int) -> npt.NDArray[np.int64]:
@@ -64,13 +69,34 @@ def concerned(policy: Policy, key: Pass, chosen: Collection[str]) -> tuple[Rule,
                  and fnmatchcase(key.preset, rule.preset))
 
 
+def budgets(policy: Policy, *, in_turns: bool) -> tuple[Rule, ...]:
+    """Return the budgets of latency that are decided while single-stream timings come in.
+
+    None are where a rule needs these timings whole: the loop could not end when the budgets are decided.
+
+    Args:
+        policy: Whose rules are followed.
+        in_turns: Whether the variant will be timed in turns with its reference, which decides the rules on ratios.
+    """
+    about = [rule for rule in policy.rules
+             if rule.of == metric_names.PERFORMANCE and metric_names.of_single_stream(rule.metric)]
+    found = tuple(rule for rule in about if rule.kind == "max" and _PERCENTILE.fullmatch(rule.metric))
+    whole = [rule for rule in about if rule not in found and not (in_turns and rule.in_turns)]
+    return () if whole else found
+
+
+def ratios(policy: Policy) -> tuple[Rule, ...]:
+    """Return the rules that are decided while a variant and its reference are timed in turns."""
+    return tuple(rule for rule in policy.rules if rule.of == metric_names.PERFORMANCE and rule.in_turns)
+
+
 def needs_reference(rule: Rule) -> bool:
     """Return whether a rule cannot be followed without the reference's answers."""
     return rule.against is not None or (_follower(rule) is not None and _needs_reference(rule))
 
 
 class Following:
-    """Rules that are looked at again and again while images come in, each until it is decided.
+    """Rules that are looked at again and again while images or timings come in, each until it is decided.
 
     Failures are corrected within their families at every look, and no p-value ever rises again.
 
@@ -118,6 +144,35 @@ class Following:
             elif rule.id in found:
                 self._methods[rule.id] = f"{found[rule.id].method}; {CHECKPOINTS} checkpoints share the error rate"
                 looks[rule.id] = at_checkpoint(rule, found[rule.id], self._policy)
+        self._seen(looks)
+
+    def look_at_timings(self, latency_s: Sequence[float]) -> None:
+        """Look at budgets of latency after these single-stream timings, in seconds and in order; all rules are such."""
+        values = np.asarray(latency_s, np.float64)
+        looks = {}
+        for rule in self._rules:
+            found = _PERCENTILE.fullmatch(rule.metric)
+            assert found is not None
+            q = int(found[1]) / 100.0
+            worth = percentiles.effective_count(values <= stats.quantile(values, q)) / values.size
+            self._methods[rule.id] = "beta-binomial mixture of timings above the limit" + (
+                "" if worth == 1.0 else f", {values.size:,} of them worth {values.size * worth:,.0f} independent ones")
+            looks[rule.id] = sequential.percentile_step(values, q, rule.limit, worth, self._policy.confidence_of(rule))
+        self._seen(looks)
+
+    def look_at_ratios(self, log_ratios: Mapping[str, Sequence[float]]) -> None:
+        """Look at ratios to the reference after these rounds of timing in turns.
+
+        Args:
+            log_ratios: Natural logarithms of the variant's latency over the reference's, round by round; by rule.
+        """
+        looks = {}
+        for rule in self._rules:
+            self._methods[rule.id] = "sign test of rounds in turns, beta-binomial mixture"
+            looks[rule.id] = _ratio_step(rule, log_ratios[rule.id], self._policy.confidence_of(rule))
+        self._seen(looks)
+
+    def _seen(self, looks: Mapping[str, Step]) -> None:
         for name, step in looks.items():
             self._kept[name] = min(self._kept[name], step.p_within)
             self._broken[name] = min(self._broken[name], step.p_beyond)
@@ -135,6 +190,19 @@ class Following:
                                       decision=sequential.decision(steps, alpha),
                                       decided_at=sequential.steps_until_decision(steps, alpha)))
         return tuple(found)
+
+
+def _ratio_step(rule: Rule, log_ratios: Sequence[float], confidence: float) -> Step:
+    """Return a look at a relative change; a decrease that is to stay small is an increase of the inverse ratio."""
+    values = np.asarray(log_ratios, np.float64)
+    step = sequential.ratio_path(values if rule.upper else -values, (values.size,),
+                                 1.0 + rule.bound if rule.upper else 1.0 / (1.0 + rule.bound), confidence)[0]
+
+    def change(ratio: float | None) -> float | None:
+        return None if ratio is None else ratio - 1.0 if rule.upper else 1.0 / ratio - 1.0
+
+    ends = (step.low, step.high) if rule.upper else (step.high, step.low)
+    return replace(step, value=change(step.value) or 0.0, low=change(ends[0]), high=change(ends[1]))
 
 
 def follow(policy: Policy, before: Outcomes | None, after: Outcomes, looks: Sequence[int]) -> tuple[RulePath, ...]:

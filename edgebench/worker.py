@@ -42,6 +42,7 @@ from edgebench.record import (
     write_json,
 )
 from edgebench.scenarios import MULTI_STREAM_IMAGES
+from edgebench.stopping_timings import Budgets
 from edgebench.timing_types import Scenario
 
 # Distinct inputs that timing goes round in, so that no inference repeats its predecessor's.
@@ -105,7 +106,7 @@ class Job:
     def timing_digest(self, artifact: Artifact) -> str:
         """Identify what decides the timings: an interrupted job with the same one need not time again."""
         parts = [artifact.digest, self.threads, self.batch, self.budget, self.builds, to_builtins(self.timing),
-                 self.device.id]
+                 self.device.id, *([self.until.name] if self.until is not None and self.until.timed else [])]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -199,9 +200,14 @@ def _measure(job: Job, artifact: Artifact, backend: backends.Backend,
     measured, observed, memory = None, None, None
     if job.budget is not None:
         opened = _Infers(job, artifact, inputs, session, open_session, single)
+        budgets = Budgets(job.until.policy, in_turns=job.until.in_turns) \
+            if job.until is not None and job.until.timed and "single-stream" in job.timing.scenarios else None
         measured = instrument.measure(
             job.timing, opened, latency.budget(job.budget), job.device, tell, batch=opened.batch, single=single,
-            threads=job.threads, timed_infer=opened.timed)
+            threads=job.threads, timed_infer=opened.timed, decides=budgets.begin if budgets else None)
+        if budgets:
+            alone = next(one for one in measured.traces if one.scenario == "single-stream")
+            budgets.write(Path(job.out), artifact.digest, alone.latency_s)
         memory = opened.memory_bytes or environment.peak_memory_bytes()
         observed = replace(measured.observed, device_memory_bytes=getattr(session, "device_memory_bytes", None))
         if measured.sustained is not None and observed.sustained is not None:
