@@ -117,6 +117,9 @@ class Recipe:
     """For TensorRT alone."""
 
     def __post_init__(self) -> None:
+        # Files are named after it: nothing in it may lead to another folder.
+        check(bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", self.id)),
+              "an id of letters, digits, '.', '_', '+' and '-'", self.id)
         check(20 <= self.opset <= 23, "opset between 20 and 23", self.opset)
         quantized = self.precision in ("int8", "fp8")
         check(quantized == (self.quantization is not None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,12 @@ def test_it_is_written_in_the_dialect_that_its_runtime_takes(recipe):
     assert quantization.images >= 100
     assert () == quantization.keep_float + quantization.operators
     assert "auto" == quantization.family
+
+
+@pytest.mark.parametrize("name", ["../../../x", "a/b", "a\\b", "", ".hidden", "-x", "a b", "ort-fp32\n"])
+def test_an_id_that_cannot_name_a_file_is_refused(name):
+    with pytest.raises(ValueError, match="expected an id of letters, digits"):
+        replace(catalog.recipe("ort-fp32"), id=name)
 
 
 @RECIPE
