@@ -253,6 +253,16 @@ class TestOnePlaceForEachPackage:
         used = {name.lower() for module in FILES for name in foreign(module)} - set(sys.stdlib_module_names)
         assert set() == used - declared
 
+    def test_every_extra_that_is_named_exists(self):
+        extras = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+        texts = [path.read_text(encoding="utf-8") for path in (*FILES.values(), *PROJECT.glob("docs/*.md"), *PROJECT.glob("*.md"))]
+        named = {one.strip() for text in texts for found in re.findall(r"edgebench\[([\w, -]+)\]", text) for one in found.split(",")}
+        named |= {str(node.args[1].value) for module in FILES for node in ast.walk(tree(module))
+                  if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "require"
+                  and len(node.args) > 1 and isinstance(node.args[1], ast.Constant)}
+        assert "cuda" in named
+        assert set() == named - set(extras)
+
 
 class TestDocstrings:
     @MODULES

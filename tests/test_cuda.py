@@ -93,6 +93,10 @@ class TestRuntime:
         assert caught.value.name in ("cudaErrorInsufficientDriver", "cudaErrorNoDevice")
         assert caught.value.hint
 
+    def test_a_driver_older_than_cuda_python_is_named_with_the_package_for_it(self):
+        hint = CudaError("cudaErrorInsufficientDriver", "CUDA driver version is insufficient", "cudaGetDeviceCount").hint
+        assert "cuda-python<13" in hint
+
     @gpu
     def test_the_gpu_is_described(self):
         found = CudaRuntime().gpu()

@@ -36,7 +36,9 @@ class CudaError(CannotMeasure):
 
 _HINTS = {
     "cudaErrorMemoryAllocation": "the GPU's memory is used up: a smaller --batch, or stop what else runs on it",
-    "cudaErrorInsufficientDriver": "install an NVIDIA driver at least as new as the CUDA runtime",
+    # cuda-python brings the runtime of its own major version, and says this of a missing driver too.
+    "cudaErrorInsufficientDriver": ("no NVIDIA driver, or one older than cuda-python's CUDA: install a newer one; "
+                                    "with a driver of CUDA 12, such as JetPack 6's: pip install 'cuda-python<13'"),
     "cudaErrorNoDevice": "no GPU is visible: look at nvidia-smi and CUDA_VISIBLE_DEVICES",
     "cudaErrorNoKernelImageForDevice": "the engine holds no kernels for this GPU: build it here",
     "cudaErrorIllegalAddress": "the process's GPU memory is lost: start anew",
@@ -125,7 +127,7 @@ class CudaRuntime:
     """
 
     def __init__(self) -> None:
-        self._cuda = require("cuda.bindings.runtime", "tensorrt")
+        self._cuda = require("cuda.bindings.runtime", "cuda")
 
     def _call(self, name: str, *arguments: Any, about: str = "") -> Any:
         status, *results = getattr(self._cuda, name)(*arguments)

@@ -30,7 +30,7 @@ OLDEST = (10, 3)
 # Tensor cores of a precision exist from this compute capability on.
 LOWEST_CAPABILITY: dict[Precision, tuple[int, int]] = {"int8": (7, 2), "bf16": (8, 0), "fp8": (8, 9)}
 PROFILED_RUNS, WARM_UP_RUNS = 10, 3
-EXTRA: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
+EXTRA: dict[Flavour, str] = {"tensorrt": "cuda", "tensorrt_rtx": "tensorrt-rtx"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +62,9 @@ class TensorRT:
 
     def _import(self) -> Any:
         if not is_installed(self.flavour):  # the package of type stubs imports too, and holds nothing
-            hint = "on Jetson it comes with JetPack; elsewhere: pip install tensorrt" \
-                if self.flavour == "tensorrt" else f"install it with: pip install 'edgebench[{EXTRA[self.flavour]}]'"
+            hint = f"pip install 'edgebench[{EXTRA[self.flavour]}]'"
+            hint = f"on Jetson it comes with JetPack; elsewhere: pip install tensorrt; with both: {hint}" \
+                if self.flavour == "tensorrt" else f"install it with: {hint}"
             raise MissingDependency(f"{TITLES[self.flavour]} is not installed", hint)
         return require(self.flavour, EXTRA[self.flavour])
 
