@@ -5,6 +5,7 @@ Quantizers and engine builders crash, hang and fill memory: there they do it alo
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ def build(job: BuildJob, scratch: Path) -> str:
 
     Args:
         job: What is built.
-        scratch: Folder for the job's file and log.
+        scratch: Folder for the job's file, its log, and the temporary files of its tools while it runs.
 
     Raises:
         EdgebenchError: The build failed, crashed, or took longer than the recipe allows.
@@ -89,8 +90,11 @@ def build(job: BuildJob, scratch: Path) -> str:
     file = scratch / f"build-{job.recipe.id}.json"
     write_json(file, job)
     limit = job.recipe.build.time_limit_s if job.recipe.build is not None else TIME_LIMIT_S
-    child.run("edgebench.builder", file, scratch / f"build-{job.recipe.id}.log", told,
-              what=f"building {job.recipe.id}", time_limit_s=limit)
+    # Quantizers keep gigabytes there, and one that is killed takes nothing away.
+    with writing(scratch), \
+            tempfile.TemporaryDirectory(dir=scratch, prefix="tmp-", ignore_cleanup_errors=True) as temporary:
+        child.run("edgebench.builder", file, scratch / f"build-{job.recipe.id}.log", told,
+                  what=f"building {job.recipe.id}", time_limit_s=limit, temporary=Path(temporary))
     return entry[0]
 
 

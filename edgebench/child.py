@@ -39,7 +39,7 @@ def serve(work: Callable[[Path], None]) -> None:
 
 
 def run(module: str, job: Path, log: Path, told: Callable[[Message], None], *, what: str,
-        time_limit_s: float | None = None) -> None:
+        time_limit_s: float | None = None, temporary: Path | None = None) -> None:
     """Run ``python -m module job`` to its end.
 
     Args:
@@ -49,6 +49,7 @@ def run(module: str, job: Path, log: Path, told: Callable[[Message], None], *, w
         told: Receives its messages.
         what: The process in words, for errors.
         time_limit_s: It is killed, with all that it started, after this many seconds; None: never.
+        temporary: Folder for its temporary files, which a killed process leaves behind; the system's where None.
 
     Raises:
         EdgebenchError: What the job raised, or that it died or took too long.
@@ -57,7 +58,8 @@ def run(module: str, job: Path, log: Path, told: Callable[[Message], None], *, w
     expired = threading.Event()
     with writing(log), log.open("wb") as errors, subprocess.Popen(
             [sys.executable, "-m", module, str(job)], stdout=subprocess.PIPE, stderr=errors, text=True,
-            env={**os.environ, "PYTHONSAFEPATH": "1"}, start_new_session=True) as process:
+            env={**os.environ, "PYTHONSAFEPATH": "1", **({"TMPDIR": str(temporary)} if temporary else {})},
+            start_new_session=True) as process:
         assert process.stdout is not None
 
         def expire() -> None:

@@ -29,7 +29,11 @@ def packages():
     return {}
 
 def build(base, recipe, calibration, folder):
-    if recipe.id == "crashes":
+    if recipe.id == "litters":
+        import tempfile
+        Path(folder, "place").write_text(tempfile.gettempdir())
+        Path(tempfile.mkdtemp(prefix="ort.quant."), "weights").write_bytes(b"x")
+    if recipe.id in ("crashes", "litters"):
         os.kill(os.getpid(), signal.SIGSEGV)
     if recipe.id == "hangs":
         time.sleep(600)
@@ -92,6 +96,14 @@ def test_a_builder_that_fails_is_one_clear_error(build, recipe: str, kind: type[
 def test_a_builder_that_hangs_is_stopped_after_the_recipes_time_limit(build) -> None:
     with pytest.raises(CannotMeasure, match="building hangs was stopped after its time limit of 3 s"):
         build(moody("hangs", build=Build(time_limit_s=3.0)))
+
+
+def test_a_killed_builder_leaves_no_temporary_files(build, tmp_path: Path) -> None:
+    with pytest.raises(CannotMeasure, match="killed by signal 11"):
+        build(moody("litters"))
+    place = Path((tmp_path / "built" / "place").read_text())
+    assert tmp_path / "scratch" == place.parent
+    assert ["build-litters.json"] == [path.name for path in (tmp_path / "scratch").iterdir() if path.suffix != ".log"]
 
 
 def test_calibration_arrives_normalized_and_batch_by_batch(build, tmp_path: Path) -> None:
