@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -192,14 +192,12 @@ def compare_draws(source: Source, recipe: Recipe, exporter: Exporter, images: Im
     top1, agreement = [], []
     for number, one in enumerate(drawn):
         progress(f"draw {number + 1} of {draws} for {recipe.id}", number, draws)
-        folder = exporter.scratch / f"draw-{number}"
-        folder.mkdir()
-        entry = folder / exporter.build(one, base, folder)
-        logits = judge.answers(entry, one)
+        with tempfile.TemporaryDirectory(dir=exporter.scratch, prefix="draw-") as scratch:
+            folder = Path(scratch)
+            logits = judge.answers(folder / exporter.build(one, base, folder), one)
         mine = metrics.outcomes(logits, judge.targets)
         top1.append(float(mine.correct.mean()))
         agreement.append(float((mine.predicted == judge.reference.argmax(1)).mean()))
-        shutil.rmtree(folder)
     return DrawSpread(recipe=recipe.id, images=len(judge.targets), top1=tuple(top1), agreement=tuple(agreement),
                       top1_reference=float(metrics.outcomes(judge.reference, judge.targets).correct.mean()))
 

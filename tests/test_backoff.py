@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from PIL import Image
 
 from edgebench import backoff, catalog, export_job, sources
 from edgebench.datasets import open_images
-from edgebench.errors import InvalidInput, UsageError
+from edgebench.errors import CannotMeasure, InvalidInput, UsageError
 from edgebench.export import Exporter, Wanted
 from edgebench.record import ClassMap, Preprocess
 from tests.commands import cli
@@ -222,6 +223,27 @@ def test_all_images_in_the_draw_leave_none_to_judge_by(source, labelled, tmp_pat
     with pytest.raises(InvalidInput, match="none is left to judge by"):
         find(source, labelled, tmp_path, recipe=per_tensor() if IMAGES <= 40 else replace(
             per_tensor(), quantization=replace(per_tensor().quantization, images=IMAGES)))
+
+
+def test_a_draw_that_fails_leaves_those_of_the_next_recipe_alone(source, labelled, tmp_path, monkeypatch):
+    images, recipe = open_images(str(labelled)), per_tensor()
+
+    def fails(*_):
+        raise CannotMeasure("out of memory")
+
+    def works(_, recipe, base, folder):
+        return shutil.copy(base, folder)
+
+    with Exporter(source, tmp_path, Wanted(calibration=images)) as exporter:
+        def compare():
+            return export_job.compare_draws(source, recipe, exporter, images, 2, lambda what, done, total: None)
+
+        monkeypatch.setattr(Exporter, "build", fails)
+        with pytest.raises(CannotMeasure, match="out of memory"):
+            compare()
+        monkeypatch.setattr(Exporter, "build", works)
+        assert 2 == len(compare().top1)
+        assert [] == list(exporter.scratch.glob("draw-*"))
 
 
 @pytest.fixture
