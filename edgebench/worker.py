@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -265,7 +266,10 @@ def _feeds(artifact: Artifact, inputs: np.ndarray, batch: int) -> list[dict[str,
 
 
 class _Infers(Mapping[Scenario, Callable[[], object]]):
-    """What answers a query of each scenario; sessions for other batches are opened when they are first needed."""
+    """What answers a query of each scenario; sessions for other batches are opened when they are first needed.
+
+    A query of more images than the model's fixed batch takes as many inferences as hold them.
+    """
 
     def __init__(self, job: Job, artifact: Artifact, inputs: np.ndarray, session: backends.Session,
                  open_session: Callable[[int], backends.Session], single: int) -> None:
@@ -280,15 +284,24 @@ class _Infers(Mapping[Scenario, Callable[[], object]]):
 
     def __getitem__(self, scenario: Scenario) -> Callable[[], object]:
         fixed = artifacts.fixed_batch(self._artifact)
-        size = {"offline": self.batch, "multi-stream": fixed or MULTI_STREAM_IMAGES}.get(scenario, self._single)
+        images = {"offline": self.batch, "multi-stream": MULTI_STREAM_IMAGES}.get(scenario, self._single)
+        size = fixed or images
         if size not in self._sessions:
             self.memory_bytes = self.memory_bytes or environment.peak_memory_bytes()
             self._sessions[size] = self._open(size)
         infer = self._sessions[size].infer
         if self._job.timing.preprocessing:
-            return self._from_files(infer, size)
+            return self._from_files(infer, images, size)
         upcoming = cycle(_feeds(self._artifact, self._inputs, size))
-        return lambda: infer(next(upcoming))
+        calls = math.ceil(images / size)
+        if calls == 1:
+            return lambda: infer(next(upcoming))
+
+        def query() -> None:
+            for _ in range(calls):
+                infer(next(upcoming))
+
+        return query
 
     def __iter__(self) -> Iterator[Scenario]:
         return iter(instrument.SCENARIOS)
@@ -296,19 +309,21 @@ class _Infers(Mapping[Scenario, Callable[[], object]]):
     def __len__(self) -> int:
         return len(instrument.SCENARIOS)
 
-    def _from_files(self, infer: Callable[[backends.Feeds], object], size: int) -> Callable[[], object]:
+    def _from_files(self, infer: Callable[[backends.Feeds], object], images: int, size: int) -> Callable[[], object]:
         preprocess, name = self._artifact.preprocess, self._artifact.inputs[0].name
         if preprocess is None or not self._job.images:
             raise CannotMeasure("timing with preprocessing needs image files, and a model whose preprocessing is known",
                                 "pass --data DIR")
         upcoming = cycle(Path(file) for file in self._job.images)
 
-        def query() -> object:
+        def query() -> None:
             pixels = []
-            for _ in range(size):
+            for _ in range(images):
                 with Image.open(next(upcoming)) as image:
                     pixels.append(transform(image, preprocess))
-            return infer({name: normalize(np.stack(pixels), preprocess)})
+            inputs = normalize(np.stack(pixels), preprocess)
+            for start in range(0, images, size):
+                infer({name: pad(inputs[start:start + size], size)})
 
         return query
 
