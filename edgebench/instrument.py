@@ -218,9 +218,9 @@ class _Loops:
         bound_s = self._plan.latency_bound_s or 10 * sorted(alone)[len(alone) // 2]
 
         def at(rate_hz: float, seed: int, left_s: float) -> QueryTrace:
-            budget = replace(self._budget, max_s=min(self._budget.max_s, left_s))
-            return scenarios.server(self._infers["server"], rate_hz, bound_s, budget, threads=self._threads,
-                                    images_per_query=self._single, seed=seed, give_up=True)
+            # Its queries last as long as their rate says: a slow model's trial takes longer than another scenario may.
+            return scenarios.server(self._infers["server"], rate_hz, bound_s, replace(self._budget, max_s=left_s),
+                                    threads=self._threads, images_per_query=self._single, seed=seed, give_up=True)
 
         needed = percentiles.early_stopping_count(QUANTILE, 0)
         if self._budget.server_queries < needed:
@@ -233,8 +233,7 @@ class _Loops:
         self._tell("searching the highest arrival rate", 0.0)
         self.server = scenarios.search_server(
             at, bound_s, service_s=alone, max_s=self._budget.search_max_s,
-            told=lambda trial: self._tell(f"server at {trial.rate_hz:.4g} per second: "
-                                          f"{'holds' if trial.holds else 'does not hold'}", 0.0))
+            told=lambda trial: self._tell(f"server at {trial.rate_hz:.4g} per second: {trial.said}", 0.0))
         return bound_s
 
 

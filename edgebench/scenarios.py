@@ -87,7 +87,7 @@ def closed_loop(scenario: Scenario, infer: Infer, budget: Budget, *, images_per_
     """
     if scenario not in ("single-stream", "multi-stream", "offline"):
         raise UsageError(f"{scenario} is no closed loop", "use server or camera")
-    count = budget.min_batches if scenario == "offline" else budget.min_count
+    count = budget.batches(images_per_query) if scenario == "offline" else budget.min_count
     starts: list[int] = []
     ends: list[int] = []
     stopped: Stopped = "count-and-duration"
@@ -133,8 +133,8 @@ def server(infer: Infer, rate_hz: float, bound_s: float, budget: Budget, *, quer
         infer: Answers one query.
         rate_hz: Mean arrivals per second.
         bound_s: Latency that the `q` quantile is to keep.
-        budget: Its `max_s` ends the run, between two queries.
-        queries: How many; the budget's `server_queries` otherwise.
+        budget: Queries last `min_s` and are `server_queries` at least; `max_s` ends the run, between two of them.
+        queries: How many, instead of what the budget says.
         threads: CPU threads of the session, for the record.
         images_per_query: That `infer` answers.
         q: Quantile that the bound is for.
@@ -153,7 +153,7 @@ def server(infer: Infer, rate_hz: float, bound_s: float, budget: Budget, *, quer
     """
     if not (0 < rate_hz < math.inf and 0 < bound_s < math.inf):
         raise UsageError(f"expected a rate and a latency bound above 0, got {rate_hz} Hz and {bound_s} s")
-    count = queries or budget.server_queries
+    count = queries or max(budget.server_queries, math.ceil(budget.min_s * rate_hz))
     due = np.cumsum(np.random.default_rng(seed).exponential(1.0 / rate_hz, count))
     allowed = percentiles.late_allowed(count, q, confidence) if give_up else None
     with _quiet():
@@ -204,8 +204,9 @@ def search_server(run: Callable[[float, int, float], QueryTrace], bound_s: float
 
     By bisection between the highest rate that held and the lowest that did not, starting from half of what the session
     can do at all, 1/mean service time, which no queue survives. A rate that held is tried again with other arrivals
-    before it is reported. Trials and time are bounded; the search says what ended it. A trial that the end of the time
-    cut short says nothing about its rate.
+    before it is reported. Trials and time are bounded; the search says what ended it. A trial that was cut short
+    counts where its queries suffice to show the bound; where they do not, it says nothing about its rate and ends the
+    search.
 
     Args:
         run: Measures at a rate (Hz) with a seed, for so many seconds at most, as `server` does, with ``give_up``.
@@ -227,60 +228,60 @@ def search_server(run: Callable[[float, int, float], QueryTrace], bound_s: float
         return ServerSearch(rate_hz=None, bound_s=bound_s, q=q, confidence=confidence, lowest_failing_hz=None,
                             trials=(), reason=f"a single inference takes {median * 1e3:.3f} ms, above the bound of "
                                               f"{bound_s * 1e3:.3f} ms")
+    needed = percentiles.early_stopping_count(q, 0, confidence)
     trials: list[ServerTrial] = []
     begin = clock()
-    cut = False
-
-    def holds(rate_hz: float) -> bool:
-        nonlocal cut
+    low, high = 0.0, 1.0 / mean
+    confirmed = cut = blind = False
+    while len(trials) < max_trials and not cut:
         left_s = max_s - (clock() - begin) / 1e9
         if left_s <= 0:
             cut = True
-            return False
-        trace = run(rate_hz, len(trials), left_s)
-        late = int(np.count_nonzero(np.asarray(trace.latency_s) > bound_s))
-        n = len(trace.end_s)
-        trials.append(ServerTrial(
-            rate_hz=rate_hz, queries=n, late=late, stopped=trace.stopped,
-            holds=trace.stopped == "count-and-duration" and percentiles.holds(late, n, q, confidence)))
-        told(trials[-1])
-        cut = trace.stopped == "max-duration" and (clock() - begin) / 1e9 >= max_s
-        return trials[-1].holds
-
-    low, high = 0.0, 1.0 / mean
-    confirmed = False
-    while len(trials) < max_trials:
+            break
         confirming = bool(low) and high <= low * (1.0 + precision)
         # Far below the last failure where nothing has held yet.
         rate = low if confirming else math.sqrt(low * high) if low else high / 2.0
-        held = holds(rate)
-        if cut:
-            break
-        if confirming and held:
+        trial = _trial(run(rate, len(trials), left_s), rate, bound_s, q, confidence)
+        trials.append(trial)
+        told(trial)
+        if confirming and trial.holds:
             confirmed = True
+            break
+        unfinished = trial.stopped == "max-duration"
+        cut = unfinished and (clock() - begin) / 1e9 >= max_s
+        blind = unfinished and trial.queries < needed
+        if blind or (cut and not trial.holds):
             break
         if confirming:
             high, low = low, _next_below(trials, low)
         else:
-            low, high = (rate, high) if held else (low, rate)
-    finished = trials[:-1] if cut and trials and trials[-1].stopped == "max-duration" else trials
-    most = max((one.queries for one in trials), default=0)
-    needed = percentiles.early_stopping_count(q, 0, confidence)
-    if cut:
+            low, high = (rate, high) if trial.holds else (low, rate)
+    finished = [one for one in trials if one.stopped != "max-duration"]
+    if confirmed:
+        reason = f"confirmed with other arrivals; {high:.4g} per second did not hold"
+    elif cut:
         reason = (f"the {max_s:g} s that the budget gives to the search ran out after {len(finished)} finished trials; "
                   + ("the rate is not confirmed with other arrivals, and a higher one may hold" if low
                      else "none of them showed the bound to hold"))
-    elif not low and most < needed:
-        reason = f"{most} queries cannot show any bound at the {q:g} quantile: it takes {needed}"
+    elif blind:
+        last = trials[-1]
+        reason = (f"cannot tell: time was up after {last.queries} queries at {last.rate_hz:.4g} per second, and it takes "
+                  f"{needed} to show any bound at the {q:g} quantile")
+    elif not low and finished and finished[-1].stopped != "given-up" and finished[-1].queries < needed:
+        reason = f"{finished[-1].queries} queries cannot show any bound at the {q:g} quantile: it takes {needed}"
     elif not low:
         reason = f"the bound was shown to hold at none of {len(trials)} rates down to {high:.3g} per second"
-    elif confirmed:
-        reason = f"confirmed with other arrivals; {high:.4g} per second did not hold"
     else:
         reason = f"{max_trials} trials were used up; the rate is not confirmed with other arrivals"
     failing = min((one.rate_hz for one in finished if not one.holds), default=None)
     return ServerSearch(rate_hz=low or None, reason=reason, bound_s=bound_s, q=q, confidence=confidence,
                         lowest_failing_hz=failing, trials=tuple(trials), cut=cut)
+
+
+def _trial(trace: QueryTrace, rate_hz: float, bound_s: float, q: float, confidence: float) -> ServerTrial:
+    late, n = int(np.count_nonzero(np.asarray(trace.latency_s) > bound_s)), len(trace.end_s)
+    return ServerTrial(rate_hz=rate_hz, queries=n, late=late, stopped=trace.stopped,
+                       holds=trace.stopped != "given-up" and percentiles.holds(late, n, q, confidence))
 
 
 def _next_below(trials: Sequence[ServerTrial], rate_hz: float) -> float:

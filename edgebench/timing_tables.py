@@ -138,7 +138,7 @@ def _notes(variant: Variant) -> tuple[str, ...]:
     notes = []
     if observed.server is not None and observed.server.trials:
         notes.append("Server, rates tried: " + "; ".join(
-            f"{trial.rate_hz:.4g}/s {'holds' if trial.holds else 'fails'} "
+            f"{trial.rate_hz:.4g}/s {trial.said} "
             f"({fixed(trial.late, 0)} of {fixed(trial.queries, 0)} late)" for trial in observed.server.trials))
     notes += [f"Throttling: {event.message}" + (", so that these timings must not be used" if event.invalidates else "")
               for event in observed.events]

@@ -151,6 +151,11 @@ class ServerTrial:
     """Whether the bound is shown to hold at the percentile, at the confidence asked for."""
     stopped: Stopped
 
+    @property
+    def said(self) -> str:
+        """What the trial says about its rate, in a word or two; one that was cut short cannot show that it fails."""
+        return "holds" if self.holds else "cannot tell" if self.stopped == "max-duration" else "fails"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSearch:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgebench import catalog, instrument, latency
+from edgebench import catalog, instrument, latency, scenarios
 from edgebench.errors import MissingDependency, UsageError
 from edgebench.instrument import TimingPlan
 from edgebench.telemetry.types import EnergyPerInference, ThrottleEvent
@@ -92,6 +92,19 @@ class TestScenarios:
         found = measure(quiet("server", latency_bound_s=5.0), Answers(), tmp_path, budget).observed.server
         assert (True, True) == (found.cut, len(found.trials) <= 2)
         assert found.reason.startswith("the 0.05 s that the budget gives to the search ran out")
+
+    def test_a_trial_may_last_as_long_as_the_search(self, tmp_path, monkeypatch):
+        limits, server = [], scenarios.server
+
+        def watched(infer, rate_hz, bound_s, budget, **more):
+            limits.append(budget.max_s)
+            return server(infer, rate_hz, bound_s, budget, **more)
+
+        monkeypatch.setattr(scenarios, "server", watched)
+        budget = replace(TINY, server_queries=459, max_s=20.0, search_max_s=600.0)
+        measure(quiet("server", latency_bound_s=5.0), Answers(), tmp_path, budget)
+        *trials, at_the_rate = limits
+        assert (True, 20.0) == (min(trials) > 500.0, at_the_rate), "500 queries at 10 per second take 50 s"
 
     def test_a_sustained_run_follows_and_leaves_its_raw_timings(self, tmp_path):
         found = measure(quiet("single-stream", sustained_s=0.1), answers := Answers(), tmp_path)

@@ -224,6 +224,12 @@ class TestBudgets:
     def test_mlperf_runs_the_minimum_duration_and_queries_of_mlperf(self):
         assert (600.0, 1024) == (latency.budget("mlperf").min_s, latency.budget("mlperf").min_count)
 
+    @pytest.mark.parametrize(("batch", "batches"), [(1, 24576), (16, 1536), (50, 492), (64, 384), (1000, 100)])
+    def test_mlperf_times_its_offline_images_at_any_batch(self, batch, batches):
+        assert batches == latency.budget("mlperf").batches(batch)
+        assert batches * batch >= 24576
+        assert 20 == latency.budget("quick").batches(batch)
+
     def test_unknown_budget_is_a_usage_error_with_a_suggestion(self):
         with pytest.raises(UsageError) as caught:
             latency.budget("quik")

@@ -139,6 +139,11 @@ class TestServer:
         found = served(World(10 * MS), 10.0, queries=1000, budget=replace(TINY, max_s=2.0))
         assert ("max-duration", True) == (found.stopped, len(found.end_s) < 40)
 
+    def test_queries_last_the_minimum_duration_and_are_as_many_as_the_budget_says(self):
+        asked = replace(TINY, min_s=2.0)
+        assert [100, 2000] == [len(served(World(MS), rate, budget=asked).end_s) for rate in (10.0, 1000.0)]
+        assert 5 == len(served(World(MS), 1000.0, budget=asked, queries=5).end_s)
+
     def test_the_same_seed_gives_the_same_arrivals(self):
         one, two, other = (served(World(MS), 100.0, seed=seed).issue_s for seed in (7, 7, 8))
         assert one == two != other
@@ -222,6 +227,38 @@ class TestServerSearch:
         found = self.timed(1e6, failing_above_hz=600.0)
         assert (False, True) == (found.cut, found.reason.startswith("confirmed with other arrivals"))
         assert 582.0 < found.rate_hz <= 600.0
+
+    def limited(self, service_ns, bound_s, *, queries, max_s):
+        """Search where every trial is cut after `max_s`, as a caller may want it, and the search itself is not."""
+        def run(rate_hz, seed, left_s):
+            return served(World(service_ns), rate_hz, bound_s, queries=queries, seed=seed, give_up=True,
+                          budget=replace(TINY, max_s=max_s))
+
+        return scenarios.search_server(run, bound_s, service_s=[service_ns / 1e9])
+
+    def test_a_trial_that_was_cut_short_counts_where_its_queries_suffice(self):
+        # 50 ms each: at 10 per second 60 s hold 600 of the 2,000 queries, and 459 show a bound that none exceeds.
+        found = self.limited(50 * MS, 1.0, queries=2000, max_s=60.0)
+        assert {"max-duration"} == {one.stopped for one in found.trials if one.holds}
+        assert 10.0 <= found.rate_hz < 20.0
+
+    def test_trials_too_short_to_tell_end_the_search_and_are_no_failures(self):
+        found = self.limited(50 * MS, 1.0, queries=2000, max_s=30.0)
+        assert (None, None, 1, False) == (found.rate_hz, found.lowest_failing_hz, len(found.trials), found.cut)
+        assert (0, "cannot tell") == (found.trials[0].late, found.trials[0].said)
+        assert found.reason == (f"cannot tell: time was up after {found.trials[0].queries} queries at 10 per second, and it takes 459 "
+                                "to show any bound at the 0.99 quantile")
+
+    def test_rates_whose_trials_were_given_up_do_not_blame_the_number_of_queries(self):
+        # The median is 1 ms, but every tenth inference takes 9 ms: no rate keeps 5 ms at the 99th percentile.
+        def run(rate_hz, seed, left_s):
+            return served(World(itertools.cycle([MS] * 9 + [9 * MS])), rate_hz, 0.005, queries=2000, give_up=True, seed=seed,
+                          budget=replace(TINY, max_s=1e6))
+
+        found = scenarios.search_server(run, 0.005, service_s=[0.001] * 9 + [0.009])
+        assert {"given-up"} == {one.stopped for one in found.trials}
+        assert max(one.queries for one in found.trials) < 459
+        assert found.reason.startswith("the bound was shown to hold at none of 12 rates")
 
     def test_the_reported_rate_held_twice(self):
         found = search()
