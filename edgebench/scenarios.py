@@ -265,8 +265,8 @@ def search_server(run: Callable[[float, int, float], QueryTrace], bound_s: float
                      else "none of them showed the bound to hold"))
     elif blind:
         last = trials[-1]
-        reason = (f"cannot tell: time was up after {last.queries} queries at {last.rate_hz:.4g} per second, and it takes "
-                  f"{needed} to show any bound at the {q:g} quantile")
+        reason = (f"cannot tell: time was up after {last.queries} queries at {last.rate_hz:.4g} per second, and it "
+                  f"takes {needed} to show any bound at the {q:g} quantile")
     elif not low and finished and finished[-1].stopped != "given-up" and finished[-1].queries < needed:
         reason = f"{finished[-1].queries} queries cannot show any bound at the {q:g} quantile: it takes {needed}"
     elif not low:
