@@ -63,7 +63,7 @@ def to_onnx(source: Source, opset: int, folder: Path) -> Path:
     """
     target = folder / f"base-{opset}.onnx"
     if source.onnx is not None:
-        graphs.save(graphs.load_checked(source.onnx), target)
+        _name_batch(source.onnx, target)
         return target
     torch = require("torch", "export")
     require("onnxscript", "export")
@@ -85,13 +85,19 @@ def to_onnx(source: Source, opset: int, folder: Path) -> Path:
                 program = torch.onnx.export(
                     source.program, (example,), opset_version=opset, input_names=[INPUT],
                     output_names=[OUTPUT, *[FEATURES] * source.features],
-                    dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},), dynamo=True, verbose=False)
+                    dynamic_shapes=({0: torch.export.Dim(graphs.BATCH, min=1, max=4096)},), dynamo=True, verbose=False)
             program.save(str(target))
     except torch.onnx.errors.OnnxExporterError as error:
         raise InvalidInput(f"torch.onnx cannot export {source.identity.id}: {str(error).strip().splitlines()[0]}",
                            "export it to ONNX yourself and pass the .onnx file") from error
-    graphs.load_checked(target)
+    _name_batch(target, target)
     return target
+
+
+def _name_batch(given: Path, target: Path) -> None:
+    model = graphs.load_checked(given)
+    if graphs.name_batch(model) or given != target:
+        graphs.save(model, target)
 
 
 def reference_outputs(source: Source, base: Path, inputs: np.ndarray) -> dict[str, np.ndarray]:

@@ -334,7 +334,7 @@ def _refuse_wrong_classes(manifest: Artifact) -> None:
 
 def _with_batch(found: tuple[TensorSpec, ...], first: int | str) -> tuple[TensorSpec, ...]:
     """Restore the batch dimension that opening the session for one image fixed."""
-    batch = first if isinstance(first, int) else "batch"
+    batch = first if isinstance(first, int) else graphs.BATCH
     return tuple(TensorSpec(name=spec.name, dtype=spec.dtype, shape=(batch, *spec.shape[1:])) for spec in found)
 
 

@@ -21,6 +21,8 @@ OPSET = 20
 """What older files are converted to."""
 AGREEMENT = 1e-4
 """How far a converted file's outputs may be from the original's, as a share of the largest of them."""
+BATCH = "batch"
+"""Name of the batch axis in the graphs that are built from; ONNX Runtime fixes it by this name."""
 _ONE_FILE_BYTES = 2**31 - 2**20
 """protobuf's limit of 2 GB, with room for what is added."""
 
@@ -68,7 +70,26 @@ def save(model: Any, target: Path) -> None:
     if model.ByteSize() < _ONE_FILE_BYTES:
         onnx.save(model, str(target))
     else:
-        onnx.save(model, str(target), save_as_external_data=True, location=f"{target.name}.data")
+        beside = target.with_name(f"{target.name}.data")
+        # onnx appends to what is there.
+        beside.unlink(missing_ok=True)
+        onnx.save(model, str(target), save_as_external_data=True, location=beside.name)
+
+
+def name_batch(model: Any) -> bool:
+    """Call a classifier's batch `BATCH`, where it may vary and has another name or none; returns whether it had."""
+    given = {tensor.name for tensor in model.graph.initializer}
+    image = next(value for value in model.graph.input if value.name not in given)
+    first = image.type.tensor_type.shape.dim[0]
+    was = first.dim_param
+    if first.dim_value > 0 or was == BATCH:
+        return False
+    first.dim_param = BATCH
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if was and dim.dim_param == was:
+                dim.dim_param = BATCH
+    return True
 
 
 def _tensors(graph: Any) -> Iterator[Any]:

@@ -14,7 +14,7 @@ import pytest
 import timm
 import torch
 
-from edgebench import artifacts, backends, catalog, sources
+from edgebench import artifacts, backends, catalog, graphs, sources
 from edgebench.conversion import to_onnx
 from edgebench.datasets import open_images
 from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput
@@ -216,7 +216,7 @@ def test_nncf_quantizes_for_openvino(tiny: sources.Source, pictures: Path, tmp_p
 
 def test_an_exported_program_becomes_an_artifact(tmp_path: Path) -> None:
     module = timm.create_model("test_efficientnet", num_classes=3).eval()
-    batch = torch.export.Dim("batch", min=1, max=64)
+    batch = torch.export.Dim("images", min=1, max=64)
     program = torch.export.export(module, (torch.randn(2, 3, 96, 96),), dynamic_shapes=({0: batch},))
     torch.export.save(program, tmp_path / "model.pt2")
     source = sources.open_source(str(tmp_path / "model.pt2"))
@@ -224,12 +224,16 @@ def test_an_exported_program_becomes_an_artifact(tmp_path: Path) -> None:
     artifact = artifacts.verify(folder)
     assert (("batch", 3, 96, 96), None, "embedded") == (artifact.inputs[0].shape, artifact.preprocess,
                                                          artifact.model.weights)
+    assert "batch" == graphs.image_input(folder / artifact.entry).shape[0]
 
 
 def test_an_onnx_file_becomes_an_artifact_with_its_external_data(tmp_path: Path) -> None:
     source = sources.open_source(str(onnx_file(tmp_path / "m.onnx", external=True)))
     (_, folder), = export_all(source, [catalog.recipe("ort-fp32")], tmp_path / "out")
-    assert "the given ONNX file in ONNX Runtime" == artifacts.verify(folder).parity.reference
+    artifact = artifacts.verify(folder)
+    assert "the given ONNX file in ONNX Runtime" == artifact.parity.reference
+    session = backends.get("onnxruntime").open_session(folder / artifact.entry, artifact.recipe, batch=2, threads=1)
+    assert (2, 3, 8, 8) == session.inputs[0].shape
 
 
 @pytest.mark.parametrize(("options", "message"), [

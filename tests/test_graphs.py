@@ -10,15 +10,16 @@ import onnx.helper as oh
 import pytest
 from onnx import TensorProto
 
-from edgebench import graphs, patterns
+from edgebench import backends, graphs, patterns
+from edgebench.conversion import PLAIN
 from edgebench.errors import InvalidInput, UsageError
 from tests import networks
 from tests.models import onnx_file
 
 
-def edited(path: Path, change) -> Path:
-    """Write a small classifier to `path` after `change` was made to its model."""
-    model = onnx.load(str(onnx_file(path)))
+def edited(path: Path, change, *, keep: bool = False) -> Path:
+    """Write a small classifier, or what `path` holds already, to `path` after `change` was made to its model."""
+    model = onnx.load(str(path if keep else onnx_file(path)))
     onnx.save(change(model) or model, str(path))
     return path
 
@@ -66,6 +67,27 @@ class TestInterface:
         ({"outputs": "features"}, "no logits")])
     def test_what_is_no_image_classifier_is_refused(self, tmp_path, arguments, text):
         assert text in refusal(onnx_file(tmp_path / "m.onnx", **arguments)).message
+
+
+class TestBatch:
+    @pytest.mark.parametrize("name", ["N", "n", "unk__12", "?", "batch"])
+    def test_one_that_may_vary_gets_the_name_that_runtimes_fix_it_by(self, tmp_path, name):
+        def unnamed(model):
+            if name == "?":
+                for value in (model.graph.input[0], model.graph.output[0]):
+                    value.type.tensor_type.shape.dim[0].Clear()
+
+        model = graphs.load_checked(edited(onnx_file(tmp_path / "m.onnx", input_shape=[name, 3, 8, 8]), unnamed, keep=True))
+        assert (name != "batch") == graphs.name_batch(model)
+        assert ["batch", 3, 8, 8] == graphs.dims(model.graph.input[0])
+        graphs.save(model, tmp_path / "named.onnx")
+        session = backends.get("onnxruntime").open_session(tmp_path / "named.onnx", PLAIN, batch=2, threads=1)
+        assert [(2, 3, 8, 8), (2, 3)] == [session.inputs[0].shape, session.outputs[0].shape]
+
+    def test_a_fixed_one_stays(self, tmp_path):
+        model = graphs.load_checked(onnx_file(tmp_path / "m.onnx", input_shape=[4, 3, 8, 8]))
+        assert not graphs.name_batch(model)
+        assert [4, 3, 8, 8] == graphs.dims(model.graph.input[0])
 
 
 class TestOperators:
