@@ -209,7 +209,10 @@ class Exporter:
         written = graphs.static_precision(graphs.load(folder / entry), recipe.precision) \
             if entry.endswith(".onnx") else None
         doubt = parity.not_achieved(precision, recipe, written)
-        if doubt is not None and not self._wanted.allow_precision_fallback:
+        if doubt is not None and opened.reason is not None and recipe.build is not None \
+                and recipe.build.typing == "weak":
+            doubt = _unproven(recipe, opened.reason)
+        elif doubt is not None and not self._wanted.allow_precision_fallback:
             raise CannotMeasure(doubt.message, doubt.hint)
         if recipe.precision == "fp32" and measured is not None:
             _refuse_disparity(measured, reference[OUTPUT] if OUTPUT in reference else next(iter(reference.values())),
@@ -263,15 +266,16 @@ class _Opened:
     def __init__(self, entry: Path, recipe: Recipe) -> None:
         own = backends.get(recipe.backend)
         self._entry, self._recipe = entry, recipe
-        self._reason = own.reason_against(recipe)
-        if self._reason is not None and entry.suffix != ".onnx":
-            raise CannotMeasure(f"nothing here can check the built files: {self._reason}",
+        self.reason = own.reason_against(recipe)
+        """Why the recipe's own runtime does not run here; None where it does."""
+        if self.reason is not None and entry.suffix != ".onnx":
+            raise CannotMeasure(f"nothing here can check the built files: {self.reason}",
                                 "export it on a machine like the target")
-        self.runtime = recipe.backend if self._reason is None else \
-            f"ONNX Runtime on the CPU, integers in float, for {recipe.backend} cannot run here: {self._reason}"
+        self.runtime = recipe.backend if self.reason is None else \
+            f"ONNX Runtime on the CPU, integers in float, for {recipe.backend} cannot run here: {self.reason}"
         self._open: Callable[[int], Session] | None
         self._open = lambda batch: open_here(entry, recipe, batch=batch, threads=1)
-        if self._reason is not None and (recipe.precision in ("bf16", "fp8") or recipe.float_precision == "bf16"):
+        if self.reason is not None and (recipe.precision in ("bf16", "fp8") or recipe.float_precision == "bf16"):
             # ONNX Runtime's CPU kernels know neither.
             self._open = None
         if self._open is not None:
@@ -288,7 +292,7 @@ class _Opened:
 
     def precision(self, feeds: backends.Feeds) -> ExecutedPrecision:
         """Return what was built: from the runtime where it runs here, else from the element types in the file."""
-        if self._reason is None:
+        if self.reason is None:
             return backends.get(self._recipe.backend).executed_precision(self._entry, self._recipe, feeds, threads=1)
         return graphs.static_precision(graphs.load(self._entry), self._recipe.precision)
 
@@ -323,6 +327,13 @@ def _parity_caveats(measured: Parity | None, recipe: Recipe) -> tuple[Caveat, ..
             code="low-agreement", hint="see edgebench export --explain; --max-drop returns layers to float",
             message=f"{recipe.id}: {measured.top1_agreement:.0%} of {measured.inputs} get the model's own answer"),)
     return ()
+
+
+def _unproven(recipe: Recipe, reason: str) -> Caveat:
+    return Caveat(
+        code="precision-unproven", hint="profile it on its device: the precision is proven there, or refused",
+        message=f"{recipe.id}: with weak typing the file stays FP32 and TensorRT chooses the types where it builds; "
+                f"nothing here can prove {recipe.precision}: {reason}")
 
 
 def _refuse_wrong_classes(manifest: Artifact) -> None:

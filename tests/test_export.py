@@ -19,7 +19,7 @@ from edgebench.conversion import to_onnx
 from edgebench.datasets import open_images
 from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput
 from edgebench.export import Wanted, export_all
-from edgebench.recipe import Quantization, Recipe
+from edgebench.recipe import Build, Quantization, Recipe
 from edgebench.record import ClassMap, Preprocess, load_artifact
 from tests.models import CLASSES, onnx_file, tiny_weights
 
@@ -333,6 +333,17 @@ def test_a_file_that_the_runtime_cannot_load_is_named(backend: str, tmp_path: Pa
     recipe = Recipe(id="x", title="", purpose="", checked_on="", backend=backend, precision="fp32")
     with pytest.raises(InvalidInput, match=str(file)):
         backends.get(backend).open_session(file, recipe, batch=1, threads=1)
+
+
+@pytest.mark.skipif(backends.is_installed("tensorrt"), reason="TensorRT is installed")
+def test_weak_typing_is_exported_elsewhere_with_its_precision_left_to_the_device(tmp_path: Path) -> None:
+    # The file stays FP32 by design, and was refused everywhere but on the device.
+    recipe = replace(catalog.recipe("tensorrt-fp16"), build=Build(typing="weak"))
+    source = sources.open_source(str(onnx_file(tmp_path / "m.onnx")))
+    (_, folder), = export_all(source, [recipe], tmp_path / "out")
+    (doubt,) = [one for one in artifacts.verify(folder).caveats if one.code == "precision-unproven"]
+    assert "TensorRT is not installed" in doubt.message
+    assert "profile it on its device" in doubt.hint
 
 
 def test_a_fixed_batch_is_kept_and_run_with_padding(tmp_path: Path) -> None:
