@@ -511,6 +511,15 @@ class TestPortableFiles:
         with pytest.raises(InvalidInput, match="needs quantization-calibration images"):
             fake(gpu=None).build(entry, recipe("int8"), None, tmp_path)
 
+    @pytest.mark.parametrize("precision", ["fp32", "fp16"])
+    def test_weights_that_lie_beside_the_graph_come_along(self, entry, tmp_path, precision):
+        # Graphs of more than 2 GB keep them there; the file written from one pointed at a file that was left behind.
+        base, folder = tmp_path / "base.onnx", tmp_path / "built"
+        onnx.save(onnx.load(str(entry)), str(base), save_as_external_data=True, location="base.onnx.data", size_threshold=100)
+        folder.mkdir()
+        fake(gpu=None).build(base, recipe(precision), None, folder)
+        assert np.allclose(reference(entry), reference(folder / "model.onnx"), atol=1e-2)
+
     def test_weakly_typed_files_stay_float32(self, entry, tmp_path):
         fake(gpu=None).build(entry, recipe("fp16", typing="weak"), None, tmp_path)
         assert onnx.TensorProto.FLOAT16 not in element_types(tmp_path / "model.onnx")

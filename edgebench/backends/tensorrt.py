@@ -309,6 +309,7 @@ def write_onnx(base: Path, recipe: Recipe, calibration: Batches | None, target: 
     """
     from edgebench import graphs, quantize, typed
 
+    onnx = require("onnx", "export")
     weak = engines.settings(recipe).typing == "weak"
     if recipe.quantization is not None:
         if recipe.quantization.activations == "uint8" or recipe.quantization.bias == "int32":
@@ -321,9 +322,9 @@ def write_onnx(base: Path, recipe: Recipe, calibration: Batches | None, target: 
         # With weak typing the builder lowers the float parts itself.
         quantize.quantize(base, replace(recipe, float_precision="fp32") if weak else recipe, calibration, target)
     elif recipe.precision in ("fp16", "bf16") and not weak:
-        graphs.save(typed.convert(graphs.load(base), recipe.precision), target)
+        graphs.save(typed.convert(onnx.load(str(base)), recipe.precision), target)
     else:
-        graphs.save(graphs.load(base), target)
+        graphs.save(onnx.load(str(base)), target)
 
 
 _BACKEND = TensorRT("tensorrt")
