@@ -30,8 +30,10 @@ def run(command: Sequence[str]) -> Outcome:
     if program is None:
         return Outcome(code=127, output=f"{command[0]}: no such command")
     try:
+        # In a session of its own, where Ctrl-C does not reach it: what sets the clocks back must not be stopped.
         done = subprocess.run([program, *command[1:]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True, errors="replace", timeout=TIMEOUT_S, check=False)
+                              stderr=subprocess.STDOUT, text=True, errors="replace", timeout=TIMEOUT_S, check=False,
+                              start_new_session=True)
     except subprocess.TimeoutExpired:
         return Outcome(code=124, output=f"{command[0]} did not end within {TIMEOUT_S:g} s")
     except OSError as error:
