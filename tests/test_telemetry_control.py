@@ -40,7 +40,18 @@ class Board(trees.Tools):
             **trees.ORIN_NANO_JP6.files, "proc/sys/kernel/random/boot_id": "boot-1",
             f"proc/{os.getpid()}/stat": f"{os.getpid()} (a (strange) name) S " + " ".join(map(str, range(4, 53)))})
         self.names = ["15W", "25W", "MAXN_SUPER", "7W"]
-        self.mode, self.pinned, self.rights = mode, False, root_rights
+        self.mode, self.rights = mode, root_rights
+
+    @property
+    def gpu(self):
+        return self.root / "sys/class/devfreq/17000000.gpu"
+
+    @property
+    def pinned(self):
+        return (self.gpu / "min_freq").read_text().strip() == (self.gpu / "max_freq").read_text().strip()
+
+    def pin(self, pinned=True):
+        (self.gpu / "min_freq").write_text((self.gpu / "max_freq").read_text() if pinned else "76800000")
 
     def _nvpmodel(self, command):
         if command[1] == "-q":
@@ -52,6 +63,7 @@ class Board(trees.Tools):
         if 3 in (wanted, self.mode) and wanted != self.mode:
             return Outcome(code=0, output=REBOOT.format(id=wanted))
         self.mode = wanted
+        self.pin(False)  # as nvpmodel does
         return Outcome(code=0, output="")
 
     def _clocks(self, command):
@@ -60,12 +72,11 @@ class Board(trees.Tools):
         if command[1:2] == ("--store",):
             if Path(command[2]).exists():
                 return Outcome(code=1, output="File exists. Can I overwrite it? Y/N:")
-            Path(command[2]).write_text("stored")
+            Path(command[2]).write_text("pinned" if self.pinned else "free")
         elif command[1:2] == ("--restore",):
-            assert "stored" == Path(command[2]).read_text()
-            self.pinned = False
+            self.pin(Path(command[2]).read_text() == "pinned")
         else:
-            self.pinned = True
+            self.pin()
         return Outcome(code=0, output="")
 
     def governor(self, policy=0):
@@ -158,6 +169,22 @@ class TestControlled:
             pass
         changes = [call for call in board.calls if call[0] == "jetson_clocks" or call[1] == "-m"]
         assert ["-m", "--store", "", "--restore", "-m"] == [(*call, "")[1] for call in changes]
+
+    @pytest.mark.parametrize("wanted", [ALL, Control(power_mode="MAXN_SUPER"), Control(jetson_clocks=True)])
+    def test_clocks_that_were_pinned_before_are_pinned_afterwards(self, wanted, board, journal):
+        board.pin()
+        with controlled(wanted, root=board.root, journal=journal, runner=board):
+            assert wanted.jetson_clocks == board.pinned
+        assert ("25W", True, "schedutil", "schedutil") == board.state
+        assert [] == list(journal.parent.iterdir())
+
+    def test_pinning_that_does_not_reach_the_gpu_is_an_error_and_taken_back(self, board, journal):
+        board.answers["jetson_clocks",] = lambda: Board._clocks(board, board.calls[-1]) if len(board.calls[-1]) > 1 else Outcome(
+            code=0, output="")
+        with pytest.raises(CannotMeasure, match="did not pin the GPU's clock"), \
+                controlled(Control(jetson_clocks=True), root=board.root, journal=journal, runner=board):
+            pytest.fail("the block must not run")
+        assert BEFORE == board.state
 
     @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt, SystemExit, CannotMeasure])
     def test_after_any_error_too(self, error, board, journal):
@@ -303,7 +330,7 @@ class TestCrash:
     def after_crash(self, root):
         governors = {path: path.read_text() for path in root.glob("sys/devices/system/cpu/cpufreq/*/scaling_governor")}
         board = Board(root, mode=2)
-        board.pinned = True
+        board.pin()
         for path, text in governors.items():
             path.write_text(text)
         return board

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import sys
 
 import pytest
 
@@ -151,6 +153,20 @@ class TestClocks:
         sensor = clocks.Clocks(grow(tmp_path, trees.PI.files))
         assert {"policy0": 2.4e9} == by_label(sensor)
         assert {"cpu/policy0": "ondemand"} == sensor.governors
+
+    def test_clocks_with_one_frequency_to_choose_are_pinned(self, tmp_path):
+        root = grow(tmp_path, trees.ORIN_NANO_JP6.files)
+        assert {"gpu": False, "cpu": False} == clocks.pinned(root)
+        grow(root, {"sys/class/devfreq/17000000.gpu/min_freq": "918000000",
+                    "sys/devices/system/cpu/cpufreq/policy0/scaling_min_freq": "1510400"})
+        assert {"gpu": True, "cpu": False} == clocks.pinned(root), "one cluster of two"
+        (root / "sys/class/devfreq/17000000.gpu/min_freq").unlink()
+        assert {"cpu": False} == clocks.pinned(root)
+
+    def test_governors_by_kind(self, tmp_path):
+        root = grow(tmp_path, {**trees.ORIN_NANO_JP6.files, **trees.cpufreq(4, 729600, "performance")})
+        assert ("nvhost_podgov", "schedutil, performance") == (clocks.governor(root, "gpu"), clocks.governor(root, "cpu"))
+        assert clocks.governor(root / "none", "gpu") is None
 
     def test_policies_that_are_linked_into_each_cpu_count_once(self, tmp_path):
         place = tmp_path / "sys/devices/system/cpu"
@@ -434,6 +450,13 @@ class TestCommands:
 
     def test_a_question_is_answered_with_the_end_of_input(self):
         assert "got nothing\n" == run(["sh", "-c", "read answer || echo got nothing"]).output
+
+    def test_ctrl_c_on_the_terminal_does_not_reach_it(self):
+        """A second one would stop the restoring of clocks: it goes to the terminal's process group."""
+        asked = "import os; print(os.getpgrp(), os.getsid(0))"
+        group, session = map(int, run([sys.executable, "-S", "-c", asked]).output.split())
+        assert (group, session) != (os.getpgrp(), os.getsid(0))
+        assert group == session
 
     def test_a_command_that_does_not_exist(self):
         assert 127 == run(["no-such-command-anywhere"]).code

@@ -95,14 +95,14 @@ def zones(temperatures: Sequence[tuple[str, int | str]], critical: int | None = 
 
 def devfreq(name: str, hertz: int, governor: str = "nvhost_podgov") -> Files:
     place = f"sys/class/devfreq/{name}"
-    return {f"{place}/cur_freq": str(hertz), f"{place}/max_freq": str(max(hertz, 918_000_000)),
+    return {f"{place}/cur_freq": str(hertz), f"{place}/max_freq": str(max(hertz, 918_000_000)), f"{place}/min_freq": "76800000",
             f"{place}/governor": governor}
 
 
 def cpufreq(policy: int, kilohertz: int, governor: str = "schedutil") -> Files:
     place = f"sys/devices/system/cpu/cpufreq/policy{policy}"
     return {f"{place}/scaling_cur_freq": str(kilohertz), f"{place}/scaling_governor": governor,
-            f"{place}/scaling_max_freq": "1510400",
+            f"{place}/scaling_max_freq": "1510400", f"{place}/scaling_min_freq": "115200",
             f"{place}/scaling_available_governors": "conservative ondemand userspace powersave performance schedutil",
             f"{place}/stats/time_in_state": "115200 5000\n729600 2000\n1510400 300"}
 

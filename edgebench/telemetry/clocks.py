@@ -13,31 +13,72 @@ GPU_DEVFREQ = re.compile(r"(?:[0-9a-f]+\.)?(?:gpu|ga10b|gv11b|gp10b|gm20b)|gpu-(
 """Names of the GPU's devfreq on Nano (``57000000.gpu``), Xavier, Orin and Thor (one per GPC)."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Domain:
+    """One clock that the kernel sets: of a GPU, or of a CPU cluster."""
+
+    name: str
+    """Such as ``gpu/17000000.gpu`` or ``cpu/policy0``."""
+    current: Path
+    lowest: Path
+    """Lowest frequency that may be chosen."""
+    highest: Path
+    governor: Path
+    scale: float
+    """From the files' unit to Hz."""
+
+
+def domains(root: Path) -> tuple[Domain, ...]:
+    """Return every clock that the kernel shows: GPUs first, then CPU clusters."""
+    found = [Domain(name=f"gpu/{folder.name}", current=folder / "cur_freq", lowest=folder / "min_freq",
+                    highest=folder / "max_freq", governor=folder / "governor", scale=1.0)
+             for folder in numbered(root / "sys/class/devfreq", "*") if GPU_DEVFREQ.fullmatch(folder.name)]
+    found += [Domain(name=f"cpu/{name}", current=policy / "scaling_cur_freq", lowest=policy / "scaling_min_freq",
+                     highest=policy / "scaling_max_freq", governor=policy / "scaling_governor", scale=1e3)
+              for name, policy in policies(root).items()]
+    return tuple(found)
+
+
+def pinned(root: Path) -> dict[str, bool]:
+    """Return for ``gpu`` and ``cpu`` whether all their clocks have one single frequency to choose.
+
+    A kind of which the kernel does not show both limits is left out.
+    """
+    found: dict[str, bool] = {}
+    for one in domains(root):
+        kind = one.name.partition("/")[0]
+        low, high = number(one.lowest), number(one.highest)
+        if not isinstance(low, str) and not isinstance(high, str):
+            found[kind] = found.get(kind, True) and low == high
+    return found
+
+
+def governor(root: Path, kind: str) -> str | None:
+    """Return the governors of the clocks of a kind (``gpu``, ``cpu``), each once; None where the kernel shows none."""
+    found = [text(one.governor) for one in domains(root) if one.name.startswith(f"{kind}/")]
+    return ", ".join(dict.fromkeys(one for one in found if one)) or None
+
+
 class Clocks:
     """GPU clocks and the frequency of each CPU cluster, in Hz, with their governors when it was made."""
 
     interval_s = 0.2
 
     def __init__(self, root: Path) -> None:
-        self._channels: list[Channel] = []
-        self._files: list[tuple[Path, float]] = []
-        self.governors: dict[str, str] = {}
-        self.max_hz: dict[str, float] = {}
         self._absent: list[Absent] = []
-        for folder in numbered(root / "sys/class/devfreq", "*"):
-            if GPU_DEVFREQ.fullmatch(folder.name):
-                self._add(f"gpu/{folder.name}", folder / "cur_freq", 1.0, folder / "governor", folder / "max_freq")
-        for name, policy in policies(root).items():
-            self._add(f"cpu/{name}", policy / "scaling_cur_freq", 1e3, policy / "scaling_governor",
-                      policy / "scaling_max_freq")
-        if not any(name.startswith("cpu/") for name in (channel.name for channel in self._channels)):
+        found = domains(root)
+        self._channels = tuple(Channel(name=one.name, label=one.name.partition("/")[2], quantity="clock_hz",
+                                       source=str(one.current)) for one in found)
+        self._files = [(one.current, one.scale) for one in found]
+        self.governors = {one.name: chosen for one in found if (chosen := text(one.governor)) is not None}
+        if not any(channel.name.startswith("cpu/") for channel in self._channels):
             self._absent.append(Absent(what="CPU clock", reason="the kernel shows no cpufreq: the hypervisor or the "
                                        "firmware sets the clock"))
 
     @property
     def channels(self) -> tuple[Channel, ...]:
         """GPU clocks first, then one per CPU cluster."""
-        return tuple(self._channels)
+        return self._channels
 
     @property
     def absent(self) -> tuple[Absent, ...]:
@@ -50,15 +91,6 @@ class Clocks:
 
     def close(self) -> None:
         """Nothing is held open."""
-
-    def _add(self, name: str, path: Path, scale: float, governor: Path, limit: Path) -> None:
-        self._channels.append(Channel(name=name, label=name.partition("/")[2], quantity="clock_hz", source=str(path)))
-        self._files.append((path, scale))
-        chosen, highest = text(governor), number(limit, scale)
-        if chosen is not None:
-            self.governors[name] = chosen
-        if not isinstance(highest, str):
-            self.max_hz[name] = highest
 
 
 def policies(root: Path) -> dict[str, Path]:

@@ -23,7 +23,7 @@ import platformdirs
 from edgebench.errors import CannotMeasure, EdgebenchError, UsageError, unknown, writing
 from edgebench.record import decode, read_json, write_json
 from edgebench.telemetry import nvpmodel
-from edgebench.telemetry.clocks import policies
+from edgebench.telemetry.clocks import pinned, policies
 from edgebench.telemetry.commands import Runner, run
 from edgebench.telemetry.files import text
 
@@ -171,6 +171,9 @@ class _Changes:
                                 "nvpmodel -q must work: it may need root")
         if now.id == mode.id:
             return []
+        if any(pinned(self._root).values()):
+            # A change of mode lets go of clocks that the user had pinned; noted first, they come back last.
+            self._store_clocks("mode-clocks")
         self._note(Undo(kind="nvpmodel", place=now.name, value=str(now.id)))
         nvpmodel.switch(self._root, self._run, mode)
         return [f"power mode {now.name} → {mode.name}"]
@@ -200,7 +203,18 @@ class _Changes:
             raise CannotMeasure(f"governor {name} did not come into force in {path}: it is {text(path)}")
 
     def _jetson_clocks(self) -> list[str]:
-        stored = self._journal.with_suffix(".clocks")
+        self._store_clocks("clocks")
+        done = self._run(("jetson_clocks",))
+        if done.code != 0:
+            raise CannotMeasure(f"jetson_clocks failed: {_last(done.output)}")
+        if not pinned(self._root).get("gpu", True):
+            raise CannotMeasure("jetson_clocks did not pin the GPU's clock: its min_freq and max_freq differ",
+                                "jetson_clocks --show tells what is in force")
+        return ["clocks pinned by jetson_clocks"]
+
+    def _store_clocks(self, suffix: str) -> None:
+        """Store the present clocks beside the journal, and note that they are to be restored."""
+        stored = self._journal.with_suffix(f".{suffix}")
         # jetson_clocks asks before it overwrites, and takes no answer for no.
         stored.unlink(missing_ok=True)
         with writing(stored):
@@ -210,10 +224,6 @@ class _Changes:
             raise CannotMeasure(f"jetson_clocks could not store the present clocks: {_last(kept.output)}",
                                 "it needs root: run edgebench with sudo")
         self._note(Undo(kind="jetson_clocks", place="jetson_clocks", value=stored.name))
-        pinned = self._run(("jetson_clocks",))
-        if pinned.code != 0:
-            raise CannotMeasure(f"jetson_clocks failed: {_last(pinned.output)}")
-        return ["clocks pinned by jetson_clocks"]
 
     def _undo(self, one: Undo) -> list[str]:
         if one.kind == "nvpmodel":
