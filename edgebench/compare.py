@@ -20,7 +20,8 @@ from edgebench.tails import Ends
 
 Outcome = Literal["better", "worse", "same", "inconclusive", "changed"]
 
-TIMING = ("device", "cpu", "power mode", "governor", "threads", "batch", "scenario", "boundary")
+TIMING = ("device", "cpu", "power mode", "governor", "GPU governor", "clocks", "threads", "batch", "scenario",
+          "boundary")
 DATA = ("dataset", "preset", "classes")
 FIELDS = (*TIMING, *DATA, "method")
 """What may be allowed to differ, by name."""
@@ -134,8 +135,12 @@ def timing_differences(first: Run, second: Run) -> tuple[Difference, ...]:
     def facts(run: Run) -> dict[tuple[str, str], object]:
         found: dict[tuple[str, str], object] = {
             ("device", ""): run.device.id, ("cpu", ""): run.environment.cpu,
-            ("power mode", ""): getattr(run.environment, "power_mode", None),
-            ("governor", ""): run.environment.governor}
+            ("power mode", ""): run.environment.power_mode, ("governor", ""): run.environment.governor}
+        # Older runs do not tell; that is no difference.
+        if run.environment.gpu_governor is not None:
+            found["GPU governor", ""] = run.environment.gpu_governor
+        for kind, pinned in run.environment.clocks_pinned.items():
+            found["clocks", kind] = "pinned" if pinned else "not pinned"
         if run.traces:
             found["threads", ""] = run.settings.threads
             found["scenario", ""] = ", ".join(sorted(trace.scenario for trace in run.traces))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import socket
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import __version__ as pillow_version
 
 from edgebench.record import Environment
+from edgebench.telemetry import clocks
 
 # Instruction-set extensions that decide which kernels a runtime picks.
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimddp", "i8mm",
@@ -31,17 +33,38 @@ def observe(packages: dict[str, str], root: Path = Path("/"), load_before: float
         hostname=socket.gethostname(), os=f"{platform.system()} {platform.release()}",
         python=platform.python_version(), machine=platform.machine(), cpu=cpu, cpu_features=features,
         cpus_online=os.cpu_count() or 1, cpus_usable=usable_cpus(root), memory_bytes=_memory_bytes(root),
-        governor=_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"), load_before=load_before,
-        load_after=busy_cpus(root), packages={**packages, "numpy": np.__version__, "pillow": pillow_version})
+        governor=clocks.governor(root, "cpu"), gpu_governor=clocks.governor(root, "gpu"),
+        clocks_pinned=clocks.pinned(root), cpu_limit=cpu_limit(root), memory_limit_bytes=memory_limit_bytes(root),
+        load_before=load_before, load_after=busy_cpus(root),
+        packages={**packages, "numpy": np.__version__, "pillow": pillow_version})
 
 
 def usable_cpus(root: Path = Path("/")) -> int:
     """Return how many CPUs this process may use, after affinity and the container's quota (at least 1)."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = (_text(root / "sys/fs/cgroup/cpu.max") or "").split()
-    if len(quota) == 2 and quota[0].isdigit():
-        count = min(count, max(1, int(quota[0]) // int(quota[1])))
-    return count
+    limit = cpu_limit(root)
+    return count if limit is None else min(count, max(1, int(limit)))
+
+
+def cpu_limit(root: Path = Path("/")) -> float | None:
+    """Return how many CPUs' time the container's quota gives; None where it has none."""
+    group = root / "sys/fs/cgroup"
+    # Version 2 has one file with both numbers, version 1 two, with -1 for "no limit".
+    quotas = [_text(group / "cpu.max") or "", *(
+        f"{_text(group / folder / 'cpu.cfs_quota_us')} {_text(group / folder / 'cpu.cfs_period_us')}"
+        for folder in ("cpu", "cpu,cpuacct"))]
+    found = (re.fullmatch(r"(\d+) ([1-9]\d*)", quota) for quota in quotas)
+    return next((int(one[1]) / int(one[2]) for one in found if one), None)
+
+
+def memory_limit_bytes(root: Path = Path("/")) -> int | None:
+    """Return the container's memory limit; None where it has none."""
+    for path in ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        limit = _text(root / path) or ""
+        # Version 1 writes the largest page-aligned 63-bit number for "no limit".
+        if limit.isdigit() and int(limit) < 2**62:
+            return int(limit)
+    return None
 
 
 def busy_cpus(root: Path = Path("/"), seconds: float = 0.5) -> float | None:

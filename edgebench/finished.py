@@ -242,7 +242,8 @@ def _differing(floor: NoiseFloor, run: Run) -> tuple[str, ...]:
     """Return in words where a floor was measured on another device, or under other conditions that the run tells."""
     seen = {"device": run.device.id, "cpu": run.environment.cpu, "governor": run.environment.governor,
             "threads": str(run.settings.threads), "budget": run.settings.budget,
-            "power mode": run.environment.power_mode, **run.environment.packages}
+            "power mode": run.environment.power_mode, "GPU governor": run.environment.gpu_governor,
+            "clocks": run.environment.clocks, **run.environment.packages}
     return tuple(f"{name} is {seen[name]}, it was measured with {value}"
                  for name, value in {"device": floor.device, **floor.conditions}.items()
                  if seen.get(name) not in (None, value))

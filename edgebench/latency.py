@@ -272,9 +272,13 @@ def _spread(values: np.ndarray[tuple[int], np.dtype[np.float64]], name: str) -> 
 def environment_caveats(environment: Environment, threads: int) -> tuple[Caveat, ...]:
     """Return what in the machine's state speaks against the timings."""
     found = []
-    if environment.governor not in (None, "performance"):
+    if environment.governor not in (None, "performance") and not environment.clocks_pinned.get("cpu"):
         found.append(Caveat(code="governor", message=f"the CPU frequency governor is {environment.governor!r}",
                             hint="set it to 'performance' while measuring: cpupower frequency-set -g performance"))
+    if environment.gpu_governor not in (None, "performance") and not environment.clocks_pinned.get("gpu"):
+        found.append(Caveat(
+            code="gpu-governor", hint="pin it while measuring: on a Jetson with --jetson-clocks",
+            message=f"the GPU's clock is not pinned: its governor is {environment.gpu_governor!r}"))
     if environment.load_before is not None and environment.load_before > 0.15 * environment.cpus_usable:
         found.append(Caveat(
             code="other-load", hint="stop other work and measure again",

@@ -199,7 +199,7 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
         MissingDependency: A package that the request needs is not installed.
     """
     request.timing.refuse_unfit()
-    device, doubts, power_mode = resolve_device(request.device)
+    device, _, _ = resolve_device(request.device)
     note(f"device: {device.title}")
     chosen, missing = properties.usable(request.properties, request.data)
     timed = request.budget is not None
@@ -232,6 +232,8 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
     if request.force:
         _set_aside(request.out, variants)
     with _controlled(request.control, device, note) as settings:
+        # Asked again: another power mode may be in force now, set for this measurement or set back after a crash.
+        _, doubts, power_mode = resolve_device(request.device)
         shared = _Shared(request=request, device=device, chosen=chosen, missing=missing, until=until, planner=planner,
                          shelf=evaluate.Shelf(), timed_too=frozenset(one.name for one in variants if timed),
                          changed=settings, doubts=doubts, power_mode=power_mode)
@@ -268,8 +270,10 @@ def _interleave(shared: _Shared, variants: Sequence[_Variant], result: Result, p
                                                 request.out, rounds=rounds, progress=progress, followed=followed)
         if request.noise_floor is not None and result.runs:
             run = result.runs[0]
-            conditions = {"cpu": run.environment.cpu, "threads": str(run.settings.threads),
-                          **({"power mode": run.environment.power_mode} if run.environment.power_mode else {})}
+            seen = run.environment
+            told = {"power mode": seen.power_mode, "GPU governor": seen.gpu_governor, "clocks": seen.clocks}
+            conditions = {"cpu": seen.cpu, "threads": str(run.settings.threads),
+                          **{name: value for name, value in told.items() if value}}
             result.floor = interleaved.noise_floor(folders[run.variant], device.id, request.out / "paired",
                                                    threads=run.settings.threads, conditions=conditions,
                                                    progress=progress)

@@ -279,7 +279,7 @@ class Environment:
     """After affinity and container limits."""
     memory_bytes: int | None
     governor: str | None
-    """CPU frequency governor; None where the kernel shows none."""
+    """CPU frequency governor, or those of all clusters; None where the kernel shows none."""
     load_before: float | None
     """CPUs kept busy by others during half a second before timing."""
     load_after: float | None
@@ -288,6 +288,21 @@ class Environment:
     """Versions of the runtime and of what decodes images."""
     power_mode: str | None = None
     """Name of nvpmodel's mode on a Jetson; None elsewhere."""
+    gpu_governor: str | None = None
+    """Of the GPU's clock; None where the kernel shows none."""
+    clocks_pinned: dict[str, bool] = field(default_factory=dict)
+    """For ``cpu`` and ``gpu``, whether their clocks had one single frequency to choose; without what the kernel does
+    not show."""
+    cpu_limit: float | None = None
+    """CPUs' time that the container's quota gives; None where it has none."""
+    memory_limit_bytes: int | None = None
+    """Of the container; None where it has none."""
+
+    @property
+    def clocks(self) -> str | None:
+        """What `clocks_pinned` says, in words; None where it says nothing."""
+        return ", ".join(f"{kind.upper()} {'pinned' if pinned else 'not pinned'}"
+                         for kind, pinned in sorted(self.clocks_pinned.items())) or None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

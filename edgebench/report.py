@@ -479,7 +479,11 @@ def _facts(run: Run) -> dict[str, str]:
         "Device": f"{run.device.title} ({run.device.id})", "CPU": seen.cpu, "Host": seen.hostname,
         "CPU features": ", ".join(seen.cpu_features), "CPUs": f"{seen.cpus_usable} usable of {seen.cpus_online}",
         "Memory": f"{fixed(seen.memory_bytes / 1e9, 1)} GB" if seen.memory_bytes else "unknown",
+        "Container limits": ", ".join([
+            *([f"{seen.cpu_limit:g} CPUs"] if seen.cpu_limit is not None else []),
+            *([f"{fixed(seen.memory_limit_bytes / 1e9, 1)} GB"] if seen.memory_limit_bytes is not None else [])]),
         "Frequency governor": seen.governor or "unknown: the kernel shows none",
+        "GPU governor": seen.gpu_governor or "", "Clocks": seen.clocks or "", "Power mode": seen.power_mode or "",
         "Load before and after": " and ".join("unknown" if load is None else fixed(load, 1)
                                               for load in (seen.load_before, seen.load_after)),
         "Budget": asked.budget, "Threads": str(asked.threads), "Offline batch": str(asked.batch),

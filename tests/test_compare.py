@@ -87,6 +87,15 @@ class TestRefusing:
             compare.compare((one, folder), (change(two), other))
         assert "--allow" in caught.value.hint
 
+    def test_free_clocks_and_another_governor_of_the_gpu_are_refused(self, pair):
+        (one, folder), (two, other) = pair
+        free, pinned = (replace(run, environment=replace(run.environment, gpu_governor=governor, clocks_pinned={"gpu": fixed}))
+                        for run, governor, fixed in ((one, "nvhost_podgov", False), (two, "performance", True)))
+        with pytest.raises(InvalidInput, match=r"GPU governor: nvhost_podgov against performance; clocks \(gpu\): not pinned against pinned"):
+            compare.compare((free, folder), (pinned, other))
+        assert compare.compare((free, folder), (pinned, other), allow=("GPU governor", "clocks"))
+        assert compare.compare((one, folder), (pinned, other)), "older runs do not tell"
+
     def test_every_difference_is_named_at_once(self, pair):
         (one, folder), (two, other) = pair
         changed = replace(two, settings=replace(two.settings, threads=1), device=replace(two.device, id="jetson"))

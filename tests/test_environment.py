@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgebench import environment
+from tests import trees
 
 X86 = """\
 processor\t: 0
@@ -87,6 +88,14 @@ class TestCpu:
 
 @pytest.mark.usefixtures("eight_cpus")
 class TestUsableCpus:
+    @pytest.mark.parametrize("folder", ["cpu", "cpu,cpuacct"])
+    def test_quota_of_cgroup_version_1(self, tmp_path, folder):
+        trees.grow(tmp_path, {f"sys/fs/cgroup/{folder}/cpu.cfs_{name}_us": value
+                              for name, value in (("quota", "250000"), ("period", "100000"))})
+        assert (2.5, 2) == (environment.cpu_limit(tmp_path), environment.usable_cpus(tmp_path))
+        trees.grow(tmp_path, {f"sys/fs/cgroup/{folder}/cpu.cfs_quota_us": "-1"})
+        assert (None, 8) == (environment.cpu_limit(tmp_path), environment.usable_cpus(tmp_path))
+
     @pytest.mark.parametrize(("quota", "expected"), [
         ("200000 100000\n", 2), ("150000 100000\n", 1), ("50000 100000\n", 1), ("1600000 100000\n", 8),
         ("max 100000\n", 8), ("300000 50000\n", 6)])
@@ -112,6 +121,20 @@ class TestObserve:
         assert (16, 3, 32768 * 1024, "powersave", 0.25, 1.5) == (
             found.cpus_online, found.cpus_usable, found.memory_bytes, found.governor, found.load_before,
             found.load_after)
+
+    def test_clocks_and_limits(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(environment, "busy_cpus", lambda root: 0.0)
+        files = {**trees.ORIN_NANO_JP6.files, "sys/class/devfreq/17000000.gpu/min_freq": "918000000",
+                 "sys/fs/cgroup/memory.max": "4294967296", "sys/fs/cgroup/cpu.max": "150000 100000"}
+        found = environment.observe({}, root=trees.grow(tmp_path, files))
+        assert ("schedutil", "nvhost_podgov", "CPU not pinned, GPU pinned", 1.5, 2**32) == (
+            found.governor, found.gpu_governor, found.clocks, found.cpu_limit, found.memory_limit_bytes)
+
+    @pytest.mark.parametrize(("file", "text", "expected"), [
+        ("memory.max", "max", None), ("memory/memory.limit_in_bytes", "9223372036854771712", None),
+        ("memory/memory.limit_in_bytes", "1048576", 2**20)])
+    def test_memory_limit_of_a_container(self, tmp_path, file, text, expected):
+        assert expected == environment.memory_limit_bytes(trees.grow(tmp_path, {f"sys/fs/cgroup/{file}": text}))
 
     def test_what_is_missing_is_none_never_zero(self, tmp_path):
         found = environment.observe({}, root=tmp_path)

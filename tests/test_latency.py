@@ -469,6 +469,15 @@ class TestEnvironmentCaveats:
     def test_governor_that_is_not_fixed(self, quiet, governor, expected):
         assert expected == self.found(replace(quiet, governor=governor))
 
+    @pytest.mark.parametrize(("governor", "pinned", "expected"), [
+        ("nvhost_podgov", {"gpu": False}, ["gpu-governor"]), ("nvhost_podgov", {}, ["gpu-governor"]),
+        ("nvhost_podgov", {"gpu": True}, []), ("performance", {"gpu": False}, []), (None, {}, [])])
+    def test_gpu_clock_that_is_not_pinned(self, quiet, governor, pinned, expected):
+        assert expected == self.found(replace(quiet, gpu_governor=governor, clocks_pinned=pinned))
+
+    def test_no_governor_moves_a_pinned_clock(self, quiet):
+        assert [] == self.found(replace(quiet, governor="schedutil", clocks_pinned={"cpu": True}))
+
     @pytest.mark.parametrize(("load", "expected"), [(0.6, []), (0.7, ["other-load"]), (None, [])])
     def test_load_above_half_of_the_usable_cpus(self, quiet, load, expected):
         assert expected == self.found(replace(quiet, load_before=load))

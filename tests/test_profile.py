@@ -8,14 +8,17 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edgebench import catalog, profiler
 from edgebench.artifacts import write_manifest
-from edgebench.record import load, load_artifact, run_schema
+from edgebench.record import Caveat, load, load_artifact, run_schema
+from edgebench.telemetry.control import Control
 from tests.commands import cli, interrupt
 from tests.conftest import picture
 from tests.models import CLASSES, class_file, onnx_file, preprocess_file, tiny_weights
@@ -386,6 +389,24 @@ def test_every_listing_has_a_table_and_json(command: str) -> None:
     rows = json.loads(data.stdout)
     assert rows
     assert next(iter(rows[0].values())) in table.stdout
+
+
+def test_the_power_mode_is_that_of_the_measurement_and_not_the_one_before_it(monkeypatch, tmp_path: Path) -> None:
+    mode = ["15W"]
+    device = catalog.device("jetson-orin-nano-8gb")
+
+    @contextmanager
+    def controlled(wanted: Control):
+        mode.append(wanted.power_mode)
+        yield (f"power mode 15W → {wanted.power_mode}",)
+        mode.pop()
+
+    seen = []
+    monkeypatch.setattr(profiler, "resolve_device", lambda name: (device, (Caveat(code=mode[-1], message="m", hint="h"),), mode[-1]))
+    monkeypatch.setattr(profiler.control, "controlled", controlled)
+    monkeypatch.setattr(profiler, "_interleave", lambda shared, *rest: seen.append(shared))
+    profiler.profile(profiler.Request(models=(), out=tmp_path, properties=("none",), control=Control(power_mode="25W")))
+    assert [("25W", ["25W"])] == [(one.power_mode, [doubt.code for doubt in one.doubts]) for one in seen]
 
 
 def test_a_mistyped_command_suggests_the_right_one() -> None:

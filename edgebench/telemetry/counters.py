@@ -85,16 +85,6 @@ def _quota_periods(root: Path) -> int | None:
     return None
 
 
-def memory_limit_bytes(root: Path) -> int | None:
-    """Return the container's memory limit; None where it has none."""
-    for path in ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        limit = integer(root / path)
-        # Version 1 writes the largest page-aligned 63-bit number for "no limit".
-        if limit is not None and limit < 2**62:
-            return limit
-    return None
-
-
 def events(before: Counters, after: Counters, duration_s: float) -> tuple[ThrottleEvent, ...]:
     """Return what happened between two looks; nothing where every counter stood still."""
     found: list[ThrottleEvent] = []
