@@ -17,7 +17,7 @@ import numpy as np
 
 from edgebench import metric_names, percentiles, sample_size, stats, tails
 from edgebench.errors import suggest
-from edgebench.policy import Rule
+from edgebench.policy import Correction, Policy, Rule
 from edgebench.reading import ends, place, trace
 from edgebench.record import Evaluation, Run, Score
 from edgebench.tails import Ends, Tails
@@ -94,6 +94,34 @@ def tested(rule: Rule, found: Evidence) -> tuple[float, float]:
     kept, broken = (below, above) if rule.upper else (above, below)
     # What is exact is kept where it is not broken: there is no doubt to show away.
     return 1.0 - broken if found.sampled == "none" else kept, broken
+
+
+def corrected(policy: Policy, shown: Sequence[tuple[Rule, float]], places: int | None = None) -> tuple[float, ...]:
+    """Return the p-values of being broken, corrected for many tests.
+
+    Rules of one family are corrected together, by its method; a rule without one over its own places, by Holm's.
+    Passing needs no correction: all have to pass, which is shown at the level of each.
+
+    Args:
+        policy: That the rules are of.
+        shown: Each rule with its p-value, once for every place that it is judged in.
+        places: How many places each rule of the policy has: tests that are not among `shown` count as if they showed
+            nothing. None: there are no others.
+    """
+    adjust: dict[Correction, Callable[[Sequence[float]], Sequence[float]]] = {
+        "holm": stats.holm, "benjamini-hochberg": tails.benjamini_hochberg, "none": tuple}
+    groups: dict[tuple[bool, str], list[int]] = {}
+    for k, (rule, _) in enumerate(shown):
+        groups.setdefault((rule.family is not None, rule.family or rule.id), []).append(k)
+    found = [p for _, p in shown]
+    for (family, name), members in groups.items():
+        size = sum(rule.family == name for rule in policy.rules) if family else 1
+        absent = 0 if places is None else places * size - len(members)
+        method: Correction = policy.families[name] if family else "holm"
+        adjusted = adjust[method]([*(found[k] for k in members), *[1.0] * absent])
+        for k, p in zip(members, adjusted, strict=False):
+            found[k] = p
+    return tuple(found)
 
 
 def known(runs: Sequence[Run]) -> frozenset[tuple[str, str]]:

@@ -7,7 +7,7 @@ each; in between the verdict is inconclusive, with how many images or timings wo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,7 @@ import numpy as np
 from edgebench import compare, evidence, metric_names, sequential, stats, tails
 from edgebench.errors import ExitCode
 from edgebench.evidence import Absent, Evidence
-from edgebench.policy import Correction, Policy, Rule, Severity
+from edgebench.policy import Policy, Rule, Severity
 from edgebench.published import reference_verdict_parts
 from edgebench.record import Evaluation, Run
 from edgebench.rule_words import allowance, demand, quantity, spoken
@@ -69,7 +69,7 @@ class Verdict:
     p_kept: float | None = None
     """Of the hypothesis that the limit is broken."""
     p_broken: float | None = None
-    """Of the hypothesis that the limit is kept, corrected within the family."""
+    """Of the hypothesis that the limit is kept, corrected within the family, or over the rule's places."""
     method: str = ""
     confirmed: bool | None = None
     """Whether an interleaved re-run confirmed a timing failure; None where there was none."""
@@ -171,7 +171,8 @@ def judge(policy: Policy, run: Placed, *, reference: Placed | None = None, basel
                 verdicts[number].append(_without(rule, status[rule.missing], one))
             else:
                 judged.append((number, _tested(rule, one)))
-    for (number, tested), broken in zip(judged, _corrected([one for _, one in judged], policy), strict=True):
+    for (number, tested), broken in zip(
+            judged, evidence.corrected(policy, [(one.rule, one.broken) for _, one in judged]), strict=True):
         against = others[tested.rule.against] if tested.rule.against else None
         named = against[0].variant if against else \
             mine.reference.variant if tested.rule.against and mine.reference else None
@@ -289,21 +290,6 @@ def _below_floor(rule: Rule, one: Evidence | Absent, other: Placed | None, floor
 
 def _tested(rule: Rule, found: Evidence) -> _Judged:
     return _Judged(rule, found, *evidence.tested(rule, found))
-
-
-def _corrected(judged: Sequence[_Judged], policy: Policy) -> tuple[float, ...]:
-    """Return each p-value of being broken, corrected among the rules of its family.
-
-    Passing needs no correction: all rules have to pass, which is shown at the level of each.
-    """
-    adjust: dict[Correction, Callable[[Sequence[float]], Sequence[float]]] = {
-        "holm": stats.holm, "benjamini-hochberg": tails.benjamini_hochberg, "none": tuple}
-    p_values = [one.broken for one in judged]
-    for family, method in policy.families.items():
-        members = [k for k, one in enumerate(judged) if one.rule.family == family]
-        for k, value in zip(members, adjust[method]([p_values[k] for k in members]), strict=True):
-            p_values[k] = value
-    return tuple(p_values)
 
 
 def _verdict(one: _Judged, policy: Policy, against: str | None, reruns: Mapping[str, Rerun] | None) -> Verdict:

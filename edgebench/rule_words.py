@@ -104,8 +104,9 @@ def needs(rule: Rule, policy: Policy) -> str:
 
 def explain(policy: Policy) -> tuple[str, ...]:
     """Return what a policy demands, line by line, and how many images and timings it takes."""
-    rates = (f"Every rule passes or fails at {policy.confidence:.3g} confidence, one-sided; what neither is shown is "
-             f"inconclusive. Numbers needed are for a chance of {policy.power:.0%} to be shown to pass.")
+    rates = (f"Every rule passes or fails at {policy.confidence:.3g} confidence, one-sided, failures on several data "
+             "sets together; what neither is shown is inconclusive. "
+             f"Numbers needed are for a chance of {policy.power:.0%} to be shown to pass.")
     lines = [f"{policy.id}: {policy.title}", policy.purpose, "", rates, ""]
     for rule in policy.rules:
         extra = [f"at {rule.confidence:.3g} confidence" if rule.confidence else "",

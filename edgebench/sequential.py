@@ -293,6 +293,53 @@ def mean_bounds(values: npt.ArrayLike, lowest: float, highest: float,
             lowest + scale * np.minimum.accumulate(np.minimum(centre + arm, 1.0)))
 
 
+def mean_evidence(values: npt.ArrayLike, lowest: float, highest: float, null: float, side: Side) -> FloatArray:
+    """Return the log e-process (N,), after each value, that the mean of bounded values lies on `side` of `null`.
+
+    The bets of `difference_evidence`, on values anywhere between the bounds.
+
+    Args:
+        values: In the order they came (N,).
+        lowest: What no value can be below.
+        highest: What no value can be above.
+        null: The mean in question, between the bounds.
+        side: Where the mean is claimed to be.
+
+    Raises:
+        ValueError: A value outside the bounds, or `null` not between them.
+
+    Source:
+        Waudby-Smith & Ramdas 2024, JRSS B 86:1, Proposition 2.
+    """
+    x = np.asarray(values, np.float64)
+    check(x.ndim == 1 and bool(((x >= lowest) & (x <= highest)).all()),
+          f"values between {lowest} and {highest}", x.shape)
+    check(lowest < null < highest, "null between the bounds, both excluded", null)
+    if side == "below":
+        x, null, lowest = -x, -null, -highest
+    stakes = _BETS / (null - lowest)
+    return _log_mean(np.cumsum(np.log1p(np.multiply.outer(x - null, stakes)), axis=0), _BET_WEIGHTS)
+
+
+def mean_path(values: npt.ArrayLike, lowest: float, highest: float, looks: Sequence[int], limit: float,
+              confidence: float = 0.95) -> tuple[Step, ...]:
+    """Return the looks at a mean of bounded values that is to stay at or below `limit`.
+
+    Args:
+        values: In the order they came (N,).
+        lowest: What no value can be below.
+        highest: What no value can be above.
+        looks: After how many values one looks, ascending.
+        limit: The largest mean allowed.
+        confidence: Of each end of the interval shown, that of `mean_bounds`.
+    """
+    x, n = np.asarray(values, np.float64), np.asarray(looks)
+    within, beyond = (_anytime(mean_evidence(x, lowest, highest, limit, side))[n - 1] for side in ("below", "above"))
+    low, high = mean_bounds(x, lowest, highest, confidence)
+    return _steps(n, [float(x[:size].mean()) for size in looks],
+                  list(zip(low[n - 1].tolist(), high[n - 1].tolist(), strict=True)), within, beyond)
+
+
 def rate_path(hits: npt.ArrayLike, looks: Sequence[int], limit: float, confidence: float = 0.95) -> tuple[Step, ...]:
     """Return the looks at a rate that is to stay at or below `limit`.
 

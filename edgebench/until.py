@@ -16,10 +16,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgebench import metric_names, percentiles, sequential, stats, tails
+from edgebench import evidence, metric_names, percentiles, sequential, stats
 from edgebench.evidence import Evidence
 from edgebench.metrics import Outcomes
-from edgebench.policy import Correction, Policy, Rule
+from edgebench.policy import Policy, Rule
 from edgebench.properties import Pass
 from edgebench.sequential import Step
 
@@ -28,7 +28,7 @@ CHECKPOINTS = 4
 ALONE = ("accuracy", "calibration", "mistakes")
 """Properties that score a pass over labelled images by itself, so that its first images have scores too."""
 LEAST_TIMINGS = 100
-"""Before the first look at timings: fewer cannot be judged as steady."""
+"""Independent ones, before the first look at timings: from fewer nobody can tell how much they follow each other."""
 _PERCENTILE = re.compile(r"latency_p(\d+)")
 
 
@@ -147,7 +147,10 @@ class Following:
         self._seen(looks)
 
     def look_at_timings(self, latency_s: Sequence[float]) -> None:
-        """Look at budgets of latency after these single-stream timings, in seconds and in order; all rules are such."""
+        """Look at budgets of latency after these single-stream timings, in seconds and in order; all rules are such.
+
+        A rule is not looked at while its timings are worth fewer than `LEAST_TIMINGS` independent ones.
+        """
         values = np.asarray(latency_s, np.float64)
         looks = {}
         for rule in self._rules:
@@ -155,6 +158,8 @@ class Following:
             assert found is not None
             q = int(found[1]) / 100.0
             worth = percentiles.effective_count(values <= stats.quantile(values, q)) / values.size
+            if values.size * worth < LEAST_TIMINGS:
+                continue
             self._methods[rule.id] = "beta-binomial mixture of timings above the limit" + (
                 "" if worth == 1.0 else f", {values.size:,} of them worth {values.size * worth:,.0f} independent ones")
             looks[rule.id] = sequential.percentile_step(values, q, rule.limit, worth, self._policy.confidence_of(rule))
@@ -176,7 +181,8 @@ class Following:
         for name, step in looks.items():
             self._kept[name] = min(self._kept[name], step.p_within)
             self._broken[name] = min(self._broken[name], step.p_beyond)
-        corrected = _corrected(self._rules, self._broken, self._policy, self._places)
+        corrected = dict(zip(self._broken, evidence.corrected(
+            self._policy, [(rule, self._broken[rule.id]) for rule in self._rules], self._places), strict=True))
         for name, step in looks.items():
             self._steps[name].append(replace(step, p_within=self._kept[name], p_beyond=corrected[name]))
 
@@ -225,10 +231,12 @@ def follow(policy: Policy, before: Outcomes | None, after: Outcomes, looks: Sequ
 def at_checkpoint(rule: Rule, found: Evidence, policy: Policy, looks: int = CHECKPOINTS) -> Step:
     """Return a look at a rule that is decided at `looks` fixed checkpoints alone.
 
-    Its p-values are multiplied by the number of looks, so that all together keep the error rate (Bonferroni).
+    Its p-values are multiplied by the number of looks, so that all together keep the error rate (Bonferroni); what is
+    exact has none to share.
     """
-    above, below = found.tails(rule.bound)
-    kept, broken = (below, above) if rule.upper else (above, below)
+    kept, broken = evidence.tested(rule, found)
+    if found.sampled == "none":
+        looks = 1
     each = sequential.split_alpha(1.0 - policy.confidence_of(rule), looks)
     ends = found.interval(1.0 - each)
     return Step(n=found.n, value=found.value, low=ends[0] if ends else None, high=ends[1] if ends else None,
@@ -293,26 +301,5 @@ def _mean(rule: Rule, before: Outcomes | None, after: Outcomes, looks: Sequence[
     assert before is not None
     values, lowest, highest = (after.brier - before.brier, -2.0, 2.0) if rule.of == "calibration" else (
         np.abs(after.confidence - before.confidence), 0.0, 1.0)
-    low, high = sequential.mean_bounds(values, lowest, highest, confidence)
-    alpha = 1.0 - confidence
-    # The sequence has one level: what it excludes is shown at that level, and nothing is known of smaller ones.
-    return "empirical Bernstein confidence sequence", tuple(Step(
-        n=n, value=float(values[:n].mean()), low=float(low[n - 1]), high=float(high[n - 1]),
-        p_within=alpha if high[n - 1] <= rule.limit else 1.0, p_beyond=alpha if low[n - 1] > rule.limit else 1.0)
-        for n in looks)
-
-
-def _corrected(rules: Sequence[Rule], p_values: Mapping[str, float], policy: Policy, places: int) -> dict[str, float]:
-    """Return the p-values of being broken by id, corrected within families.
-
-    Members of a family that are not among `rules`, and those on other passes, count as if they showed nothing.
-    """
-    adjust: dict[Correction, Callable[[Sequence[float]], Sequence[float]]] = {
-        "holm": stats.holm, "benjamini-hochberg": tails.benjamini_hochberg, "none": tuple}
-    found = dict(p_values)
-    for family, method in policy.families.items():
-        members = [rule.id for rule in rules if rule.family == family]
-        absent = places * sum(rule.family == family for rule in policy.rules) - len(members)
-        adjusted = adjust[method]([*(p_values[name] for name in members), *[1.0] * absent]) if members else ()
-        found.update(zip(members, adjusted, strict=False))
-    return found
+    return "betting on bounded scores; ends of an empirical Bernstein confidence sequence", sequential.mean_path(
+        values, lowest, highest, looks, rule.limit, confidence)

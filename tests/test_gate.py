@@ -247,6 +247,17 @@ class TestSeveralPlaces:
         assert ["fail"] * 2 == [verdict.status for verdict in both]
 
 
+    def test_a_rule_on_several_sets_fails_no_more_often_than_on_one(self):
+        # Wrong in 63 of 1,000 where 50 are allowed: p = 0.04 alone, and no failure where three sets could have shown it.
+        count = next(k for k in range(930, 950) if scipy_stats.binomtest(k, 1000, 0.95, "less").pvalue > 0.03)
+        sets = [builders.accuracy_evaluation(count if k == 0 else 955, dataset=replace(builders.DATASET, name=f"set{k}"))
+                for k in range(3)]
+        policy = rules('metric = "accuracy_top1"\nof = "accuracy"\nmin = 0.95')
+        for shown, status in ((1, "fail"), (3, "inconclusive")):
+            first = gate.judge(policy, (builders.run(evaluations=tuple(sets[:shown])), None)).verdicts[0]
+            assert status == first.status
+
+
 class TestBaseline:
     def test_of_another_device_is_refused_with_both_values(self):
         run, reference = paired(5, 5)

@@ -139,7 +139,7 @@ class TestDifferenceEvidence:
 class TestRatioEvidence:
     def test_counts_pairs_beyond_the_limit(self):
         ratios = np.log([1.2, 0.9, 1.1, 1.05, 1.3])
-        expected = [sequential.rate_evidence(count, n, 0.5, "above") for n, count in enumerate((1, 1, 2, 2, 3), start=1)]
+        expected = [sequential.rate_evidence(count, n, 0.5, "above", sequential.PAIR_STRENGTH) for n, count in enumerate((1, 1, 2, 2, 3), start=1)]
         assert [float(one) for one in expected] == pytest.approx(sequential.ratio_evidence(ratios, 1.05, "above").tolist())
 
     @pytest.mark.parametrize("side", ["above", "below"])
@@ -191,6 +191,35 @@ class TestQuantileBounds:
         values = np.random.default_rng(0).normal(size=2000)
         once, always = stats.quantile_interval(values, 0.9, 0.9), sequential.quantile_bounds(values, 0.9, 0.95)
         assert always[0] < once[0] < once[1] < always[1]
+
+
+class TestMeanEvidence:
+    @pytest.mark.parametrize("side", ["above", "below"])
+    def test_is_that_of_paired_differences_where_values_are_such(self, side):
+        values = np.random.default_rng(3).choice([-1, 0, 1], 400, p=[0.1, 0.8, 0.1])
+        down, up, n = (values == -1).cumsum(), (values == 1).cumsum(), np.arange(1, 401)
+        expected = sequential.difference_evidence(down, up, n, -0.02, side)
+        assert np.allclose(expected, sequential.mean_evidence(values, -1.0, 1.0, -0.02, side))
+
+    @pytest.mark.parametrize("side", ["above", "below"])
+    def test_raises_at_most_the_stated_share_of_false_alarms_at_the_limit(self, side):
+        generator, alarms = np.random.default_rng(12), 0
+        for _ in range(600):
+            values = generator.beta(0.3, 1.2, 1500)
+            alarms += bool((sequential.mean_evidence(values, 0.0, 1.0, 0.2, side) >= LIMIT).any())
+        assert alarms / 600 <= share_above(600, ALPHA)
+
+    def test_the_path_decides_what_is_clear_and_shows_ends_around_the_estimate(self):
+        values = np.random.default_rng(1).beta(0.3, 1.2, 1500)
+        for limit, decided in ((0.3, "pass"), (0.1, "fail")):
+            path = sequential.mean_path(values, 0.0, 1.0, range(100, 1501, 100), limit)
+            assert decided == sequential.decision(path, ALPHA)
+            assert all(step.low <= step.value <= step.high for step in path)
+
+    def test_refuses_values_and_limits_outside_the_bounds(self):
+        for values, null in (([0.5, 1.5], 0.2), ([0.5], 0.0)):
+            with pytest.raises(ValueError, match="expected"):
+                sequential.mean_evidence(values, 0.0, 1.0, null, "above")
 
 
 class TestMeanBounds:

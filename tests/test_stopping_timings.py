@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
@@ -11,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgebench import decisions, paired, sequential, stopping_timings, until
+from edgebench import decisions, latency, paired, scenarios, sequential, stopping_timings, until
 from edgebench.artifacts import write_manifest
 from edgebench.record import Run, load, load_artifact
 from edgebench.timing_types import Block, PairedTrace
+from tests import scripted
 from tests.commands import cli
 from tests.finished_runs import policy_file
 from tests.models import class_file, onnx_file, preprocess_file
@@ -27,7 +29,7 @@ FASTER = 'metric = "latency_mean"\nagainst = "reference"\nmax_increase_relative 
 SINCE = 'metric = "latency_p50"\nagainst = "baseline"\nmax_increase_relative = 0.1'
 
 LOOKS = (100, 200, 400, 800, 1500)
-GATES = 100
+GATES = 60
 
 
 def traces(count: int, rho: float, tail: float = 0.0, seed: int = 3) -> np.ndarray:
@@ -79,9 +81,9 @@ class TestBudgets:
             following = until.Following(policy, policy.rules)
             for n in LOOKS:
                 following.look_at_timings(values[:n])
-            (path,) = following.paths()
-            if path.decision is not None:
-                wrong[path.decision] += 1
+            for path in following.paths():
+                if path.decision is not None:
+                    wrong[path.decision] += 1
         # Either is an error of at most 5 %; three standard errors above.
         assert max(wrong.values()) / GATES <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / GATES)
 
@@ -112,6 +114,8 @@ class TestBudgets:
         budgets = stopping_timings.Budgets(rules('metric = "latency_p50"\nmax = 1.0'), in_turns=False)
         assert not budgets.begin()([0.01] * (until.LEAST_TIMINGS - 1))
         assert budgets.begin()([0.01] * until.LEAST_TIMINGS)
+        # Two hundred that repeat each other are worth few.
+        assert not budgets.begin()([0.01 + 0.001 * (k // 50) for k in range(200)])
 
     def test_another_try_begins_anew(self, tmp_path: Path):
         budgets = stopping_timings.Budgets(rules(MEDIAN), in_turns=False)
@@ -140,6 +144,29 @@ def followed(policy, trace: PairedTrace) -> until.RulePath:
     for n in range(1, len(values) + 1):
         following.look_at_ratios({rule.id: values[:n] for rule in policy.rules})
     return following.paths()[0]
+
+
+class TestLoop:
+    """The closed loop under a scripted clock."""
+
+    def loop(self, decided):
+        # 4 ms, give or take.
+        world = scripted.World(4_000_000 + int(one) for one in np.random.default_rng(0).normal(0, 10_000, 9000))
+        return scenarios.closed_loop("single-stream", world.infer, latency.budget("standard"), images_per_query=1,
+                                     threads=1, clock=world.clock, decided=decided)
+
+    def test_ends_when_told_that_all_is_decided(self):
+        budgets = stopping_timings.Budgets(rules('metric = "latency_p50"\nmax = 0.005'), in_turns=False)
+        trace = self.loop(budgets.begin())
+        assert "decided" == trace.stopped
+        assert sum(trace.service_s) < 5
+        assert sum(self.loop(lambda values: False).service_s) >= 19.9
+
+    def test_tells_all_timings_about_once_a_second_and_ever_less_often(self):
+        heard = []
+        self.loop(lambda values: heard.append(len(values)))
+        assert heard[0] == pytest.approx(250, abs=1)
+        assert all(b >= max(1.1 * a, a + 250) - 2 for a, b in itertools.pairwise(heard))
 
 
 class TestRatios:
@@ -204,23 +231,25 @@ def test_timing_ends_when_budget_and_ratio_are_decided(made: Path, tmp_path: Pat
     policy, out = policy_file(tmp_path, PLAIN.format(1.0), TURNS), tmp_path / "out"
     profile(made, out, policy)
     (whole, _), (run, folder) = run_of(out, "fp32"), run_of(out, "same")
-    assert ["count-and-duration", "decided"] == [one.traces[0].stopped for one in (whole, run)]
     assert run.settings.until is not None
     assert whole.settings.until is None
-    assert sum(run.traces[0].latency_s) < 0.7 * sum(whole.traces[0].latency_s)
-    assert "stopped-early" in [one.code for one in run.caveats]
+    assert "count-and-duration" == whole.traces[0].stopped
     paths = {one.rule: one for one in decisions.decision_paths(folder)}
-    assert {"median": "timings", "not-slower": "rounds"} == {name: one.sampled for name, one in paths.items()}
+    assert "rounds" == paths["not-slower"].sampled
     assert all(one.decision == "pass" for one in paths.values())
+    # On a machine so busy that its timings hardly differ from their neighbours, nothing is decided before all are in.
+    early = run.traces[0].stopped == "decided"
+    assert early == ("stopped-early" in [one.code for one in run.caveats])
+    assert not early or paths["median"].steps[-1].n == len(run.traces[0].latency_s)
     rounds = len(json.loads((out / "paired.json").read_text())["trace"]["rounds"])
     assert rounds == paths["not-slower"].steps[-1].n < stopping_timings.MOST_ROUNDS
 
     done = cli("gate", out, "--policy", policy, "--json", cwd=made)
     assert 0 == done.returncode, done.stderr
     verdicts = {one["rule"]: one for one in json.loads(done.stdout)["gates"][0]["verdicts"]}
-    for name in ("median", "not-slower"):
-        assert "pass" == verdicts[name]["status"]
-        assert paths[name].sampled == verdicts[name]["sampled"]
+    assert {"pass"} == {one["status"] for one in verdicts.values()}
+    for name, path in paths.items():
+        assert path.sampled == verdicts[name]["sampled"]
         assert "however often one looks" in verdicts[name]["message"]
 
     # Another policy finds timings whose end depended on what was seen.
@@ -228,8 +257,8 @@ def test_timing_ends_when_budget_and_ratio_are_decided(made: Path, tmp_path: Pat
     other = policy_file(tmp_path / "other", PLAIN.format(2.0))
     done = cli("gate", folder, "--policy", other, "--json", cwd=made)
     (verdict,) = json.loads(done.stdout)["gates"][0]["verdicts"]
-    assert "inconclusive" == verdict["status"]
-    assert "timing stopped early" in verdict["message"]
+    assert ("inconclusive" if early else "pass") == verdict["status"]
+    assert early == ("timing stopped early" in verdict["message"])
 
     # The report draws both paths.
     html = (out / "report.html").read_text()
@@ -239,8 +268,7 @@ def test_timing_ends_when_budget_and_ratio_are_decided(made: Path, tmp_path: Pat
 def test_a_budget_that_is_missed_fails_early(made: Path, tmp_path: Path):
     policy, out = policy_file(tmp_path, PLAIN.format(1e-9)), tmp_path / "out"
     profile(made, out, policy)
-    run, folder = run_of(out, "same")
-    assert "decided" == run.traces[0].stopped
+    folder = run_of(out, "same")[1]
     assert not (out / "paired.json").exists()
     done = cli("gate", folder, "--policy", policy, "--json", cwd=made)
     assert 1 == done.returncode, done.stdout + done.stderr

@@ -99,6 +99,24 @@ class TestCheckpoints:
         following.look(None, outcomes(0), 500, known(500, -0.001, 0.001))
         assert ((), ()) == (following.open, following.at_checkpoints)
 
+    def test_a_mean_in_a_family_can_fail_while_the_others_show_nothing(self):
+        family = rules(BRIER.replace("0.2", "0.02") + '\nfamily = "q"', ECE + '\nfamily = "q"', head='[families]\nq = "holm"\n')
+        found = until.follow(family, outcomes(0), outcomes(0, 0.4), LOOKS)
+        assert ["fail"] == [one.decision for one in found]
+
+    def test_what_is_exact_needs_no_share_of_the_error_rate(self):
+        policy = rules('metric = "certain_images"\nof = "calibration"\nmax = 0.0')
+        for value, decided in ((0.0, "pass"), (3.0, "fail")):
+            step = until.at_checkpoint(policy.rules[0], evidence.exact(value, "images", "count"), policy)
+            assert decided == sequential.decision((step,), 0.05)
+
+    def test_a_rule_without_a_family_shares_its_error_rate_over_its_passes(self):
+        for places, factor in ((1, 1), (3, 3)):
+            following = until.Following(rules(FLIPS), rules(FLIPS).rules, places=places)
+            following.look(outcomes(3), outcomes(3, 0.05), 1000, {})
+            alone = until.follow(rules(FLIPS), outcomes(3), outcomes(3, 0.05), (1000,))[0].steps[0]
+            assert min(1.0, factor * alone.p_beyond) == pytest.approx(following.paths()[0].steps[0].p_beyond)
+
     def test_each_pass_counts_in_the_corrections_of_a_family(self):
         family = rules(FLIPS + '\nfamily = "q"', head='[families]\nq = "holm"\n')
         p_values = []
