@@ -89,7 +89,7 @@ def top1_agreement(logits: Array, reference: Array) -> float:
 
 def not_achieved(precision: ExecutedPrecision, recipe: Recipe, written: ExecutedPrecision | None = None,
                  ) -> Caveat | None:
-    """Return the doubt about an artifact that did not get the precision that its recipe asks for; None if it did.
+    """Return the doubt about an artifact that did not get the precision or accelerator of its recipe; None if it did.
 
     Its message names what was asked for, what was executed, in which shares, and how that was read.
 
@@ -99,6 +99,14 @@ def not_achieved(precision: ExecutedPrecision, recipe: Recipe, written: Executed
         written: As the file has it, or as it was built, where that is known: then it counts whether the layers that are
             written in the precision are executed in it, and not which layers take most of the time.
     """
+    if recipe.build is not None and recipe.build.dla_core is not None and precision.placement \
+            and not precision.placement.get("DLA"):
+        return Caveat(
+            code=NOT_ACHIEVED,
+            message=f"{recipe.id}: asked for deep-learning accelerator {recipe.build.dla_core}, but it runs none of "
+                    f"the {sum(precision.placement.values())} layers, as read from {precision.evidence}",
+            hint="leave dla_core out of its [build] table, or try typing = \"weak\" there; "
+                 "--allow-precision-fallback goes on with a caveat")
     intended = _share(written) if written is not None and written.compute_layers and precision.compute_layers else 0.0
     if intended and _share(precision) >= UNFUSED * intended:
         # What was to be in it is in it; where float layers take most of the time, that is how the file is written.

@@ -71,7 +71,7 @@ class Build:
     hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = "none"
     """Which other GPUs may load the engine."""
     dla_core: int | None = None
-    """Deep-learning accelerator to build for; layers that it does not take run on the GPU and are reported."""
+    """Deep-learning accelerator to build for, in FP16; layers that it does not take run on the GPU and are reported."""
     compute_capabilities: tuple[str, ...] = ()
     """Targets such as ``8.9`` that TensorRT-RTX builds for ahead of time; empty: its default."""
     cuda_graph: bool = True
@@ -131,5 +131,8 @@ class Recipe:
         check(self.quantization is None or self.quantization.quantizer == "onnxruntime" or self.backend == "openvino",
               "quantizer 'onnxruntime' for every backend but openvino", self.quantization and
               self.quantization.quantizer)
+        # In INT8 accelerators take ranges from TensorRT's own calibration, and no Q/DQ nodes.
+        check(self.build is None or self.build.dla_core is None or self.precision == "fp16",
+              "precision 'fp16' beside dla_core: accelerators take no Q/DQ nodes, and no other floats", self.precision)
         check(set(self.provider_options) <= set(self.providers), "provider_options of the providers named",
               sorted(self.provider_options))

@@ -10,6 +10,7 @@ from scipy.spatial.distance import cosine
 
 from edgebench import catalog, parity
 from edgebench.errors import CannotMeasure, InvalidInput
+from edgebench.recipe import Build
 from edgebench.record import ExecutedPrecision, OutputParity
 
 PRECISION = ExecutedPrecision(
@@ -117,6 +118,17 @@ def test_a_precision_that_was_not_achieved_names_request_execution_shares_and_ev
         "ort-int8: asked for int8, but fp32 was executed (90% of the time in fp32, 10% of the time in int8; convolutions "
         "and matrix products: 5 fp32, 1 int8), as read from a test")
     assert "--allow-precision-fallback" in found.hint
+
+
+@pytest.mark.parametrize(("placement", "doubted"), [({"GPU": 9}, True), ({"GPU": 8, "DLA": 1}, False), ({}, False)])
+def test_an_accelerator_that_runs_nothing_is_not_achieved(placement, doubted):
+    recipe = replace(catalog.recipe("tensorrt-fp16"), build=Build(dla_core=1, batches=(1, 1, 1)))
+    found = parity.not_achieved(replace(PRECISION, requested="fp16", executed="fp16", placement=placement), recipe)
+    assert doubted == (found is not None)
+    if found is not None:
+        assert "precision-not-achieved" == found.code
+        assert found.message == ("tensorrt-fp16: asked for deep-learning accelerator 1, but it runs none of the 9 layers, "
+                                 "as read from a test")
 
 
 def test_without_times_the_numbers_of_layers_are_told():

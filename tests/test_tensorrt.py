@@ -454,10 +454,20 @@ class TestReasonsAgainst:
     def test_an_accelerator_that_is_not_there(self):
         assert "Orin has 2" in fake("10.3.0", gpu=ORIN, dla_cores=2).reason_against(recipe("fp16", dla_core=2))
 
-    def test_accelerators_compute_in_fp16_and_int8(self):
-        backend = fake("10.3.0", gpu=ORIN, dla_cores=2)
-        assert "not fp32" in backend.reason_against(recipe(dla_core=0))
-        assert backend.reason_against(recipe("fp16", dla_core=1)) is None
+    def test_accelerators_compute_in_fp16(self):
+        assert fake("10.3.0", gpu=ORIN, dla_cores=2).reason_against(recipe("fp16", dla_core=1)) is None
+
+    @pytest.mark.parametrize("precision", ["int8", "fp32"])
+    def test_recipes_for_accelerators_in_anything_else_are_refused(self, precision):
+        # INT8 was promised, but accelerators take no Q/DQ nodes: every layer would have run on the GPU.
+        with pytest.raises(ValueError, match=f"precision 'fp16' beside dla_core: accelerators take no Q/DQ.* got '{precision}'"):
+            recipe(precision, dla_core=0)
+
+    @pytest.mark.parametrize(("version", "flavour"), [("11.1.0", "tensorrt"), ("1.7.1", "tensorrt_rtx")])
+    def test_libraries_without_accelerators_say_so(self, version, flavour):
+        backend = fake(version, gpu=ADA, flavour=flavour, dla_cores=2)
+        assert "does not build for deep-learning accelerators" in backend.reason_against(
+            recipe("fp16", backend=flavour, dla_core=0))
 
     def test_a_recipe_that_cannot_run_is_not_opened(self, entry):
         with pytest.raises(CannotMeasure, match="cannot run here: bf16 needs"):

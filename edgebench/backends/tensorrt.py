@@ -293,11 +293,11 @@ def _reason_against(library: Library, recipe: Recipe, gpu: Gpu) -> str | None:
     if settings.typing == "weak" and library.strong_only:
         return f"{library.title} {library.version_text} has no weak typing"
     if settings.dla_core is not None:
+        if library.strong_only:
+            return f"{library.title} {library.version_text} does not build for deep-learning accelerators"
         cores = library.dla_cores()
         if settings.dla_core >= cores:
             return f"deep-learning accelerator {settings.dla_core} was asked for, {gpu.name} has {cores or 'none'}"
-        if recipe.precision not in ("fp16", "int8"):
-            return f"deep-learning accelerators compute in fp16 and int8, not {recipe.precision}"
     return None
 
 
