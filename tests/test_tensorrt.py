@@ -387,6 +387,19 @@ class TestOnlyTheRightPlanIsLoaded:
         engine = library.engine_for(entry, recipe(hardware_compatibility=level)).engine
         assert loads == (engines.mismatch(engine, engines.Target.of("tensorrt", "10.16.2", gpu)) is None)
 
+    @pytest.mark.parametrize(("platform", "loads"), [("Linux x86_64", True), ("Linux aarch64", False), ("Windows AMD64", False),
+                                                     (None, True)])
+    def test_platforms_that_may_load_a_plan(self, entry, platform, loads):
+        engine = fake().engine_for(entry, recipe()).engine
+        here = replace(engine.target, platform="Linux x86_64")
+        reason = engines.mismatch(replace(engine, target=replace(here, platform=platform)), here)
+        assert loads == (reason is None)
+        assert loads or f"it was built on {platform}, this is Linux x86_64" == reason
+
+    def test_the_platform_is_that_of_the_machine(self, entry, monkeypatch):
+        monkeypatch.setattr("platform.machine", lambda: "aarch64")
+        assert "aarch64" in fake().engine_for(entry, recipe()).engine.target.platform
+
     def test_an_rtx_engine_is_no_tensorrt_engine(self, entry):
         engine = fake("1.7.1", flavour="tensorrt_rtx").engine_for(entry, recipe(backend="tensorrt_rtx")).engine
         assert "TensorRT-RTX engine" in engines.mismatch(engine, engines.Target.of("tensorrt", "1.7.1", ADA))
@@ -405,6 +418,17 @@ class TestOnlyTheRightPlanIsLoaded:
         engines.save(ready.folder, b"not a plan", ready.engine)
         with pytest.raises(CannotMeasure, match="stdVersionRead"):
             backend.open_session(entry, recipe(), batch=1, threads=1)
+
+    def test_a_shipped_plan_that_the_library_refuses_is_built_anew_and_the_note_says_why(self, entry):
+        backend = fake()
+        file = shipped(entry, backend)
+        engines.save(file.parent / "engine", b"not a plan", engines.read(file.parent / "engine"))
+        ready = backend.engine_for(file, recipe())
+        assert "built here now; the artifact's engine is not used: TensorRT 10.16.2 cannot load" in ready.note
+        assert "stdVersionRead" in ready.note
+        session = backend.open_session(file, recipe(), batch=2, threads=1)
+        assert np.allclose(reference(file), session.infer({"image": IMAGES})["logits"], atol=1e-5)
+        assert 2 == backend.fake.builds
 
     def test_a_record_that_names_a_file_elsewhere_is_refused(self, entry):
         ready = fake().engine_for(entry, recipe())

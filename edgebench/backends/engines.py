@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -31,7 +32,7 @@ CACHE_HINT = "the folder for built engines is full or cannot be written: point E
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where an engine is built or loaded: the library and, where there is one, the GPU."""
+    """Where an engine is built or loaded: the library, the platform and, where there is one, the GPU."""
 
     flavour: Flavour
     version: str
@@ -39,14 +40,16 @@ class Target:
     device: str | None = None
     """Name of the GPU; None where engines are built ahead of time."""
     compute_capability: str | None = None
+    platform: str | None = None
+    """Operating system and CPU architecture, such as ``Linux aarch64``; None in records that do not say."""
 
     @classmethod
     def of(cls, flavour: Flavour, version: str, gpu: Gpu | None) -> Target:
         """Return this machine as a target."""
+        here = cls(flavour=flavour, version=version, platform=f"{platform.system()} {platform.machine()}")
         if gpu is None:
-            return cls(flavour=flavour, version=version)
-        return cls(flavour=flavour, version=version, device=gpu.name,
-                   compute_capability=".".join(map(str, gpu.compute_capability)))
+            return here
+        return replace(here, device=gpu.name, compute_capability=".".join(map(str, gpu.compute_capability)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +168,8 @@ def mismatch(engine: Engine, target: Target) -> str | None:
     origin = engine.target
     if origin.flavour != target.flavour:
         return f"it is a {TITLES[origin.flavour]} engine, and this is {TITLES[target.flavour]}"
+    if origin.platform is not None and origin.platform != target.platform:
+        return f"it was built on {origin.platform}, this is {target.platform}"
     if origin.version != target.version and not (
             engine.settings.version_compatible and _parts(origin.version)[0] == _parts(target.version)[0]
             and _parts(origin.version) <= _parts(target.version)):

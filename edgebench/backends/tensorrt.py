@@ -35,10 +35,12 @@ EXTRA: dict[Flavour, str] = {"tensorrt": "cuda", "tensorrt_rtx": "tensorrt-rtx"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """An engine that may be loaded here."""
+    """An engine that is loaded here."""
 
     engine: Engine
+    """Its record."""
     plan: bytes
+    loaded: trt.ICudaEngine
     folder: Path
     note: str
     """Where it came from, in words."""
@@ -164,7 +166,8 @@ class TensorRT:
     def engine_for(self, entry: Path, recipe: Recipe, build_number: int = 0) -> Ready:
         """Return an engine for this device: the artifact's, a cached one, or a new one.
 
-        An artifact's engine for another device or version is passed over, and one is built here; the note says so.
+        An artifact's engine for another device or version, or one that the library refuses, is passed over, and one is
+        built here; the note says so.
 
         Args:
             entry: The artifact's ONNX file.
@@ -184,16 +187,24 @@ class TensorRT:
             reason = engines.mismatch(shipped, target) or engines.other_settings(shipped, recipe)
             if reason is None:
                 folder = entry.parent / engines.FOLDER
-                return Ready(engine=shipped, plan=engines.load(folder, shipped, target, digest), folder=folder,
-                             note="the artifact's engine")
+                plan = engines.load(folder, shipped, target, digest)
+                try:
+                    loaded = self._deserialize(shipped, plan, folder)
+                except CannotMeasure as error:
+                    # A plan is bound to more than its record can name, such as the driver.
+                    reason = error.message
+                else:
+                    return Ready(engine=shipped, plan=plan, loaded=loaded, folder=folder, note="the artifact's engine")
             note = f"; the artifact's engine is not used: {reason}"
         folder = engines.cache_folder(digest, recipe, target, build_number)
         cached = engines.read(folder)
         if cached is not None:
-            return Ready(engine=cached, plan=engines.load(folder, cached, target, digest), folder=folder,
+            plan = engines.load(folder, cached, target, digest)
+            return Ready(engine=cached, plan=plan, loaded=self._deserialize(cached, plan, folder), folder=folder,
                          note=f"built here earlier{note}")
         engine, plan = self._build(library, entry, recipe, gpu, folder, build_number)
-        return Ready(engine=engine, plan=plan, folder=folder, note=f"built here now{note}")
+        return Ready(engine=engine, plan=plan, loaded=self._deserialize(engine, plan, folder), folder=folder,
+                     note=f"built here now{note}")
 
     def _gpu(self, recipe: Recipe) -> Gpu:
         library, gpu = self.library, self._runtime().gpu()
@@ -212,9 +223,8 @@ class TensorRT:
             UsageError: The engine does not take `batch`.
         """
         ready = self.engine_for(entry, recipe, build_number)
-        engine = self._deserialize(ready.engine, ready.plan, ready.folder)
-        context, keep = self._context(engine, ready.engine)
-        return EngineSession(engine, context, self._runtime(), batch=batch,
+        context, keep = self._context(ready.loaded, ready.engine)
+        return EngineSession(ready.loaded, context, self._runtime(), batch=batch,
                              cuda_graph=engines.settings(recipe).cuda_graph, log=self.library.log.errors,
                              after_warm_up=keep)
 
@@ -250,9 +260,8 @@ class TensorRT:
         """Return the precision of the engine's layers, as its inspector tells, weighted by TensorRT's profiler."""
         batch = len(next(iter(feeds.values())))
         ready = self.engine_for(entry, recipe)
-        engine = self._deserialize(ready.engine, ready.plan, ready.folder)
-        context, keep = self._context(engine, ready.engine)
-        layers, times_s = self._profile(engine, context, feeds, batch, keep)
+        context, keep = self._context(ready.loaded, ready.engine)
+        layers, times_s = self._profile(ready.loaded, context, feeds, batch, keep)
         return inspector.executed(
             recipe.precision, layers, times_s, f"{TITLES[self.flavour]}'s inspector of the loaded plan, its profiler "
             f"over {PROFILED_RUNS} inferences of {batch}; {ready.note}")
