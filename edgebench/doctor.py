@@ -159,7 +159,7 @@ def _throttling(root: Path, device: Device, runner: Runner, seen: Telemetry) -> 
     found = [f"over-current counters ({', '.join(now.over_current)})"] if now.over_current else []
     found += [f"thermal throttle counts of {len(now.cpu_thermal)} cores and packages"] if now.cpu_thermal else []
     found += ["get_throttled"] if now.pi_flags is not None else []
-    found += ["the container's CPU quota"] if now.quota_periods is not None else []
+    found += ["the container's CPU quota"] if now.quota_stops is not None else []
     found += ["time in each frequency"] if now.cpu_ticks else []
     found += [one.channel.name for one in seen.throttle.series if one.values]
     detail = ", ".join(found) or "no counter and no flag: only the latencies themselves would tell"

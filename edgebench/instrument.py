@@ -134,23 +134,30 @@ def measure(plan: TimingPlan, infers: Infers, budget: latency.Budget, device: De
             checked = loadgen.run(lambda numbers: infer(), "single-stream", budget,
                                   expected_s=statistics.median(own.latency_s))
         device_times = scenarios.device_times(timed_infer, DEVICE_TIMES) if timed_infer is not None else None
+        # A sustained load is there to heat the device: what it brings about says nothing about the scenarios.
+        between, middle = counters.look(root, runner), time.perf_counter_ns()
         timings = None
         if plan.sustained_s is not None:
             timings = sustained.run(infers["single-stream"], plan.sustained_s,
                                     progress=lambda share: tell("sustained load", share))
         after, end = counters.look(root, runner), time.perf_counter_ns()
     telemetry = observer.result() if observer is not None else None
-    events = counters.events(before, after, (end - begin) / 1e9)
-    if telemetry is not None:
-        events = (*events, *counters.series_events(telemetry.throttle.series))
+    series = telemetry.throttle.series if telemetry is not None else ()
+    events = (*counters.events(before, between, (middle - begin) / 1e9),
+              *counters.series_events(series, loops.windows))
+    found = None
+    if timings is not None:
+        meanwhile = (*counters.events(between, after, (end - middle) / 1e9),
+                     *counters.series_events(series, {"sustained load": (middle, end)}))
+        found = replace(sustained.summarize("", timings, plan.sustained_s or 0.0, sustained.channels(telemetry)),
+                        events=tuple(replace(event, invalidates=False) for event in meanwhile))
     return Measured(
         traces=tuple(loops.plain),
         observed=Observed(
             steadiness=tuple(loops.steadiness), queries=tuple(loops.queries), server=loops.server,
             device_times=device_times, telemetry=telemetry, events=events,
-            energy=_energy(loops.plain, telemetry, idle),
-            sustained=sustained.summarize("", timings, plan.sustained_s or 0.0, sustained.channels(telemetry))
-            if timings is not None else None,
+            residency=counters.cpu_residency(before, between), energy=_energy(loops.plain, telemetry, idle),
+            sustained=found,
             loadgen=checked, ambient_c=plan.ambient_c), sustained=timings)
 
 
@@ -165,6 +172,8 @@ class _Loops:
         self.queries: list[QueryTrace] = []
         self.steadiness: list[Steadiness] = []
         self.server: ServerSearch | None = None
+        self.windows: dict[str, tuple[int, int]] = {}
+        """When the timings of each scenario that count were taken, on the clock of telemetry."""
 
     def run(self, scenario: Scenario) -> None:
         """Measure one scenario until it is steady, or its tries are used up."""
@@ -184,6 +193,8 @@ class _Loops:
 
         found = steady.measure_until_steady(once, retries=self._budget.retries)
         self.steadiness.append(Steadiness(scenario=scenario, verdicts=found.verdicts))
+        begin = found.trace.begin_ns
+        self.windows[scenario] = begin, begin + round(max(found.trace.end_s) * 1e9)
         if scenario in PLAIN:
             self.plain.append(as_latency(found.trace))
         else:
@@ -316,7 +327,9 @@ def caveats(observed: Observed, confidence: float, own: LatencyTrace | None = No
         own: The single-stream timings, which LoadGen's are held against.
     """
     found = [Caveat(code="throttled" if event.invalidates else event.code, message=event.message,
-                    hint="cool the device, supply more power or lower its load, and measure again")
+                    hint="the card's limit under this load: compare with runs under the same limit"
+                    if event.code == "gpu-power-cap" and not event.invalidates else
+                    "cool the device, supply more power or lower its load, and measure again")
              for event in observed.events]
     found += [Caveat(code="unstable", hint=one.verdicts[-1].hint,
                      message=f"{one.scenario}: not steady in {len(one.verdicts)} tries: {one.verdicts[-1].diagnosis}")

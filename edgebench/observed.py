@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgebench.telemetry.types import EnergyPerInference, Telemetry, ThrottleEvent
+from edgebench.telemetry.types import EnergyPerInference, Residency, Telemetry, ThrottleEvent
 from edgebench.timing_types import (
     Ceilings,
     DeviceTrace,
@@ -42,7 +42,9 @@ class Observed:
     """Copies, computation and enqueueing by the device's own clock; None where the runtime does not tell."""
     telemetry: Telemetry | None = None
     events: tuple[ThrottleEvent, ...] = ()
-    """What slowed the device down, or may have."""
+    """What slowed the device down while the scenarios were timed, or may have."""
+    residency: tuple[Residency, ...] = ()
+    """Where the CPU clusters' time went meanwhile; empty where the kernel keeps no count."""
     energy: EnergyPerInference | None = None
     """Of the single-stream inferences."""
     sustained: Sustained | None = None

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from edgebench import stats, steady
 from edgebench.errors import CannotMeasure, InvalidInput
 from edgebench.record import write_bytes
-from edgebench.telemetry.types import Telemetry
+from edgebench.telemetry.types import Telemetry, slowdown_bits
 from edgebench.timing_types import ChannelMinute, Minute, RankStability, Sustained, Throttling
 
 DURATION_S = 1800.0
@@ -54,9 +54,9 @@ class ChannelData:
     values: Sequence[float]
     kind: Literal["level", "rate", "counter", "flag"] = "level"
     """``level``: temperature, clock; ``rate``: power, which adds up to energy; ``counter``: energy itself, which only
-    grows; ``flag``: a bit mask of throttle reasons."""
+    grows; ``flag``: a bit mask of throttle reasons, or the level of a cooling device."""
     ignored_bits: int = 0
-    """Bits of a flag that are no throttling: idle and application clocks."""
+    """Bits of a flag that are no throttling, such as idle and power cap."""
 
 
 def run(infer: Callable[[], object], duration_s: float = DURATION_S, *, clock: Callable[[], int] = time.perf_counter_ns,
@@ -161,11 +161,13 @@ def channel_minute(name: str, channel: ChannelData, begin_ns: int, end_ns: int) 
 
 def channels(telemetry: Telemetry | None) -> dict[str, ChannelData]:
     """Return what telemetry read, by channel; nothing where there was none."""
-    kinds: dict[str, Literal["rate", "counter", "flag"]] = {"power_w": "rate", "energy_j": "counter", "flags": "flag"}
+    kinds: dict[str, Literal["rate", "counter", "flag"]] = {
+        "power_w": "rate", "energy_j": "counter", "flags": "flag", "level": "flag"}
     everything = () if telemetry is None else (
         *telemetry.power.series, *telemetry.thermal.series, *telemetry.clocks.series, *telemetry.throttle.series)
     return {one.channel.name: ChannelData(
-        t_ns=one.t_ns, values=one.values, kind=kinds.get(one.channel.quantity, "level"))
+        t_ns=one.t_ns, values=one.values, kind=kinds.get(one.channel.quantity, "level"),
+        ignored_bits=~slowdown_bits(one.channel))
         for one in everything if one.t_ns}
 
 
@@ -214,7 +216,8 @@ def afresh(folder: Path, found: Sustained, telemetry: Telemetry | None) -> Susta
     Raises:
         InvalidInput: See `load`.
     """
-    return replace(summarize(found.variant, load(folder, found), found.asked_s, channels(telemetry)), file=found.file)
+    again = summarize(found.variant, load(folder, found), found.asked_s, channels(telemetry))
+    return replace(again, file=found.file, events=found.events)
 
 
 def throttling(timings: Timings, channels: Mapping[str, ChannelData]) -> Throttling | None:
@@ -223,17 +226,17 @@ def throttling(timings: Timings, channels: Mapping[str, ChannelData]) -> Throttl
     The rise is the first change of level of the medians of `SLICE_S` seconds that lies at least `SLOWDOWN` above the
     fastest level before it and never comes back below that line.
     """
-    begin = int(timings.start_ns[0])
+    begin, end = int(timings.start_ns[0]), int(timings.start_ns[-1] + timings.duration_ns[-1])
     raised = []
     for name, channel in channels.items():
         if channel.kind == "flag":
             hit = next((t for t, value in zip(channel.t_ns, channel.values, strict=True)
-                        if int(value) & ~channel.ignored_bits), None)
+                        if begin <= t <= end and int(value) & ~channel.ignored_bits), None)
             if hit is not None:
                 raised.append((hit, name))
     if raised:
         moment, name = min(raised)
-        after_s = max(0.0, (moment - begin) / 1e9)
+        after_s = (moment - begin) / 1e9
         return Throttling(after_s=after_s, evidence="flag", message=f"{name} was raised after {after_s:.0f} s")
     slices = (timings.start_ns - begin) // round(SLICE_S * 1e9)
     numbers = np.unique(slices)

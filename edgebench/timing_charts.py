@@ -28,7 +28,7 @@ from edgebench.drawing import (
     trace_of,
 )
 from edgebench.record import LatencyTrace
-from edgebench.telemetry.types import Series, Telemetry
+from edgebench.telemetry.types import NVML_POWER_CAP, Series, Telemetry, slowdown_bits
 from edgebench.timing_types import Minute, SteadyVerdict, Sustained
 from edgebench.wording import decimals, fixed, span
 
@@ -42,9 +42,6 @@ LINES = 3
 """Sensors that a strip has room for: those that reached highest."""
 THROTTLED = "#d55e00"
 UNTIMED = "No run here has single-stream timings."
-# NVML: idle, clocks set by the user, synchronized with other GPUs and display clocks slow nothing down that was asked
-# for; Raspberry Pi: the upper half tells of the time since boot.
-_HARMLESS = {"nvml/": 0x1 | 0x2 | 0x10 | 0x100, "pi/": 0xFFFF0000}
 _DASHES = ("solid", "dot", "dash")
 _GLYPHS = ("—", "···", "- -")
 _PX = {"latency": 170, "strip": 62, "line": 17, "gap": 10}
@@ -309,11 +306,11 @@ def throttled(series: Sequence[Series], begin_ns: int, window_s: tuple[float, fl
     """Return the stretches, in seconds from `begin_ns`, in which a throttle reason or cooling device was in force."""
     found: list[tuple[float, float]] = []
     for one in series:
-        harmless = next((mask for start, mask in _HARMLESS.items() if one.channel.name.startswith(start)), 0)
+        bits = slowdown_bits(one.channel) | (NVML_POWER_CAP if one.channel.name.startswith("nvml/") else 0)
         t = (np.asarray(one.t_ns, np.float64) - begin_ns) / 1e9
         ends = np.append(t[1:], t[-1:] + one.interval_s)
         for start, end, value in zip(t, ends, one.values, strict=True):
-            if not int(value) & ~harmless or end < window_s[0] or start > window_s[1]:
+            if not int(value) & bits or end < window_s[0] or start > window_s[1]:
                 continue
             if found and found[-1][1] >= start >= found[-1][0]:
                 found[-1] = found[-1][0], max(found[-1][1], float(end))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgebench.interleaved import Paired
 
 SHOWN_LAYERS = 15
+SHOWN_FREQUENCIES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,8 +143,11 @@ def _notes(variant: Variant) -> tuple[str, ...]:
             f"({fixed(trial.late, 0)} of {fixed(trial.queries, 0)} late)" for trial in observed.server.trials))
     notes += [f"Throttling: {event.message}" + (", so that these timings must not be used" if event.invalidates else "")
               for event in observed.events]
-    if observed.sustained is not None and observed.sustained.throttling is not None:
-        notes.append(f"Under sustained load: {observed.sustained.throttling.message}")
+    if observed.sustained is not None:
+        throttling = observed.sustained.throttling
+        notes += [f"Under sustained load: {words}" for words in (
+            *([throttling.message] if throttling is not None else []),
+            *(event.message for event in observed.sustained.events))]
     telemetry = observed.telemetry
     if telemetry is None:
         return (*notes, "No telemetry was recorded")
@@ -225,7 +229,7 @@ def timing_tables(variants: Sequence[Variant], paired: Sequence[Paired] = ()) ->
         paired: What timing in turns found, for any of the variants.
     """
     found = (_turns(variants, paired), _multi_stream(variants), _server(variants), _camera(variants),
-             _device_times(variants), _energy(variants), _sustained(variants), _loadgen(variants),
+             _device_times(variants), _energy(variants), _residency(variants), _sustained(variants), _loadgen(variants),
              _roofline(variants))
     return [one for one in found if one.rows]
 
@@ -347,6 +351,22 @@ def _energy(variants: Sequence[Variant]) -> TextTable:
     return TextTable(title="Energy per inference", rows=_rows(variants, cells),
                      headers=("Gross", "Above idle", "Idle", "Scope"),
                      note="Of the single-stream inferences; ranges are twice the uncertainty that sampling leaves.")
+
+
+def _residency(variants: Sequence[Variant]) -> TextTable:
+    rows = []
+    for variant in variants:
+        for one in variant.run.observed.residency if variant.run.observed is not None else ():
+            ranked = sorted(one.shares.items(), key=lambda pair: -pair[1])
+            rows.append((variant, (
+                Cell(text=one.policy), Cell(text=f"{fixed(one.mean_hz / 1e9, 2)} GHz"),
+                Cell(text=f"{fixed(one.top_share * 100, 1)} %"),
+                Cell(text=", ".join(f"{fixed(int(khz) / 1e6, 2)} GHz {fixed(share * 100, 0)} %"
+                                    for khz, share in ranked[:SHOWN_FREQUENCIES])))))
+    return TextTable(title="CPU clocks", rows=tuple(rows), headers=(
+        "Cluster", "Mean", "At the highest", "Where most of the time went"),
+        note="From the kernel's count of the time at each frequency, from before the first warm-up until after the "
+             "last scenario; idle time counts.")
 
 
 def _sustained(variants: Sequence[Variant]) -> TextTable:

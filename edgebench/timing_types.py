@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgebench.checks import check
+from edgebench.telemetry.types import ThrottleEvent
 
 Scenario = Literal["single-stream", "multi-stream", "offline", "server", "camera"]
 Preprocessing = Literal["excluded", "included"]
@@ -471,6 +472,8 @@ class Sustained:
     asked_s: float
     minutes: tuple[Minute, ...]
     throttling: Throttling | None
+    events: tuple[ThrottleEvent, ...] = ()
+    """What slowed the device down meanwhile; it invalidates nothing that was measured before."""
     slowdown: float
     """Median of the last full minute over that of the first, less 1."""
     file: str | None = None

@@ -127,6 +127,41 @@ class TestThrottling:
         assert ("cpu-thermal", 2) == (event.code, event.count)
         assert ["throttled"] == [one.code for one in instrument.caveats(found, 0.95) if one.code == "throttled"]
 
+    def test_what_a_sustained_load_brings_about_leaves_the_scenarios_valid(self, tmp_path):
+        count = tmp_path / "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count"
+        count.parent.mkdir(parents=True)
+        count.write_text("7\n")
+        answers = Answers(lambda scenario: answers.asked[scenario] > 13 and count.write_text("9\n"))
+        found = measure(quiet("single-stream", sustained_s=0.1), answers, tmp_path).observed
+        assert ((), ()) == (found.events, found.invalid)
+        assert [("cpu-thermal", 2, False)] == [(one.code, one.count, one.invalidates) for one in found.sustained.events]
+
+    def test_readings_count_for_the_scenario_that_was_timed_meanwhile(self, tmp_path):
+        """Heat during the sustained load, told by a cooling device, is told there and nowhere else."""
+        state = tmp_path / "sys/class/thermal/cooling_device0/cur_state"
+        trees.grow(tmp_path, {"sys/class/thermal/cooling_device0/type": "cpufreq-cpu0", str(state.relative_to(tmp_path)): "0"})
+        budget = replace(TINY, min_s=0.6, max_s=5.0)
+        answers = Answers(lambda scenario: time.perf_counter() > answers.hot and state.write_text("3"))
+        answers.hot = float("inf")
+
+        def tell(what: str, share: float) -> None:
+            answers.hot = 0.0 if what == "sustained load" else answers.hot
+
+        plan = TimingPlan(scenarios=("single-stream",), sustained_s=2.5)
+        found = instrument.measure(plan, answers, budget, CPU, tell, root=tmp_path, batch=5, single=1, threads=2).observed
+        assert () == found.events
+        (event,) = found.sustained.events
+        assert ("cooling-alert", False) == (event.code, event.invalidates)
+        assert event.message.endswith("readings of sustained load")
+        assert "flag" == found.sustained.throttling.evidence
+
+    def test_where_the_cpus_time_went_while_the_scenarios_were_timed(self, tmp_path):
+        ticks = tmp_path / "sys/devices/system/cpu/cpufreq/policy0/stats/time_in_state"
+        trees.grow(tmp_path, trees.cpufreq(0, 729600))
+        answers = Answers(lambda scenario: ticks.write_text("115200 5000\n729600 2100\n1510400 600\n"))
+        one, = measure(quiet("single-stream"), answers, tmp_path).observed.residency
+        assert ("policy0", {"729600": 0.25, "1510400": 0.75}, 0.75) == (one.policy, one.shares, one.top_share)
+
     def test_one_that_stands_still_says_nothing(self, tmp_path):
         count = tmp_path / "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count"
         count.parent.mkdir(parents=True)
@@ -192,4 +227,5 @@ class TestScores:
     def test_what_slowed_the_device_down_a_little_is_named_and_invalidates_nothing(self):
         event = ThrottleEvent(code="gpu-power-cap", message="NVML: power cap in 12 of 80 readings", invalidates=False)
         observed = ob.watched(builders.run(), events=(event,)).observed
+        assert "compare with runs under the same limit" in instrument.caveats(observed, 0.95)[0].hint
         assert (["gpu-power-cap"], ()) == ([one.code for one in instrument.caveats(observed, 0.95)], observed.invalid)

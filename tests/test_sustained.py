@@ -14,6 +14,7 @@ from edgebench import sustained
 from edgebench.errors import CannotMeasure, InvalidInput
 from edgebench.record import decode, read_json, write_json
 from edgebench.sustained import ChannelData, Timings
+from edgebench.telemetry.types import Channel, Series, Telemetry, ThrottleEvent, ThrottleTrace
 from edgebench.timing_types import Sustained
 from tests.scripted import MS, World
 
@@ -79,7 +80,8 @@ class TestMinutes:
         durations, gaps = (generator.integers(low, high, 5000) for low, high in ((20 * MS, 60 * MS), (100, 900)))
         starts = np.cumsum(durations + gaps) + 7 * S
         timings = Timings(starts, durations)
-        found = replace(sustained.summarize("x", timings, 200.0), file=sustained.save(tmp_path, timings))
+        event = ThrottleEvent(code="cpu-thermal", message="m", invalidates=False)
+        found = replace(sustained.summarize("x", timings, 200.0), file=sustained.save(tmp_path, timings), events=(event,))
         again = sustained.load(tmp_path, found)
         assert (starts.tolist(), durations.tolist()) == (again.start_ns.tolist(), again.duration_ns.tolist())
         altered = replace(found, minutes=tuple(replace(one, p99_s=0.0) for one in found.minutes), slowdown=9.0)
@@ -179,6 +181,27 @@ class TestThrottling:
         flags = ChannelData(t_ns=[5 * S + k * S for k in range(900)], values=[0 if k < 300 else 8 for k in range(900)], kind="flag")
         found = sustained.throttling(timings, {"nvml": flags})
         assert ("flag", 300.0, "nvml was raised after 300 s") == (found.evidence, pytest.approx(found.after_s, abs=0.1), found.message)
+
+    def found(self, name, values, begin_s=5.0):
+        """When throttling is dated by one reading a second, from what telemetry recorded."""
+        quantity = "flags" if name.startswith(("nvml/", "pi/")) else "level"
+        channel = Channel(name=name, label=name, quantity=quantity, source="test", scope=None)
+        series = Series(channel=channel, interval_s=1.0, t_ns=tuple(round((begin_s + k) * S) for k in range(len(values))),
+                        values=tuple(map(float, values)))
+        recorded = Telemetry(begin_ns=0, end_ns=1000 * S, throttle=ThrottleTrace(series=(series,)))
+        throttling = sustained.throttling(noisy([(0.02, 60)]), sustained.channels(recorded))
+        return None if throttling is None else round(throttling.after_s)
+
+    @pytest.mark.parametrize(("name", "harmless", "throttled"), [
+        ("nvml/0/throttle-reasons", 0x1 | 0x2 | 0x4 | 0x10 | 0x100, 0x20), ("nvml/0/throttle-reasons", 0x4, 0x84),
+        ("pi/throttled", 0x50000, 0x50004), ("cooling/gpu-throttle-alert", 0, 1), ("limit/cpu/policy0", 0, 2e8)])
+    def test_what_throttles_is_told_from_what_does_not(self, name, harmless, throttled):
+        assert self.found(name, [harmless] * 40) is None
+        assert 20 == self.found(name, [harmless] * 20 + [throttled] * 20)
+
+    def test_readings_before_and_after_the_load_do_not_count(self):
+        assert self.found("cooling/gpu-throttle-alert", [1, 1, 1, 1] + [0] * 40, begin_s=0.5) is None
+        assert self.found("cooling/gpu-throttle-alert", [0] * 64 + [1] * 9) is None
 
     def test_bits_that_are_no_throttling_are_ignored(self):
         flags = ChannelData(t_ns=[5 * S], values=[1], kind="flag", ignored_bits=1)

@@ -15,7 +15,7 @@ from edgebench.telemetry.commands import Outcome, run
 from edgebench.telemetry.counters import Counters
 from edgebench.telemetry.rails import PowerRails
 from edgebench.telemetry.rapl import Rapl
-from edgebench.telemetry.thermal import CoolingAlerts, ThermalZones
+from edgebench.telemetry.thermal import CoolingDevices, ThermalZones
 from edgebench.telemetry.types import Channel, Series
 from tests import trees
 from tests.fake_nvml import Fake
@@ -138,9 +138,16 @@ class TestTemperatures:
         sensor = ThermalZones(grow(tmp_path, trees.zones([("acpitz", 30000), ("acpitz", 31000)])))
         assert ["zone/acpitz", "zone/acpitz#2"] == [channel.name for channel in sensor.channels]
 
-    def test_alerts_of_cooling_devices_are_read_and_fans_are_not(self, tmp_path):
-        sensor = CoolingAlerts(grow(tmp_path, trees.ORIN_NANO_JP6.files))
-        assert {"gpu-throttle-alert": 0.0} == by_label(sensor)
+    @pytest.mark.parametrize(("board", "found"), [
+        (trees.ORIN_NANO_JP6, {"gpu-throttle-alert": 0.0, "devfreq-17000000.gpu": 0.0}), (trees.THOR_JP7, {"gpu-throttle-alert": 0.0}),
+        (trees.NANO, {"cpu-balanced": 0.0, "gpu-balanced": 3.0}), (trees.PI, {})], ids=lambda one: getattr(one, "name", None))
+    def test_cooling_devices_that_slow_something_down_are_read_and_fans_are_not(self, board, found, tmp_path):
+        assert found == by_label(CoolingDevices(grow(tmp_path, board.files)))
+
+    def test_two_cooling_devices_of_one_type_have_two_names(self, tmp_path):
+        types = {f"sys/class/thermal/cooling_device{k}/type": "cpufreq-cpu0" for k in (2, 5)}
+        assert ["cooling/cpufreq-cpu0", "cooling/cpufreq-cpu0#5"] == [
+            channel.name for channel in CoolingDevices(grow(tmp_path, types)).channels]
 
 
 class TestClocks:
@@ -167,6 +174,16 @@ class TestClocks:
         root = grow(tmp_path, {**trees.ORIN_NANO_JP6.files, **trees.cpufreq(4, 729600, "performance")})
         assert ("nvhost_podgov", "schedutil, performance") == (clocks.governor(root, "gpu"), clocks.governor(root, "cpu"))
         assert clocks.governor(root / "none", "gpu") is None
+
+    def test_a_limit_that_falls_below_its_value_at_the_start_is_told_in_hertz(self, tmp_path):
+        sensor = clocks.ClockLimits(grow(tmp_path, trees.ORIN_NANO_JP6.files))
+        names = ["limit/gpu/17000000.gpu", "limit/cpu/policy0", "limit/cpu/policy4"]
+        assert (names, (0.0, 0.0, 0.0)) == ([channel.name for channel in sensor.channels], sensor.read())
+        grow(tmp_path, {"sys/class/devfreq/17000000.gpu/max_freq": "612000000",
+                        "sys/devices/system/cpu/cpufreq/policy4/scaling_max_freq": "1728000"})
+        assert (306e6, 0.0, 0.0) == sensor.read(), "one that rose limits nothing"
+        (tmp_path / "sys/class/devfreq/17000000.gpu/max_freq").unlink()
+        assert "max_freq: is not there" == sensor.read()[0]
 
     def test_policies_that_are_linked_into_each_cpu_count_once(self, tmp_path):
         place = tmp_path / "sys/devices/system/cpu"
@@ -196,11 +213,12 @@ class TestCounters:
     def test_all_counters_of_a_server(self, tmp_path):
         found = counters.look(grow(tmp_path, trees.X86.files))
         assert {"core 0": 4, "package 0": 12, "core 1": 0} == found.cpu_thermal
-        assert 5 == found.quota_periods
+        assert 5 == found.quota_stops
 
     def test_limits_of_cgroup_version_1(self, tmp_path):
         grow(tmp_path, {"sys/fs/cgroup/cpu/cpu.stat": "nr_periods 10\nnr_throttled 7\nthrottled_time 99"})
-        assert 7 == counters.look(tmp_path).quota_periods
+        found = counters.look(tmp_path)
+        assert (7, 10) == (found.quota_stops, found.quota_periods)
 
     @pytest.mark.parametrize(("alarm", "code", "invalidates"), [
         ("oc1", "under-voltage", True), ("oc2", "over-current-average", True),
@@ -210,16 +228,18 @@ class TestCounters:
         assert (code, invalidates, 3, 0.5) == (event.code, event.invalidates, event.count, event.rate_hz)
 
     def test_counters_that_stand_still_tell_nothing(self):
-        same = Counters(over_current={"oc2": 3}, cpu_thermal={"core 0": 9}, quota_periods=4, pi_flags=0x50000)
+        same = Counters(over_current={"oc2": 3}, cpu_thermal={"core 0": 9}, quota_stops=4, quota_periods=90, pi_flags=0x50000)
         assert () == counters.events(same, same, 1.0)
 
     def test_a_counter_that_was_reset_counts_from_zero(self):
         (event,) = counters.events(Counters(cpu_thermal={"core 0": 90}), Counters(cpu_thermal={"core 0": 2}), 1.0)
         assert 2 == event.count
 
-    def test_quota_of_a_container(self):
-        (event,) = counters.events(Counters(quota_periods=5), Counters(quota_periods=9), 1.0)
-        assert ("cpu-quota", 4, True) == (event.code, event.count, event.invalidates)
+    @pytest.mark.parametrize(("periods", "invalidates"), [(400, False), (399, True), (4, True)])
+    def test_quota_of_a_container_invalidates_above_one_period_in_a_hundred(self, periods, invalidates):
+        (event,) = counters.events(Counters(quota_stops=5, quota_periods=10), Counters(quota_stops=9, quota_periods=10 + periods), 1.0)
+        assert ("cpu-quota", 4, invalidates) == (event.code, event.count, event.invalidates)
+        assert f"in 4 of {periods} periods" in event.message
 
     def test_flags_of_the_raspberry_pi_tell_of_this_run_alone(self):
         # 0x50000: under-voltage and throttled have happened since boot, before the run began.
@@ -229,18 +249,43 @@ class TestCounters:
         active = counters.events(Counters(pi_flags=0x0), Counters(pi_flags=0x50005), 1.0)
         assert ["throttled", "under-voltage"] == [one.code for one in active]
 
-    def test_reasons_that_were_sampled(self):
-        def series(name, quantity, values):
-            channel = Channel(name=name, label=name, quantity=quantity, source="test")
-            return Series(channel=channel, interval_s=0.1, t_ns=tuple(range(len(values))), values=values)
+    def sampled(self, name, values, window=None):
+        """What some readings, one per 100 ns, tell of a stretch; of all of them by default."""
+        quantity = "flags" if name.startswith(("nvml/", "pi/")) else "level"
+        channel = Channel(name=name, label=name.rpartition("/")[2], quantity=quantity, source="test")
+        series = Series(channel=channel, interval_s=1e-7, t_ns=tuple(range(0, 100 * len(values), 100)), values=tuple(map(float, values)))
+        return counters.series_events([series], {"single-stream": window or (0, 100 * len(values))})
 
-        found = counters.series_events([
-            series("nvml/0/throttle-reasons", "flags", (1.0, 0.0, 0x44, 0x40)),
-            series("cooling/gpu-throttle-alert", "level", (0.0, 1.0, 0.0)),
-            series("pi/throttled", "flags", (0x0, 0x2, 0x20000))])
-        assert {("gpu-power-cap", 1), ("gpu-hardware-thermal-slowdown", 2), ("cooling-alert", 1),
-                ("frequency-capped", None)} == {(one.code, one.count) for one in found}
-        assert all(one.invalidates for one in found)
+    @pytest.mark.parametrize(("name", "values", "code", "count"), [
+        ("nvml/0/throttle-reasons", (1, 0, 0x41, 0x40), "gpu-hardware-thermal-slowdown", 2),
+        ("nvml/0/throttle-reasons", (0, 0x80), "gpu-power-brake-from-outside", 1),
+        ("cooling/gpu-throttle-alert", (0, 1, 0), "cooling-alert", 1), ("limit/cpu/policy0", (0, 0, 4e8, 4e8), "clock-limit", 2),
+        ("pi/throttled", (0x0, 0x2, 0x20000), "frequency-capped", 1)])
+    def test_reasons_that_were_sampled(self, name, values, code, count):
+        (event,) = self.sampled(name, values)
+        assert (code, count, True) == (event.code, event.count, event.invalidates)
+        assert event.message.endswith(f"in {count} of {len(values)} readings of single-stream")
+
+    @pytest.mark.parametrize("name", ["nvml/0/throttle-reasons", "pi/throttled"])
+    def test_what_slows_nothing_down_and_what_was_before_tells_nothing(self, name):
+        assert () == self.sampled(name, (0x100, 0x10000, 0x50000) if name.startswith("pi") else (1, 2, 0x10, 0x100))
+        assert () == self.sampled(name, (8, 8, 8, 0, 0, 0, 0, 8), window=(300, 600)), "outside the stretch"
+
+    @pytest.mark.parametrize(("capped", "count", "invalidates"), [
+        ([0] * 40, 0, None), ([4] * 40, 40, False),
+        # A card that is held at its limit shows the cap on and off all the time.
+        ([4, 0, 4, 4] * 10, 30, False), ([0, 0, 0, 4] * 10, 10, False),
+        ([0] * 20 + [4] * 20, 20, True), ([4] * 5 + [0] * 35, 5, True),
+        ([0] * 39 + [4], 1, False), ([0] * 20 + [4, 4] + [0] * 18, 2, False), ([0] * 20 + [4, 4, 4] + [0] * 17, 3, True)])
+    def test_a_power_cap_is_a_condition_unless_it_is_there_in_a_part_of_the_time(self, capped, count, invalidates):
+        found = self.sampled("nvml/0/throttle-reasons", capped)
+        assert [("gpu-power-cap", count, invalidates)] * (count > 0) == [(one.code, one.count, one.invalidates) for one in found]
+
+    def test_each_scenario_is_judged_by_its_own_readings(self):
+        channel = Channel(name="nvml/0/throttle-reasons", label="x", quantity="flags", source="test")
+        series = Series(channel=channel, interval_s=1e-7, t_ns=tuple(range(8)), values=(0.0,) * 4 + (4.0,) * 4)
+        found = counters.series_events([series], {"single-stream": (0, 3), "offline": (4, 7)})
+        assert [("NVML: power cap in 4 of 4 readings of offline", False)] == [(one.message, one.invalidates) for one in found]
 
 
 class TestRapl:
@@ -336,7 +381,7 @@ class TestNvml:
         assert 0 == fake.started
 
     def test_bits_of_the_reasons(self):
-        assert (("idle", False), ("power cap", True), ("unknown bit 20", False)) == nvml.throttle_reasons(0x100005)
+        assert ("idle", "power cap", "unknown bit 20") == nvml.throttle_reasons(0x100005)
 
     def test_the_real_library_agrees_on_the_bits_and_the_functions(self):
         pynvml = pytest.importorskip("pynvml")

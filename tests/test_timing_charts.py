@@ -13,7 +13,7 @@ from plotly.graph_objects import Figure
 from edgebench import report, timing_charts, timing_tables, wording
 from edgebench.observed import Steadiness
 from edgebench.record import Run
-from edgebench.telemetry.types import PowerTrace, ThermalTrace
+from edgebench.telemetry.types import PowerTrace, Residency, ThermalTrace, ThrottleEvent
 from edgebench.timing_types import LayerTime
 from tests import builders
 from tests import observations as ob
@@ -125,6 +125,14 @@ class TestTimeline:
             Figure(figure)
 
 
+    @pytest.mark.parametrize(("name", "quantity", "values", "expected"), [
+        ("nvml/0/throttle-reasons", "flags", (0x1, 0x4, 0x1), [(1.0, 2.0)]), ("nvml/0/throttle-reasons", "flags", (0x3, 0x110, 0x20), [(2.0, 3.0)]),
+        ("pi/throttled", "flags", (0x50000, 0x50000, 0x50004), [(2.0, 3.0)]), ("limit/cpu/policy0", "level", (0, 3e8, 3e8), [(1.0, 3.0)])])
+    def test_what_is_shaded_as_throttling(self, name, quantity, values, expected):
+        one = replace(ob.series(name, quantity, [0.0, 1.0, 2.0], list(values)), interval_s=1.0)
+        assert expected == timing_charts.throttled([one], ob.BEGIN_NS, (0.0, 10.0))
+
+
 class TestMinutes:
     def test_each_minute_has_its_percentiles_and_throttling_is_shaded_to_the_end(self):
         chart = timing_charts.minutes(variants(run(sustained=ob.minutes(4, 0.01, 0.05), telemetry=ob.telemetry(4.0))))
@@ -155,6 +163,14 @@ class TestVerdicts:
                      "Single-stream: unstable: the level changed by 7 % after half of the timings. Cool the device.",
                      "Server, rates tried: 20/s holds (0 of 662 late);", "Room at 22.5 °C, as given."):
             assert text in page.words
+
+    def test_throttling_under_sustained_load_is_told_as_such(self):
+        event = ThrottleEvent(code="cpu-thermal", message="core 0 was throttled 2 times", invalidates=False)
+        watched = run(sustained=replace(ob.minutes(5, 0.01, 0.04), events=(event,)))
+        found, = timing_tables.variant_timings(variants(watched))
+        assert ["Under sustained load: the median rose from 10 ms to 12 ms after 120 s and stayed up",
+                "Under sustained load: core 0 was throttled 2 times"] == [one for one in found.notes if "sustained" in one]
+        assert not found.unsteady
 
     def test_a_missing_total_power_says_why(self):
         telemetry = replace(ob.telemetry(4.0), power=PowerTrace(total=None, total_reason="only root may read it"))
@@ -222,6 +238,13 @@ class TestTables:
                           idle_w=None, scope=None, reason="only root may read it")
         rerun = run(energy=unknown)
         assert ["– only root may read it", "– only root may read it", "–", "–"] == words(table("Energy per inference", rerun))[0][1:]
+
+    def test_where_the_cpus_time_went_has_a_row_per_cluster(self):
+        residency = (Residency(policy="policy0", shares={"729600": 0.25, "1510400": 0.75}, top_share=0.75, mean_hz=1.3152e9),
+                     Residency(policy="policy4", shares={"115200": 1.0}, top_share=0.0, mean_hz=115.2e6))
+        rows = words(table("CPU clocks", run(residency=residency)))
+        assert [["policy0", "1.32 GHz", "75.0 %", "1.51 GHz 75 %, 0.73 GHz 25 %"],
+                ["policy4", "0.12 GHz", "0.0 %", "0.12 GHz 100 %"]] == [row[1:] for row in rows]
 
     def test_variants_that_change_places_under_load_are_named(self):
         fp32 = run(sustained=ob.minutes(3, 0.010, 0.0))

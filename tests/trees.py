@@ -169,6 +169,8 @@ NANO = Board(
                  [("POM_5V_IN", 1750), ("POM_5V_GPU", 0), ("POM_5V_CPU", 366)]),
            **zones([("AO-therm", 45000), ("CPU-therm", 40000), ("GPU-therm", 39500), ("PLL-therm", 37000),
                     ("PMIC-Die", 100000)]),
+           **{f"sys/class/thermal/cooling_device{k}/{file}": value for k, (kind, state) in enumerate(
+               (("cpu-balanced", "0"), ("gpu-balanced", "3"), ("pwm-fan", "1"))) for file, value in (("type", kind), ("cur_state", state))},
            **devfreq("57000000.gpu", 76_800_000), **cpufreq(0, 1224000)})
 
 XAVIER_JP4 = Board(
@@ -227,6 +229,7 @@ ORIN_NANO_JP6 = Board(
            "sys/class/thermal/cooling_device0/type": "gpu-throttle-alert",
            "sys/class/thermal/cooling_device0/cur_state": "0",
            "sys/class/thermal/cooling_device1/type": "pwm-fan", "sys/class/thermal/cooling_device1/cur_state": "2",
+           "sys/class/thermal/cooling_device2/type": "devfreq-17000000.gpu", "sys/class/thermal/cooling_device2/cur_state": "0",
            **devfreq("17000000.gpu", 305_000_000), **devfreq("15480000.nvdec", 115_000_000),
            **cpufreq(0, 729600), **cpufreq(4, 729600)})
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgebench.telemetry.files import Reading, number, numbered, text
-from edgebench.telemetry.types import Absent, Channel
+from edgebench.telemetry.types import Absent, Channel, Residency
 
 GPU_DEVFREQ = re.compile(r"(?:[0-9a-f]+\.)?(?:gpu|ga10b|gv11b|gp10b|gm20b)|gpu-(?:gpc|nvd)-\d+")
 """Names of the GPU's devfreq on Nano (``57000000.gpu``), Xavier, Orin and Thor (one per GPC)."""
@@ -93,6 +93,39 @@ class Clocks:
         """Nothing is held open."""
 
 
+class ClockLimits:
+    """By how many hertz the highest allowed frequency of each clock lies below what it was at the start.
+
+    Heat, a service, or another user may lower it meanwhile; what holds from the beginning is no such event.
+    """
+
+    interval_s = 0.5
+
+    def __init__(self, root: Path) -> None:
+        self._limits = [(one, highest) for one in domains(root)
+                        if not isinstance(highest := number(one.highest, one.scale), str)]
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """One per clock."""
+        return tuple(Channel(name=f"limit/{one.name}", label=f"a lowered limit of {one.name.partition('/')[2]}",
+                             quantity="level", source=str(one.highest)) for one, _ in self._limits)
+
+    @property
+    def absent(self) -> tuple[Absent, ...]:
+        """Nothing: that there are no clocks is told by `Clocks`."""
+        return ()
+
+    def read(self) -> tuple[Reading, ...]:
+        """Return Hz; 0 where the limit is as it was, or higher."""
+        now = [number(one.highest, one.scale) for one, _ in self._limits]
+        return tuple(limit if isinstance(limit, str) else max(0.0, first - limit)
+                     for limit, (_, first) in zip(now, self._limits, strict=True))
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
 def policies(root: Path) -> dict[str, Path]:
     """Return the folder of each CPU cluster's frequency policy by its name."""
     cpu = root / "sys/devices/system/cpu"
@@ -100,18 +133,6 @@ def policies(root: Path) -> dict[str, Path]:
     # Where there is no folder of policies, each is linked into its CPUs.
     linked = {path.resolve(): path for path in reversed(numbered(cpu, "cpu[0-9]*/cpufreq"))}
     return found or {path.parent.name: path for path in reversed(linked.values())}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Residency:
-    """Share of time that one CPU cluster spent at each frequency between two looks."""
-
-    policy: str
-    shares: dict[str, float]
-    """By frequency in kHz, as the kernel writes it; 0 to 1, frequencies that were not used left out."""
-    top_share: float
-    """Share at the highest frequency that the kernel lists."""
-    mean_hz: float
 
 
 def time_in_state(root: Path) -> dict[str, dict[int, int]]:

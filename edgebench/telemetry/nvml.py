@@ -14,19 +14,17 @@ from typing import Any
 
 from edgebench.errors import CannotMeasure, require
 from edgebench.telemetry.files import Reading
-from edgebench.telemetry.types import Absent, Channel, Quantity
+from edgebench.telemetry.types import NVML_POWER_CAP, Absent, Channel, Quantity
 
-REASONS: dict[int, tuple[str, bool]] = {
-    0x01: ("idle", False), 0x02: ("clocks set by the user", False), 0x04: ("power cap", True),
-    0x08: ("hardware slowdown", True), 0x10: ("synchronized with other GPUs", False),
-    0x20: ("software thermal slowdown", True), 0x40: ("hardware thermal slowdown", True),
-    0x80: ("power brake from outside", True), 0x100: ("display clocks", False)}
-"""Meaning of each bit of the clock event reasons, and whether timings taken under it must not be used."""
+REASONS = {0x01: "idle", 0x02: "clocks set by the user", NVML_POWER_CAP: "power cap", 0x08: "hardware slowdown",
+           0x10: "synchronized with other GPUs", 0x20: "software thermal slowdown", 0x40: "hardware thermal slowdown",
+           0x80: "power brake from outside", 0x100: "display clocks"}
+"""Meaning of each bit of the clock event reasons."""
 
 
-def throttle_reasons(mask: int) -> tuple[tuple[str, bool], ...]:
-    """Return the meaning of every set bit, and whether it invalidates timings; unknown bits do not."""
-    return tuple(REASONS.get(1 << bit, (f"unknown bit {bit}", False)) for bit in range(64) if mask >> bit & 1)
+def throttle_reasons(mask: int) -> tuple[str, ...]:
+    """Return the meaning of every set bit."""
+    return tuple(REASONS.get(1 << bit, f"unknown bit {bit}") for bit in range(64) if mask >> bit & 1)
 
 
 def gpu_names(nvml: ModuleType | Any | None = None) -> tuple[str, ...]:

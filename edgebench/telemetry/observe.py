@@ -9,7 +9,7 @@ from typing import Any, final
 
 from edgebench.device import Device
 from edgebench.errors import CannotMeasure, MissingDependency
-from edgebench.telemetry.clocks import Clocks
+from edgebench.telemetry.clocks import ClockLimits, Clocks
 from edgebench.telemetry.commands import Runner, run
 from edgebench.telemetry.files import Sensor
 from edgebench.telemetry.meter import Meter, MeterSeries
@@ -18,7 +18,7 @@ from edgebench.telemetry.pi import PiPower
 from edgebench.telemetry.rails import PowerRails
 from edgebench.telemetry.rapl import Rapl
 from edgebench.telemetry.sampler import Recording, Sampler
-from edgebench.telemetry.thermal import CoolingAlerts, ThermalZones
+from edgebench.telemetry.thermal import CoolingDevices, ThermalZones
 from edgebench.telemetry.types import (
     Absent,
     ClockTrace,
@@ -49,7 +49,7 @@ class Observer:
                  interval_s: float | None = None, runner: Runner = run, nvml: ModuleType | Any | None = None) -> None:
         self._absent: list[Absent] = []
         self._open = ExitStack()
-        self._thermal, self._clocks, alerts = ThermalZones(root), Clocks(root), CoolingAlerts(root)
+        self._thermal, self._clocks = ThermalZones(root), Clocks(root)
         sensors: list[Sensor] = []
         self._total: str | None = None
         self._total_reason = "no sensor of this device measures power"
@@ -68,7 +68,7 @@ class Observer:
             sensors.append(packages)
             if device.kind == "cpu":
                 self._choose([packages.total] if packages.total else [], packages)
-        sensors += [self._thermal, self._clocks, alerts]
+        sensors += [self._thermal, self._clocks, CoolingDevices(root), ClockLimits(root)]
         self._sampler = Sampler(sensors, interval_s=interval_s)
         self._meter = Meter(meter) if meter is not None else None
         for sensor in sensors:

@@ -5,6 +5,7 @@ Zones of parts that are switched off answer with an error or -256 °C; both mean
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from edgebench.telemetry.files import Reading, hwmons, number, numbered, text
@@ -77,21 +78,27 @@ def _celsius(path: Path) -> Reading:
     return found
 
 
-class CoolingAlerts:
+THROTTLES = re.compile(r".*throttle-alert|.*[-_]balanced|(?:thermal-)?(?:cpufreq|devfreq)-.+")
+"""Types of cooling devices that slow something down: alerts of Xavier, Orin and Thor, balanced throttling of JetPack 4
+(``gpu-balanced``), and the kernel's own for CPU clusters and other clocks; fans and the like are none."""
+
+
+class CoolingDevices:
     """Cooling devices that say that a limit is in force, such as ``gpu-throttle-alert`` of Orin and Thor."""
 
     interval_s = 0.5
 
     def __init__(self, root: Path) -> None:
         self._paths = [path for path in numbered(root / "sys/class/thermal", "cooling_device*")
-                       if (text(path / "type") or "").endswith("throttle-alert")]
+                       if THROTTLES.fullmatch(text(path / "type") or "")]
         self._labels = [text(path / "type") or "" for path in self._paths]
 
     @property
     def channels(self) -> tuple[Channel, ...]:
-        """One per alert."""
-        return tuple(Channel(name=f"cooling/{label}", label=label, quantity="level", source=str(path / "cur_state"))
-                     for label, path in zip(self._labels, self._paths, strict=True))
+        """One per device; a second one of a type carries its number."""
+        return tuple(Channel(name=f"cooling/{label}" + (f"#{path.name[14:]}" if label in self._labels[:k] else ""),
+                             label=label, quantity="level", source=str(path / "cur_state"))
+                     for k, (label, path) in enumerate(zip(self._labels, self._paths, strict=True)))
 
     @property
     def absent(self) -> tuple[Absent, ...]:

@@ -12,7 +12,13 @@ from edgebench.checks import check
 from edgebench.device import Scope
 
 Quantity = Literal["power_w", "energy_j", "temperature_c", "clock_hz", "flags", "level"]
-"""``energy_j``: a counter that only grows; ``flags``: a bit mask; ``level``: steps of a cooling device."""
+"""``energy_j``: a counter that only grows; ``flags``: a bit mask; ``level``: steps of a cooling device, or the hertz by
+which a clock's limit was lowered."""
+NVML_POWER_CAP = 0x04
+NVML_SLOWDOWNS = 0x08 | 0x20 | 0x40 | 0x80
+"""Hardware slowdown, heat by software and by hardware, power brake: reasons that no card shows in its normal state."""
+PI_SLOWDOWNS = 0x0F
+"""In force now; the same bits 16 higher tell of the time since boot."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +46,13 @@ class Channel:
     def __post_init__(self) -> None:
         check((self.scope is not None) == (self.quantity in ("power_w", "energy_j")),
               "a scope for power and energy alone", (self.quantity, self.scope))
+
+
+def slowdown_bits(channel: Channel) -> int:
+    """Return the bits of a throttle channel that say that something slows the device down: of a level, all."""
+    if channel.quantity != "flags":
+        return -1
+    return PI_SLOWDOWNS if channel.name.startswith("pi/") else NVML_SLOWDOWNS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +162,18 @@ class Telemetry:
     throttle: ThrottleTrace = ThrottleTrace()
     cost: SamplerCost | None = None
     absent: tuple[Absent, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Residency:
+    """Share of time that one CPU cluster spent at each frequency between two looks."""
+
+    policy: str
+    shares: dict[str, float]
+    """By frequency in kHz, as the kernel writes it; 0 to 1, frequencies that were not used left out."""
+    top_share: float
+    """Share at the highest frequency that the kernel lists."""
+    mean_hz: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
