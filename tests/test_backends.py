@@ -424,7 +424,8 @@ class TestGpuSessions:
         recipe = replace(GPU, provider_options={fake.CUDA: {"enable_cuda_graph": True, "device_id": 1, "gpu_mem_limit": 10}})
         session = backend.open_session(file, recipe, batch=1, threads=3)
         (opened,) = machine.sessions
-        assert [(fake.CUDA, {"enable_cuda_graph": "1", "device_id": "1", "gpu_mem_limit": "10"})] == opened.requested
+        assert [(fake.CUDA, {"enable_cuda_graph": "1", "device_id": "1", "gpu_mem_limit": "10", "use_tf32": "0"})] == \
+            opened.requested
         assert "1" == opened.options.config["session.disable_cpu_ep_fallback"]
         assert (3, {"batch": 1}, 0) == (opened.options.intra_op_num_threads, opened.options.dimensions, opened.enable_fallback)
         assert [1] == [value.number for value, _ in session._in.values()]
@@ -489,7 +490,27 @@ class TestGpuSessions:
         found = backend.executed_precision(file, recipe, {"image": IMAGE}, threads=1)
         assert (True, {}, {"fp16": 1}, {fake.CUDA: 2}) == (
             found.achieved, found.time_share, found.compute_layers, found.placement)
-        assert {"enable_cuda_graph": "0"} == machine.sessions[0].requested[0][1], "a replayed graph hides its kernels"
+        assert {"enable_cuda_graph": "0", "use_tf32": "0"} == machine.sessions[0].requested[0][1], \
+            "a replayed graph hides its kernels"
+
+    @pytest.mark.parametrize(("options", "override", "asked", "told"), [
+        ({}, "", "0", "; TF32 is off"), ({"use_tf32": True}, "", "1", "; FP32 operands are rounded to TF32"),
+        ({"use_tf32": True}, "0", "1", "; TF32 is off")])
+    def test_fp32_is_not_tf32_unless_the_recipe_says_so_and_the_evidence_tells(
+            self, monkeypatch, backend, file, options, override, asked, told):
+        # The provider's own default is TF32: what was called FP32 had 10 bits of mantissa on Ampere and later.
+        monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", override)
+        machine = fake.install(monkeypatch, kernel_type="float")
+        recipe = replace(GPU, precision="fp32", provider_options={fake.CUDA: options})
+        assert told in backend.executed_precision(file, recipe, {"image": IMAGE}, threads=1).evidence
+        assert asked == machine.sessions[0].requested[0][1]["use_tf32"]
+
+    def test_graphs_that_cannot_be_captured_say_how_to_go_on(self, monkeypatch, backend, file):
+        machine = fake.install(monkeypatch)
+        machine.fails_at_start = machine.errors.Fail("This session cannot use the graph capture feature as requested")
+        with pytest.raises(CannotMeasure, match="graph capture feature") as caught:
+            backend.open_session(file, GPU, batch=1, threads=1)
+        assert "switch CUDA graphs off" in caught.value.hint
 
     def test_kernels_that_run_in_float_are_not_the_half_precision_asked_for(self, monkeypatch, backend, file):
         fake.install(monkeypatch, kernel_type="float")
@@ -532,13 +553,16 @@ class TestTensorrtProvider:
         assert ("1", "1", str(first)) == (options["trt_engine_cache_enable"], options["trt_timing_cache_enable"],
                                           options["trt_timing_cache_path"])
         assert first == self.cache(machine, file, recipe)
-        others = [self.cache(machine, file, recipe, batch=2), self.cache(machine, file, recipe, build_number=1),
+        with monkeypatch.context() as without_tf32:
+            without_tf32.setenv("NVIDIA_TF32_OVERRIDE", "0")
+            override = self.cache(machine, file, recipe)
+        others = [override, self.cache(machine, file, recipe, batch=2), self.cache(machine, file, recipe, build_number=1),
                   self.cache(machine, onnx_file(tmp_path / "other.onnx", seed=1), recipe),
                   self.cache(machine, file, replace(recipe, provider_options={
                       fake.TENSORRT: {"trt_builder_optimization_level": 5}}))]
         monkeypatch.setattr(ort_gpu, "gpu", lambda: ("Thor, CUDA driver 13000", None))
         others.append(self.cache(machine, file, recipe))
-        assert 6 == len({first, *others})
+        assert 7 == len({first, *others})
 
     def test_changed_external_data_makes_another_engine(self, machine, recipe, tmp_path):
         file = onnx_file(tmp_path / "model.onnx", external=True)
@@ -557,6 +581,7 @@ class TestTensorrtProvider:
             onnx_file(tmp_path / "model.onnx"), recipe, {"image": IMAGE}, threads=1)
         assert ("fp32", {"fp32": 1}, {fake.TENSORRT: 1}) == (found.executed, found.compute_layers, found.placement)
         assert "strong typing" in found.evidence
+        assert "TensorRT rounds FP32 operands to TF32" in found.evidence
 
     def test_options_that_let_it_choose_prove_nothing(self, machine, recipe, tmp_path):
         weak = replace(recipe, precision="fp16", provider_options={fake.TENSORRT: {"trt_fp16_enable": True}})

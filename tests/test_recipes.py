@@ -50,6 +50,14 @@ def test_an_id_that_cannot_name_a_file_is_refused(name):
 
 
 @RECIPE
+def test_on_gpus_it_replays_cuda_graphs_where_the_runtime_can(recipe):
+    if recipe.build is not None:
+        assert recipe.build.cuda_graph
+    if recipe.providers == ("CUDAExecutionProvider",):
+        assert recipe.provider_options["CUDAExecutionProvider"]["enable_cuda_graph"] is True
+
+
+@RECIPE
 def test_bf16_graphs_are_of_an_opset_whose_convolutions_know_it(recipe):
     if "bf16" in (recipe.precision, recipe.float_precision) and recipe.backend.startswith("tensorrt"):
         assert recipe.opset >= 22

@@ -140,7 +140,7 @@ def open_session(entry: Path, recipe: Recipe, *, batch: int, threads: int, build
     """Open `entry` on exactly the execution providers that the recipe names; the CPU where it names none.
 
     On GPUs the first inferences have run when it returns: engines are built (or come from their cache) and CUDA graphs
-    captured.
+    captured. FP32 is not rounded to TF32 by the CUDA provider unless the recipe's options say ``use_tf32``.
 
     Args:
         entry: The ONNX file.
@@ -179,6 +179,8 @@ def open_in_float(entry: Path, *, batch: int, threads: int) -> Session:
 
 def _provider_options(entry: Path, recipe: Recipe, batch: int, build_number: int) -> dict[str, dict[str, Setting]]:
     options = {provider: dict(recipe.provider_options.get(provider, {})) for provider in _wanted(recipe)}
+    if CUDA in options:
+        options[CUDA].setdefault("use_tf32", False)
     if TENSORRT in options and "trt_engine_cache_enable" not in options[TENSORRT]:
         options[TENSORRT] |= ort_gpu.engine_cache(entry, options[TENSORRT], packages()["onnxruntime"], batch,
                                                   build_number)
@@ -265,8 +267,9 @@ def _refusal(entry: Path, wanted: list[str], error: Exception) -> EdgebenchError
         return InvalidInput(f"ONNX Runtime cannot load {entry}: its weights lie in another file, which is missing "
                             f"({text})", "copy the whole artifact folder, external data included")
     if wanted != [CPU]:
-        return CannotMeasure(f"{entry}: {', '.join(wanted)} did not take the model: {text}",
-                             "no node may run on another provider than the recipe's")
+        hint = "switch CUDA graphs off in the recipe's provider_options" if "graph capture" in text else \
+            "no node may run on another provider than the recipe's"
+        return CannotMeasure(f"{entry}: {', '.join(wanted)} did not take the model: {text}", hint)
     return InvalidInput(f"ONNX Runtime cannot load {entry}: {text}")
 
 
@@ -294,7 +297,17 @@ def executed_precision(entry: Path, recipe: Recipe, feeds: Feeds, *, threads: in
         found = _compiled_precision(entry, recipe, set(placement) - {CPU, CUDA})
     else:
         found = _kernels_precision(recipe.precision, events, timed=CUDA not in placement)
-    return replace(found, placement=placement)
+    return replace(found, placement=placement, evidence=found.evidence + _tf32(set(placement), settings))
+
+
+def _tf32(providers: set[str], settings: Mapping[str, Mapping[str, Setting]]) -> str:
+    """Return, as an addition to the evidence, whether FP32 operands are rounded to TF32's 10 bits of mantissa."""
+    overridden = ort_gpu.tf32_is_off()
+    if TENSORRT in providers and not overridden:
+        return "; TensorRT rounds FP32 operands to TF32 where the GPU can: the provider has no option against it"
+    if CUDA in providers and not overridden and settings[CUDA]["use_tf32"] not in (False, 0, "0"):
+        return "; FP32 operands are rounded to TF32 where the GPU can (use_tf32)"
+    return "; TF32 is off" if providers & set(_GPU) else ""
 
 
 def _kernels_precision(requested: Precision, events: list[Any], *, timed: bool) -> ExecutedPrecision:

@@ -9,6 +9,7 @@ import ctypes
 import hashlib
 import importlib.metadata
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,11 @@ def gpu(library: str = "libcuda.so.1") -> tuple[str, str | None]:
     return f"{name.value.decode(errors='replace')}, CUDA driver {version.value}", None
 
 
+def tf32_is_off() -> bool:
+    """Return whether the environment forbids TF32 to NVIDIA's libraries, TensorRT among them."""
+    return os.environ.get("NVIDIA_TF32_OVERRIDE") == "0"
+
+
 def engine_cache(entry: Path, options: dict[str, Setting], version: str, batch: int, build_number: int,
                  ) -> dict[str, Setting]:
     """Return the TensorRT provider's options that keep engines on disk: building one takes minutes.
@@ -55,7 +61,8 @@ def engine_cache(entry: Path, options: dict[str, Setting], version: str, batch: 
     files = sorted(entry.parent.glob(f"{entry.name}*"))
     packages = sorted({f"{one.name} {one.version}" for one in importlib.metadata.distributions()
                        if (one.name or "").lower().startswith("tensorrt")})
-    parts = [[sha256_file(file) for file in files], options, version, packages, gpu()[0], batch, build_number]
+    parts = [[sha256_file(file) for file in files], options, version, packages, gpu()[0], batch, build_number,
+             tf32_is_off()]
     folder = cache_root() / "engines" / "ort-trt" / hashlib.sha256(
         json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
     with writing(folder, CACHE_HINT):
