@@ -10,6 +10,7 @@ import numpy as np
 
 from edgebench.backends import Feeds, Session
 from edgebench.errors import CannotMeasure, InvalidInput
+from edgebench.recipe import Recipe
 from edgebench.record import Artifact, FileEntry, load_artifact, sha256_file, write_json
 
 GOLDEN = "golden.npz"
@@ -78,7 +79,8 @@ def golden_difference(folder: Path, artifact: Artifact, open_session: Callable[[
         return None
     feeds, expected = golden
     name, outputs = next(iter(expected.items()))
-    got = run_batches(open_session, feeds, fixed_batch(artifact) or len(outputs))[name]
+    batch = session_batch(artifact.recipe, artifact.inputs[0].shape[0], len(outputs))
+    got = run_batches(open_session, feeds, batch)[name]
     difference = float(np.abs(got - outputs).max())
     if artifact.recipe.precision == "fp32" and (got.argmax(1) != outputs.argmax(1)).any() \
             and difference > 1e-3 * max(1.0, float(np.abs(outputs).max())):
@@ -92,6 +94,22 @@ def fixed_batch(artifact: Artifact) -> int | None:
     """Return the batch size that is fixed in the model; None where it may vary."""
     first = artifact.inputs[0].shape[0]
     return first if isinstance(first, int) else None
+
+
+def session_batch(recipe: Recipe, first: int | str, wanted: int) -> int:
+    """Return how many images a session is opened for, so that a built engine takes them; fewer are padded.
+
+    Args:
+        recipe: Its ``[build]`` table bounds the batches of its engines.
+        first: First dimension of the model's input: a number where it is fixed, which then counts.
+        wanted: Images to run.
+    """
+    if isinstance(first, int):
+        return first
+    if recipe.build is None:
+        return wanted
+    low, _, high = recipe.build.batches
+    return min(max(wanted, low), high)
 
 
 def run_batches(open_session: Callable[[int], Session], feeds: Feeds, batch: int) -> dict[str, np.ndarray]:

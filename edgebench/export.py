@@ -20,10 +20,11 @@ from edgebench.artifacts import (
     GOLDEN,
     MANIFEST,
     RESOLUTIONS,
-    fixed_batch,
     is_artifact,
     list_files,
+    pad,
     run_batches,
+    session_batch,
     verify,
     write_manifest,
 )
@@ -184,7 +185,7 @@ class Exporter:
         source = self._source
         return (there.model, there.recipe, there.preprocess, there.classes, there.calibration) == (
             source.identity, recipe, source.preprocess, source.classes, calibration) \
-            and there.tools == _tools(recipe) and set(self._sizes) <= {one.size_px for one in there.resolutions} \
+            and there.tools == tools(recipe) and set(self._sizes) <= {one.size_px for one in there.resolutions} \
             and (self._wanted.allow_precision_fallback
                  or not any(one.code == parity.NOT_ACHIEVED for one in there.caveats))
 
@@ -194,18 +195,18 @@ class Exporter:
         entry = self.build(recipe, base, folder)
         resolutions = [self._at_size(folder, recipe, size) for size in self._sizes]
         first = graphs.image_input(base).shape[0]
-        opened = _Opened(folder / entry, recipe)
+        opened = _Opened(folder / entry, recipe, first)
         manifest = Artifact(
             schema=ARTIFACT_SCHEMA, model=source.identity, recipe=recipe, entry=entry, files=(),
             inputs=_with_batch(opened.inputs, first), outputs=_with_batch(opened.outputs, first),
             preprocess=source.preprocess, classes=source.classes, calibration=drawn[0] if drawn else None, parity=None,
-            golden=GOLDEN, tools=_tools(recipe), created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            golden=GOLDEN, tools=tools(recipe), created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             resolutions=tuple(resolutions), work=self._work(recipe),
             family=graphs.family(graphs.load(base)) if drawn else None)
         _refuse_wrong_classes(manifest)
-        outputs = opened.run(checked.inputs, fixed_batch(manifest))
+        outputs = opened.run(checked.inputs)
         measured = _parity(outputs, reference, checked, source, opened.runtime) if outputs is not None else None
-        precision = opened.precision({manifest.inputs[0].name: checked.inputs[:fixed_batch(manifest) or 1]})
+        precision = opened.precision(checked.inputs)
         written = graphs.static_precision(graphs.load(folder / entry), recipe.precision) \
             if entry.endswith(".onnx") else None
         doubt = parity.not_achieved(precision, recipe, written)
@@ -263,9 +264,9 @@ def export_all(source: Source, recipes: Sequence[Recipe], root: Path, wanted: Wa
 class _Opened:
     """Built files, opened by their own runtime where that runs here; else the ONNX file by ONNX Runtime's CPU."""
 
-    def __init__(self, entry: Path, recipe: Recipe) -> None:
+    def __init__(self, entry: Path, recipe: Recipe, first: int | str) -> None:
         own = backends.get(recipe.backend)
-        self._entry, self._recipe = entry, recipe
+        self._entry, self._recipe, self._first = entry, recipe, first
         self.reason = own.reason_against(recipe)
         """Why the recipe's own runtime does not run here; None where it does."""
         if self.reason is not None and entry.suffix != ".onnx":
@@ -279,20 +280,23 @@ class _Opened:
             # ONNX Runtime's CPU kernels know neither.
             self._open = None
         if self._open is not None:
-            session = self._open(1)
+            session = self._open(session_batch(recipe, first, 1))
             self.inputs, self.outputs = session.inputs, session.outputs
         else:
             self.inputs, self.outputs = graphs.interface(entry)
 
-    def run(self, inputs: np.ndarray, batch: int | None) -> dict[str, np.ndarray] | None:
+    def run(self, inputs: np.ndarray) -> dict[str, np.ndarray] | None:
         """Return the outputs (N, …) for `inputs` (N, 3, H, W); None where nothing here can run the files."""
         if self._open is None:
             return None
-        return run_batches(self._open, {self.inputs[0].name: inputs}, batch or len(inputs))
+        batch = session_batch(self._recipe, self._first, len(inputs))
+        return run_batches(self._open, {self.inputs[0].name: inputs}, batch)
 
-    def precision(self, feeds: backends.Feeds) -> ExecutedPrecision:
+    def precision(self, inputs: np.ndarray) -> ExecutedPrecision:
         """Return what was built: from the runtime where it runs here, else from the element types in the file."""
         if self.reason is None:
+            batch = session_batch(self._recipe, self._first, 1)
+            feeds = {self.inputs[0].name: pad(inputs[:batch], batch)}
             return backends.get(self._recipe.backend).executed_precision(self._entry, self._recipe, feeds, threads=1)
         return graphs.static_precision(graphs.load(self._entry), self._recipe.precision)
 
@@ -390,7 +394,8 @@ def _other_sizes(source: Source, resolutions: Sequence[int]) -> tuple[int, ...]:
     return sizes
 
 
-def _tools(recipe: Recipe) -> dict[str, str]:
+def tools(recipe: Recipe) -> dict[str, str]:
+    """Return the versions of the installed packages that decide what a recipe builds."""
     wanted = ["edgebench", "torch", "timm", "open_clip_torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow"]
     if recipe.backend == "openvino":
         wanted += ["openvino", "nncf"]

@@ -360,6 +360,34 @@ def test_a_fixed_batch_is_kept_and_run_with_padding(tmp_path: Path) -> None:
     np.testing.assert_allclose(expected, got["logits"], atol=1e-5)
 
 
+def test_parity_and_golden_outputs_are_computed_in_batches_that_the_engine_takes(tmp_path: Path,
+                                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = backends.get("onnxruntime")
+    real = {name: getattr(backend, name) for name in ("open_session", "executed_precision")}
+    asked = []
+
+    def open_session(entry, recipe, *, batch, threads):
+        asked.extend([batch] if recipe.build else [])
+        return real["open_session"](entry, recipe, batch=batch, threads=threads)
+
+    def executed_precision(entry, recipe, feeds, *, threads):
+        asked.append(len(feeds["image"]))
+        return real["executed_precision"](entry, recipe, feeds, threads=threads)
+
+    monkeypatch.setattr(backend, "open_session", open_session)
+    monkeypatch.setattr(backend, "executed_precision", executed_precision)
+    source = sources.open_source(str(onnx_file(tmp_path / "m.onnx")))
+    for batches in ((2, 2, 3), (6, 8, 32)):
+        asked.clear()
+        recipe = replace(catalog.recipe("ort-fp32"), id=f"to-{batches[2]}", build=Build(batches=batches))
+        (_, folder), = export_all(source, [recipe], tmp_path / "out")
+        artifact = artifacts.verify(folder)
+        assert artifacts.golden_difference(folder, artifact, lambda batch, folder=folder, recipe=recipe: open_session(
+            folder / "model.onnx", recipe, batch=batch, threads=1)) < 1e-5
+        assert asked, "nothing was opened"
+        assert all(batches[0] <= batch <= batches[2] for batch in asked), asked
+
+
 def test_an_unwritable_folder_is_named(tiny: sources.Source, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EdgebenchError, match=r"cannot write .*file"):
