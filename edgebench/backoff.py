@@ -1,9 +1,10 @@
 """Accuracy-aware back-off: from all layers quantized, return the most sensitive ones to float until quality holds.
 
-Layers are ranked by what quantizing each of them alone does to the answers. Candidates with 1, 2, 4, 8, … of the most
-sensitive layers in float are then judged on labelled images, not by a point estimate but by the upper confidence bound
-of what they lose; the last step halves the distance to the last one that failed. Everything tried is logged as it is
-known, so that an interrupted search goes on, and the best candidate is kept even where none holds.
+Layers are ranked by what quantizing each of them alone does to the answers on the images that chose the ranges.
+Candidates with 1, 2, 4, 8, … of the most sensitive layers in float, but never all of them, are then judged on labelled
+images, not by a point estimate but by the upper confidence bound of what they lose; the last step halves the distance
+to the last one that failed. Everything tried is logged as it is known, so that an interrupted search goes on, and the
+best candidate is kept even where none holds, or where others cannot be built.
 """
 
 from __future__ import annotations
@@ -20,19 +21,20 @@ from typing import Literal, cast
 
 import numpy as np
 
-from edgebench import environment, graphs, metrics, stats
-from edgebench.artifacts import pad
+from edgebench import backends, environment, graphs, metrics, sample_size, stats
+from edgebench.artifacts import pad, session_batch
 from edgebench.calibration_errors import smece
 from edgebench.conversion import PLAIN, open_here
 from edgebench.datasets import ImageSet, targets
-from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput, UsageError, unknown, writing
-from edgebench.export import Exporter, variant_folder
+from edgebench.errors import CannotMeasure, InvalidInput, UsageError, unknown, writing
+from edgebench.export import Exporter, tools, variant_folder
 from edgebench.imagecache import cached, normalize
 from edgebench.patterns import COMPUTE
 from edgebench.quantize import plan, prepare
 from edgebench.recipe import Recipe
 from edgebench.record import decode, to_builtins
 from edgebench.sources import Progress, Source
+from edgebench.telemetry import nvml
 
 MEASURES = ("accuracy", "calibration", "flips", "disagreement")
 Measure = Literal["accuracy", "calibration", "flips", "disagreement"]
@@ -44,6 +46,7 @@ MEANING = {
 }
 ALPHA = 0.05
 RANKING_IMAGES = 32
+RANKING_FAILURES = 3
 BATCH = 16
 
 
@@ -70,12 +73,14 @@ class Trial:
     """One candidate: which layers it leaves float, and what it loses."""
 
     keep_float: tuple[str, ...]
-    measured: tuple[Measured, ...]
+    measured: tuple[Measured, ...] = ()
+    failed: str | None = None
+    """Why it could not be built or judged; None where it was."""
 
     @property
     def excess(self) -> float:
-        """How far the worst bound lies above its margin; 0 or less where all hold."""
-        return max(one.bound - one.most for one in self.measured)
+        """How far the worst bound lies above its margin; 0 or less where all hold, infinite where it failed."""
+        return max((one.bound - one.most for one in self.measured), default=math.inf)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +94,18 @@ class Search:
     def __post_init__(self) -> None:
         if self.max_trials < 1:
             raise UsageError(f"--max-trials: expected 1 or more, got {self.max_trials}")
+
+    @property
+    def alpha(self) -> float:
+        """Error probability of each candidate's bounds, which are one-sided."""
+        return ALPHA / self.max_trials
+
+    @property
+    def images_at_least(self) -> int:
+        """Labelled images below which a candidate cannot hold that answers as FP32 does."""
+        # A bootstrap of no change has no width.
+        return max(sample_size.difference(one.most, 0.0, confidence=1 - self.alpha) or sample_size.MOST
+                   for one in self.margins if one.measure != "calibration")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,23 +171,25 @@ class Judge:
         if not rows:
             raise InvalidInput(f"every image of {images.source} chose the ranges: none is left to judge by",
                                "pass --tuning-data DIR, or more images with --calibration-data")
-        self.pixels, self.preprocess = cache.read(rows), source.preprocess
-        self._base = base
-        first = graphs.image_input(base).shape[0]
-        self.batch = first if isinstance(first, int) else BATCH
+        self._pixels, self._preprocess = cache.read(rows), source.preprocess
+        self._first = graphs.image_input(base).shape[0]
         self.reference = self.answers(base, PLAIN)
         wanted, _, _ = targets(images, source.classes, self.reference.shape[1])
         self.targets = np.array([wanted[cache.kept[row]] for row in rows])
-        self.digest = hashlib.sha256("".join(cache.hashes[cache.kept[row]] for row in rows).encode()).hexdigest()
+        self.digest = hashlib.sha256(json.dumps([
+            [cache.hashes[cache.kept[row]] for row in rows], self.targets.tolist(), to_builtins(source.preprocess),
+        ]).encode()).hexdigest()
 
-    def answers(self, entry: Path, recipe: Recipe, count: int | None = None) -> np.ndarray:
-        """Return the logits (n, K) of a built file on the first `count` images; all by default."""
-        session = open_here(entry, recipe, batch=self.batch, threads=environment.usable_cpus())
+    def answers(self, entry: Path, recipe: Recipe, pixels: np.ndarray | None = None) -> np.ndarray:
+        """Return the logits (n, K) of a built file on `pixels` (n, H, W, 3); on the labelled images where None."""
+        images = self._pixels if pixels is None else pixels
+        batch = session_batch(recipe, self._first, BATCH)
+        session = open_here(entry, recipe, batch=batch, threads=environment.usable_cpus())
         name, output = session.inputs[0].name, session.outputs[0].name
         found = []
-        for start in range(0, len(self.pixels[:count]), self.batch):
-            rows = normalize(self.pixels[:count][start:start + self.batch], self.preprocess)
-            found.append(np.array(session.infer({name: pad(rows, self.batch)})[output][: len(rows)], np.float32))
+        for start in range(0, len(images), batch):
+            rows = normalize(images[start:start + batch], self._preprocess)
+            found.append(np.array(session.infer({name: pad(rows, batch)})[output][: len(rows)], np.float32))
         return np.concatenate(found)
 
     def judge(self, logits: np.ndarray, wanted: Sequence[Margin], alpha: float) -> tuple[Measured, ...]:
@@ -206,7 +225,8 @@ def _calibration_loss(mine: metrics.Outcomes, theirs: metrics.Outcomes, alpha: f
 
 
 def search(source: Source, recipe: Recipe, exporter: Exporter, root: Path, images: ImageSet, wanted: Search,
-           progress: Progress = lambda what, done, total: None) -> Outcome:
+           progress: Progress = lambda what, done, total: None,
+           note: Callable[[str], None] = lambda text: None) -> Outcome:
     """Search for the quantized recipe with as few layers in float as keep every margin.
 
     Args:
@@ -217,46 +237,52 @@ def search(source: Source, recipe: Recipe, exporter: Exporter, root: Path, image
         images: Labelled images to judge by; those that chose the ranges are left out.
         wanted: Margins and bounds of the search.
         progress: Told about the steps.
+        note: Told, before anything is built, where the labelled images are too few to show that a margin is kept.
 
     Raises:
         UsageError: A recipe that quantizes nothing.
-        EdgebenchError: The first candidate cannot be built.
+        CannotMeasure: No candidate can be built and judged.
     """
     if recipe.quantization is None:
         raise UsageError(f"recipe {recipe.id!r} quantizes nothing: there is no layer to return to float",
                          "--max-drop and --keep go with INT8 and FP8 recipes")
     base = exporter.base(recipe.opset)
-    judge = Judge(source, base, images, exporter.draw(recipe.quantization)[0].image_sha256)
+    drawn, drawn_pixels = exporter.draw(recipe.quantization)
+    judge = Judge(source, base, images, drawn.image_sha256)
     prepared = prepare(base, exporter.scratch)
     decided = plan(graphs.load(prepared), recipe)
     layers = [one.name for one in decided.decisions if one.quantized and one.operator in COMPUTE]
     if not layers:
         raise CannotMeasure(f"{recipe.id} quantizes no layer of {source.identity.id}", "see edgebench export --explain")
     key = hashlib.sha256(json.dumps([
-        to_builtins(source.identity), to_builtins(recipe), judge.digest, to_builtins(wanted), layers,
+        to_builtins(source.identity), to_builtins(recipe), judge.digest, drawn.digest, to_builtins(wanted), layers,
+        tools(recipe), _machine(recipe),
     ], sort_keys=True).encode()).hexdigest()
     log = _Log(root / f"{variant_folder(source.identity.id, recipe)}.search.jsonl", key)
     attempts = _Attempts(recipe, exporter, judge, base, log)
-    alpha = ALPHA / wanted.max_trials
+    if len(judge.targets) < wanted.images_at_least:
+        note(_too_few(recipe, len(judge.targets), wanted))
 
     def attempt(keep: Sequence[str]) -> Trial:
         progress(f"judging {recipe.id} with {len(keep)} of {len(layers)} layers in float", len(attempts.trials),
                  wanted.max_trials)
-        return attempts.judged(keep, wanted.margins, alpha)
+        return attempts.judged(keep, wanted.margins, wanted.alpha)
 
     trials = [attempt(())]
-    if trials[0].excess > 0 and wanted.max_trials > 1:
+    # With all of them in float the recipe would quantize nothing that matters.
+    most = len(layers) - 1
+    if trials[0].excess > 0 and wanted.max_trials > 1 and most:
         def told(done: int) -> None:
             progress(f"ranking the layers of {recipe.id}", done, len(layers))
 
-        ranked = attempts.ranked(layers, decided.quantized, told)
+        ranked = attempts.ranked(layers, decided.quantized, drawn_pixels, told)
         failed, held, count = 0, None, 1
         while len(trials) < wanted.max_trials and held is None:
-            count = min(count, len(ranked))
+            count = min(count, most)
             trials.append(attempt(ranked[:count]))
             if trials[-1].excess <= 0:
                 held = count
-            elif count == len(ranked):
+            elif count == most:
                 break
             else:
                 failed, count = count, count * 2
@@ -264,10 +290,30 @@ def search(source: Source, recipe: Recipe, exporter: Exporter, root: Path, image
             middle = (held + failed) // 2
             trials.append(attempt(ranked[:middle]))
             failed, held = (failed, middle) if trials[-1].excess <= 0 else (middle, held)
+    if all(one.failed for one in trials):
+        raise CannotMeasure(f"no candidate of {recipe.id} can be built and judged: {trials[0].failed}",
+                            f"try it without --max-drop; what was tried stands in {log.path}")
     holding = [one for one in trials if one.excess <= 0]
     best = min(holding, key=lambda one: len(one.keep_float)) if holding else min(trials, key=lambda one: one.excess)
     return Outcome(recipe=_tuned(recipe, best, len(judge.targets), len(layers)), best=best, trials=tuple(trials),
                    images=len(judge.targets), layers=len(layers))
+
+
+def _machine(recipe: Recipe) -> list[object]:
+    """Return what a built file's answers depend on here: runtime, CPU and GPUs."""
+    own = backends.get(recipe.backend)
+    runs = own.reason_against(recipe) is None
+    runtime = own if runs else backends.get("onnxruntime")
+    return [runs, runtime.packages(), environment.processor(), nvml.gpus_seen()]
+
+
+def _too_few(recipe: Recipe, images: int, wanted: Search) -> str:
+    shown = stats.wilson(0, images, 1 - 2 * wanted.alpha)[1]
+    tightest = min(one.most for one in wanted.margins if one.measure != "calibration")
+    fewer = ", or fewer --max-trials," if wanted.max_trials > 1 else ""
+    return (f"{recipe.id}: {images:,} labelled images are too few for a margin of {tightest:.2%}: where no answer "
+            f"changes they show that the loss is below {shown:.2%}. The best candidate is kept all the same; "
+            f"{wanted.images_at_least:,} images (--tuning-data){fewer} could show that one holds")
 
 
 class _Log:
@@ -304,46 +350,62 @@ class _Attempts:
         self.trials: list[Trial] = []
 
     def judged(self, keep: Sequence[str], wanted: Sequence[Margin], alpha: float) -> Trial:
-        known = next((line for line in self._log.lines if line.get("keep_float") == list(keep)), None)
+        # What failed is tried again when a search goes on: memory, disk or time may have been short.
+        known = next((line for line in self._log.lines
+                      if line.get("keep_float") == list(keep) and not line.get("failed")), None)
         if known is not None:
             trial = decode(Trial, {"keep_float": known["keep_float"], "measured": known["measured"]},
                            str(self._log.path))
         else:
-            measured = self._judge.judge(self._answers(keep), wanted, alpha)
-            trial = Trial(keep_float=tuple(keep), measured=measured)
+            try:
+                trial = Trial(keep_float=tuple(keep), measured=self._judge.judge(self._answers(keep), wanted, alpha))
+            except (CannotMeasure, InvalidInput) as error:
+                trial = Trial(keep_float=tuple(keep), failed=error.message)
             self._log.add(**to_builtins(trial), images=len(self._judge.targets), alpha=alpha)
         self.trials.append(trial)
         return trial
 
-    def ranked(self, layers: Sequence[str], quantized: Sequence[str], told: Callable[[int], None]) -> list[str]:
-        """Return the layers, the one that does most harm alone first: mean KL divergence from FP32 in nats."""
+    def ranked(self, layers: Sequence[str], quantized: Sequence[str], drawn: Path,
+               told: Callable[[int], None]) -> list[str]:
+        """Return the layers, the one that does most harm alone first: mean KL divergence from FP32 in nats.
+
+        Args:
+            layers: What is ranked.
+            quantized: All nodes that the recipe quantizes.
+            drawn: Pixels of the images that chose the ranges: those that judge must not choose candidates.
+            told: Told how many layers are done.
+        """
         harm: dict[str, float] = {str(line["layer"]): float(cast("float", line["kl_nat"])) for line in self._log.lines
-                                  if "layer" in line}
-        reference = self._judge.reference[:RANKING_IMAGES]
+                                  if "layer" in line and not line.get("failed")}
+        pixels = np.load(drawn, mmap_mode="r")
+        # Evenly from all of them: they lie class by class.
+        pixels = pixels[np.linspace(0, len(pixels) - 1, min(RANKING_IMAGES, len(pixels))).round().astype(int)]
+        reference = self._judge.answers(self._base, PLAIN, pixels)
         for done, name in enumerate(layers):
             told(done)
             if name in harm:
                 continue
+            if self.trials[0].failed and len(harm) >= RANKING_FAILURES and all(map(math.isinf, harm.values())):
+                # Neither all layers nor any of these: it is no layer's fault, and the others would tell nothing.
+                break
             others = [other for other in quantized if other != name]
             try:
-                logits = self._answers(others, RANKING_IMAGES)
-                harm[name] = float(metrics.divergences(reference, logits).kl.mean())
-            except EdgebenchError as error:
-                # Some layers cannot be quantized alone; they are taken for harmless, and the candidates will tell.
-                harm[name] = 0.0
-                self._log.add(layer=name, kl_nat=0.0, failed=error.message)
-                continue
-            self._log.add(layer=name, kl_nat=harm[name])
+                harm[name] = float(metrics.divergences(reference, self._answers(others, pixels)).kl.mean())
+                self._log.add(layer=name, kl_nat=harm[name])
+            except (CannotMeasure, InvalidInput) as error:
+                # What fails with this layer alone quantized is the first to be tried in float.
+                harm[name] = math.inf
+                self._log.add(layer=name, failed=error.message)
         told(len(layers))
-        return sorted(layers, key=lambda name: -harm[name])
+        return sorted(layers, key=lambda name: -harm.get(name, 0.0))
 
-    def _answers(self, keep: Sequence[str], count: int | None = None) -> np.ndarray:
+    def _answers(self, keep: Sequence[str], pixels: np.ndarray | None = None) -> np.ndarray:
         candidate = _keeping(self._recipe, keep)
         folder = self._exporter.scratch / "candidate"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         entry = self._exporter.build(candidate, self._base, folder)
-        logits = self._judge.answers(folder / entry, self._recipe, count)
+        logits = self._judge.answers(folder / entry, self._recipe, pixels)
         if not np.isfinite(logits).all():
             raise CannotMeasure(f"{self._recipe.id} gives NaN or infinity with {len(keep)} layers in float")
         return logits

@@ -28,7 +28,7 @@ def observe(packages: dict[str, str], root: Path = Path("/"), load_before: float
         root: Where ``proc`` and ``sys`` hang.
         load_before: Busy CPUs before timing, when the caller noted them.
     """
-    cpu, features = _cpu(root)
+    cpu, features = processor(root)
     return Environment(
         hostname=socket.gethostname(), os=f"{platform.system()} {platform.release()}",
         python=platform.python_version(), machine=platform.machine(), cpu=cpu, cpu_features=features,
@@ -106,7 +106,7 @@ def lacks_vnni(features: tuple[str, ...] | None = None) -> bool:
 
 def cpu_features(root: Path = Path("/")) -> tuple[str, ...]:
     """Return the instruction-set extensions in `FEATURES` that the CPU has."""
-    return _cpu(root)[1]
+    return processor(root)[1]
 
 
 def peak_memory_bytes(root: Path = Path("/")) -> int | None:
@@ -120,7 +120,8 @@ def peak_memory_bytes(root: Path = Path("/")) -> int | None:
     return None
 
 
-def _cpu(root: Path) -> tuple[str, tuple[str, ...]]:
+def processor(root: Path = Path("/")) -> tuple[str, tuple[str, ...]]:
+    """Return what the CPU is called, and the instruction-set extensions in `FEATURES` that it has."""
     name, flags = platform.processor() or platform.machine(), set[str]()
     for line in (_text(root / "proc/cpuinfo") or "").splitlines():
         key, _, value = line.partition(":")

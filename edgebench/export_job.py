@@ -119,7 +119,7 @@ def export(request: ExportRequest, progress: Progress = lambda what, done, total
                 chosen = recipe
                 if wanted is not None:
                     outcome = backoff.search(source, recipe, exporter, request.out, _judging(request, calibration),
-                                             wanted, progress)
+                                             wanted, progress, note)
                     result.searches.append(outcome)
                     chosen = outcome.recipe
                     result.recipes.append(write_recipe(chosen, request.out))

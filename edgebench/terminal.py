@@ -169,8 +169,8 @@ def print_search(outcome: Outcome) -> None:
     for trial in outcome.trials:
         losses = ", ".join(f"{one.measure} {one.loss:+.2%} (at most {one.bound:+.2%}, margin {one.most:.2%})"
                            for one in trial.measured)
-        mark = "holds" if trial.excess <= 0 else "     "
-        click.echo(f"  {mark}  {len(trial.keep_float):3} of {outcome.layers} layers in float: {losses}")
+        mark = "failed" if trial.failed else "holds " if trial.excess <= 0 else "      "
+        click.echo(f"  {mark}  {len(trial.keep_float):3} of {outcome.layers} layers in float: {trial.failed or losses}")
 
 
 def print_draws(found: DrawSpread) -> None:

@@ -16,10 +16,11 @@ import scipy.stats
 from onnx.numpy_helper import from_array
 from PIL import Image
 
-from edgebench import backoff, catalog, export_job, sources
+from edgebench import backends, backoff, catalog, export_job, sources, stats
 from edgebench.datasets import open_images
 from edgebench.errors import CannotMeasure, InvalidInput, UsageError
 from edgebench.export import Exporter, Wanted
+from edgebench.recipe import Build
 from edgebench.record import ClassMap, Preprocess
 from tests.commands import cli
 
@@ -161,6 +162,186 @@ class TestTheSearch:
         assert 4 * outcome.images == pytest.approx(backoff.images_needed(tight, outcome.images), abs=1)
         hopeless = replace(tight, measured=tuple(replace(one, most=one.loss) for one in tight.measured))
         assert backoff.images_needed(hopeless, outcome.images) is None
+
+
+class Scripted:
+    """Builds and answers by script: candidates are told apart by the layers that they keep in float."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.built: list[tuple[str, ...]] = []
+        """What each candidate kept in float."""
+        self.fails: dict[tuple[str, ...], Exception] = {}
+        self.wrong: dict[tuple[str, ...], float] = {}
+        """Share of the answers that are wrong; NaN: all are NaN."""
+        self.shown: list[np.ndarray] = []
+        """Pixels that candidates were ranked on."""
+        plain = backoff.Judge.answers
+
+        def answers(judge, entry, recipe, pixels=None):
+            if recipe is backoff.PLAIN:
+                return plain(judge, entry, recipe, pixels)
+            if pixels is not None:
+                self.shown.append(pixels)
+            logits = plain(judge, entry, backoff.PLAIN, pixels)
+            share = self.wrong.get(self.built[-1], 0.0)
+            if np.isnan(share):
+                return logits * np.nan
+            logits[:round(share * len(logits))] *= -1
+            return logits
+
+        def build(_, candidate, base, folder):
+            kept = candidate.quantization.keep_float
+            self.built.append(kept)
+            if kept in self.fails:
+                raise self.fails[kept]
+            return shutil.copy(base, folder)
+
+        monkeypatch.setattr(Exporter, "build", build)
+        monkeypatch.setattr(backoff.Judge, "answers", answers)
+
+
+ALONE = {name: tuple(one for one in ("first", "relu1", "second", "relu2", "pool", "flat", "last") if one != name)
+         for name in ("first", "second", "last")}
+
+
+@pytest.fixture
+def scripted(monkeypatch) -> Scripted:
+    """By default every candidate loses everything, and the second layer does the most harm alone, then the last."""
+    made = Scripted(monkeypatch)
+    made.wrong = {(): 1.0, ("second",): 1.0, ("second", "last"): 1.0,
+                  ALONE["first"]: 0.0, ALONE["second"]: 0.8, ALONE["last"]: 0.4}
+    return made
+
+
+class TestCandidates:
+    def test_all_layers_in_float_is_none(self, scripted, source, labelled, tmp_path):
+        outcome = find(source, labelled, tmp_path, trials=8)
+        assert [(), ("second",), ("second", "last")] == [one.keep_float for one in outcome.trials]
+        assert ("fails", 3) == (outcome.verdict, outcome.layers)
+
+    @pytest.mark.parametrize("failure", [CannotMeasure("stopped after its time limit"), InvalidInput("no kernel"), None])
+    def test_one_that_fails_is_logged_with_its_reason_and_passed_over(self, failure, scripted, source, labelled, tmp_path):
+        scripted.wrong |= {("second",): np.nan, ("second", "last"): 0.0}
+        if failure is not None:
+            scripted.fails[("second",)] = failure
+        outcome = find(source, labelled, tmp_path, trials=8)
+        assert ("holds", ("second", "last")) == (outcome.verdict, outcome.best.keep_float)
+        reason = failure.message if failure else "naive gives NaN or infinity with 1 layers in float"
+        assert [None, reason, None] == [one.failed for one in outcome.trials]
+        lines = [json.loads(line) for line in (tmp_path / "small.onnx--naive.search.jsonl").read_text().splitlines()]
+        assert [reason] == [line["failed"] for line in lines if line.get("keep_float") == ["second"]]
+        assert reason in [one["failed"] for one in backoff.summary(outcome)["trials"]]
+
+    def test_the_best_that_was_judged_is_kept_where_those_after_it_fail(self, scripted, source, labelled, tmp_path):
+        scripted.fails = dict.fromkeys((("second",), ("second", "last")), CannotMeasure("out of memory"))
+        scripted.wrong[()] = 0.1
+        outcome = find(source, labelled, tmp_path)
+        assert ("fails", ()) == (outcome.verdict, outcome.best.keep_float)
+        assert outcome.recipe.quantization.keep_float == ()
+
+    def test_a_layer_that_fails_alone_is_the_first_in_float(self, scripted, source, labelled, tmp_path):
+        scripted.wrong |= {ALONE["first"]: np.nan, (): np.nan, ("first",): 0.0}
+        assert ("first",) == find(source, labelled, tmp_path).best.keep_float
+
+    def test_where_none_can_be_built_the_reason_is_the_error(self, scripted, source, labelled, tmp_path, monkeypatch):
+        monkeypatch.setattr(backoff, "RANKING_FAILURES", 1)
+        scripted.fails = dict.fromkeys(((), ("first",), ("first", "second"), *ALONE.values()), CannotMeasure("disk full"))
+        with pytest.raises(CannotMeasure, match="no candidate of naive can be built and judged: disk full"):
+            find(source, labelled, tmp_path)
+        assert [(), ALONE["first"], ("first",), ("first", "second")] == scripted.built, "all layers were built alone"
+
+    def test_those_that_failed_are_tried_again_and_no_others(self, scripted, source, labelled, tmp_path):
+        scripted.fails = {("second",): CannotMeasure("out of memory"), ALONE["first"]: CannotMeasure("out of memory")}
+        find(source, labelled, tmp_path)
+        scripted.built.clear()
+        scripted.fails.clear()
+        scripted.wrong[("second",)] = 0.0
+        outcome = find(source, labelled, tmp_path)
+        assert [ALONE["first"], ("second",)] == scripted.built
+        assert ("holds", ("second",)) == (outcome.verdict, outcome.best.keep_float)
+
+    def test_layers_are_ranked_on_the_images_that_chose_the_ranges(self, scripted, source, labelled, tmp_path):
+        images = open_images(str(labelled))
+        find(source, labelled, tmp_path)
+        with Exporter(source, tmp_path, Wanted(calibration=images)) as exporter:
+            drawn = np.load(exporter.draw(per_tensor().quantization)[1])
+        assert 3 == len(scripted.shown)
+        known = {one.tobytes() for one in drawn}
+        for pixels_ in scripted.shown:
+            assert backoff.RANKING_IMAGES == len({one.tobytes() for one in pixels_} & known)
+            assert {drawn[0].tobytes(), drawn[-1].tobytes()} < {one.tobytes() for one in pixels_}
+
+
+class TestTheLog:
+    def again(self, source, labelled, out: Path, scripted) -> int:
+        """Return how many candidates the same search builds with that log."""
+        scripted.built.clear()
+        find(source, labelled, out)
+        return len(scripted.built)
+
+    def test_is_of_its_calibration_images(self, scripted, source, labelled, tmp_path):
+        judging = open_images(str(labelled))
+        calibration = [replace(judging, items=judging.items[start::3]) for start in (0, 1)]
+        built = []
+        for images in calibration:
+            scripted.built.clear()
+            with Exporter(source, tmp_path, Wanted(calibration=images)) as exporter:
+                # The same images judge both times.
+                backoff.search(source, per_tensor(), exporter, tmp_path, replace(judging, items=judging.items[2::3]),
+                               backoff.Search(margins=backoff.margins(0.05, ()), max_trials=4))
+            built.append(len(scripted.built))
+        assert [6, 6] == built
+
+    @pytest.mark.parametrize(("module", "name", "changed"), [
+        (backoff, "tools", lambda recipe: {"onnxruntime": "9.9"}),
+        (backoff.environment, "processor", lambda *_: ("another CPU", ())),
+        (backoff.nvml, "gpus_seen", lambda: ("another GPU",))])
+    def test_is_of_its_tools_and_machine(self, module, name, changed, scripted, source, labelled, tmp_path, monkeypatch):
+        assert 6 == self.again(source, labelled, tmp_path, scripted)
+        assert 0 == self.again(source, labelled, tmp_path, scripted)
+        monkeypatch.setattr(module, name, changed)
+        assert 6 == self.again(source, labelled, tmp_path, scripted)
+
+
+class TestTooFewImages:
+    def test_are_told_before_anything_is_built(self, scripted, source, labelled, tmp_path):
+        told = []
+        images = open_images(str(labelled))
+        wanted = backoff.Search(margins=backoff.margins(0.005, ("flips=0.02",)), max_trials=8)
+        scripted.wrong = {}
+        with Exporter(source, tmp_path, Wanted(calibration=images)) as exporter:
+            outcome = backoff.search(source, per_tensor(), exporter, tmp_path, images, wanted,
+                                     note=lambda text: told.append((text, len(scripted.built))))
+        ((text, built),) = told
+        assert (0, "inconclusive") == (built, outcome.verdict)
+        assert "200 labelled images are too few for a margin of 0.50%" in text
+        assert f"{outcome.best.measured[0].bound:.2%}" in text
+        assert f"{wanted.images_at_least:,} images" in text
+
+    @pytest.mark.parametrize("trials", [1, 8])
+    def test_enough_are_enough_where_nothing_changes(self, trials):
+        wanted = backoff.Search(margins=backoff.margins(0.005, ("flips=0.02", "calibration=0.001")), max_trials=trials)
+        least = wanted.images_at_least
+        bounds = [stats.paired_interval(0, 0, n, 1 - 2 * wanted.alpha)[1] for n in (least, least - 1)]
+        assert bounds[0] <= 0.005 < bounds[1]
+
+
+def test_a_candidate_is_judged_in_batches_that_its_engine_takes(source, labelled, tmp_path, monkeypatch):
+    backend, batches = backends.get("onnxruntime"), []
+    real = backend.open_session
+
+    def open_session(entry, recipe, *, batch, threads):
+        if recipe.build is not None:
+            batches.append(batch)
+        return real(entry, recipe, batch=batch, threads=threads)
+
+    monkeypatch.setattr(backend, "open_session", open_session)
+    images = open_images(str(labelled))
+    with Exporter(source, tmp_path, Wanted(calibration=images)) as exporter:
+        judge = backoff.Judge(source, exporter.base(20), images, ())
+        found = judge.answers(exporter.base(20), replace(per_tensor(), build=Build(batches=(1, 2, 7))))
+    assert [7] == batches
+    np.testing.assert_allclose(judge.reference, found, atol=1e-4)
 
 
 def test_a_layer_kept_float_is_not_quantized_by_onnx_runtime_when_it_loads_the_file(source, labelled, tmp_path):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from edgebench.errors import CannotMeasure, require
+from edgebench.errors import CannotMeasure, MissingDependency, require
 from edgebench.telemetry.files import Reading
 from edgebench.telemetry.types import NVML_POWER_CAP, Absent, Channel, Quantity
 
@@ -46,6 +46,14 @@ def gpu_names(nvml: ModuleType | Any | None = None) -> tuple[str, ...]:
         raise CannotMeasure(f"NVML lists no GPU: {error}") from error
     finally:
         module.nvmlShutdown()
+
+
+def gpus_seen() -> tuple[str, ...]:
+    """Return what NVML calls each GPU; none without a driver, or without the package."""
+    try:
+        return gpu_names()
+    except (CannotMeasure, MissingDependency):
+        return ()
 
 
 class NvmlGpu:
