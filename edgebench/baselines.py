@@ -78,11 +78,18 @@ class Baselines:
         self._scratch.cleanup()
 
     def of(self, run: Run, folder: Path | None = None) -> tuple[tuple[Run, Path] | None, str]:
-        """Return the baseline of a run with its folder, or None with the reason in words.
+        """Return the baseline of a run with its folder, or None with the reason in words; see `of_variant`."""
+        return self.of_variant(run.variant, run.device.id, folder, run.created_at)
+
+    def of_variant(self, variant: str, device: str, folder: Path | None = None, created_at: str = "",
+                   ) -> tuple[tuple[Run, Path] | None, str]:
+        """Return the baseline of a variant on a device with its folder, or None with the reason in words.
 
         Args:
-            run: What is judged.
-            folder: Where it lies: a run is never its own baseline.
+            variant: What is judged, or to be measured.
+            device: Its id.
+            folder: Where its run lies: a run is never its own baseline.
+            created_at: When that was measured.
 
         Raises:
             InvalidInput: The baseline is damaged, of another schema, or was changed after it was promoted.
@@ -93,32 +100,33 @@ class Baselines:
             return None, ""
         kind, _, name = rule.partition(":")
         if kind == "latest":
-            return self._latest(run, folder, name)
+            return self._latest(variant, device, name, folder, created_at)
         if rule == "promoted" or (kind == "promoted" and "://" not in rule):
-            return self._promoted(run, name or RELEASE)
-        return self._named(run, rule)
+            return self._promoted(variant, device, name or RELEASE)
+        return self._named(variant, rule)
 
-    def _latest(self, run: Run, folder: Path | None, branch: str) -> tuple[tuple[Run, Path] | None, str]:
+    def _latest(self, variant: str, device: str, branch: str, folder: Path | None, created_at: str,
+                ) -> tuple[tuple[Run, Path] | None, str]:
         if self._rows is None:
             with Database(self._location) as database:
                 self._rows = database.rows("SELECT filename, variant, device, created_at, branch FROM runs")
         own = str((folder / "run.json").resolve()) if folder else ""
         # Nor is a copy of it, such as the one that was just put into the history.
-        alike = [row for row in self._rows if row[1:3] == (run.variant, run.device.id)
-                 and row[0] != own and row[3] != run.created_at]
+        alike = [row for row in self._rows if row[1:3] == (variant, device)
+                 and row[0] != own and row[3] != created_at]
         chosen = max((row for row in alike if row[4] == branch), key=lambda row: (row[3], row[0]), default=None)
         if chosen is None:
             branches = sorted({row[4] for row in alike if row[4]})
-            return None, (f"{run.variant}: no baseline: none of {len(alike)} earlier runs on {run.device.id} in "
+            return None, (f"{variant}: no baseline: none of {len(alike)} earlier runs on {device} in "
                           f"{self._location} is of branch {branch!r}{suggest(branch, branches)}")
         return self._loaded(str(chosen[0])), ""
 
-    def _promoted(self, run: Run, name: str) -> tuple[tuple[Run, Path] | None, str]:
+    def _promoted(self, variant: str, device: str, name: str) -> tuple[tuple[Run, Path] | None, str]:
         known = promotions(self._location)
-        mine = [one for one in known if (one.name, one.variant, one.device) == (name, run.variant, run.device.id)]
+        mine = [one for one in known if (one.name, one.variant, one.device) == (name, variant, device)]
         if not mine:
             names = sorted({one.name for one in known})
-            return None, (f"{run.variant}: no baseline: no run on {run.device.id} was promoted to {name!r} in "
+            return None, (f"{variant}: no baseline: no run on {device} was promoted to {name!r} in "
                           f"{self._location}{suggest(name, [one for one in names if one != name])}")
         file = joined(self._location, mine[-1].run)
         digest = hashlib.sha256(read_bytes(file)).hexdigest()
@@ -127,7 +135,7 @@ class Baselines:
                                "restore it, or promote another run: edgebench baseline promote RUN --why …")
         return self._loaded(file), ""
 
-    def _named(self, run: Run, path: str) -> tuple[tuple[Run, Path] | None, str]:
+    def _named(self, variant: str, path: str) -> tuple[tuple[Run, Path] | None, str]:
         if is_remote(path):
             file = path if path.endswith(".json") else f"{path.rstrip('/')}/run.json"
             return self._loaded(file), ""
@@ -139,9 +147,9 @@ class Baselines:
         if not any(place.glob("*/run.json")):
             raise InvalidInput(f"no run.json below the baseline {path}",
                                "name a run, an output folder, latest:BRANCH or promoted")
-        if not (place / run.variant / "run.json").is_file():
-            return None, f"{run.variant}: no baseline: {path} holds no such variant"
-        return (load(place / run.variant), place / run.variant), ""
+        if not (place / variant / "run.json").is_file():
+            return None, f"{variant}: no baseline: {path} holds no such variant"
+        return (load(place / variant), place / variant), ""
 
     def _loaded(self, file: str) -> tuple[Run, Path]:
         if not is_remote(file):

@@ -71,6 +71,8 @@ class DecisionFile:
     """`named` policy."""
     artifact: str = ""
     """Digest of what was evaluated."""
+    baseline: str = ""
+    """`identity` of the run that rules against a baseline compared with; empty where none were followed."""
     seed: int | None = None
     """Of the order of the images."""
     passes: tuple[PassRecord, ...] = ()
@@ -105,6 +107,11 @@ def load(folder: Path) -> DecisionFile | None:
     return decode(DecisionFile, data, str(file))
 
 
+def identity(run: Run) -> str:
+    """Return what tells a run from all others: ``variant@time of creation``."""
+    return f"{run.variant}@{run.created_at}"
+
+
 def known(policy: Policy, folder: Path, artifact: str) -> DecisionFile | None:
     """Return what was decided about an artifact by that very policy; None where nothing was.
 
@@ -117,7 +124,7 @@ def known(policy: Policy, folder: Path, artifact: str) -> DecisionFile | None:
 
 
 def add(policy: Policy, folder: Path, artifact: str, paths: Iterable[DecisionPath],
-        replaced: Callable[[DecisionPath], bool], evaluated: PassRecord | None = None) -> None:
+        replaced: Callable[[DecisionPath], bool], evaluated: PassRecord | None = None, baseline: str = "") -> None:
     """Write decisions beside what else was decided about the artifact by that policy.
 
     Args:
@@ -127,6 +134,7 @@ def add(policy: Policy, folder: Path, artifact: str, paths: Iterable[DecisionPat
         paths: How rules were decided.
         replaced: Whether an earlier path gives way to these.
         evaluated: The pass that they were decided on; takes the place of an earlier one over the same images.
+        baseline: `identity` of the baseline that was compared with; empty where none was.
 
     Raises:
         InvalidInput: The file is damaged or of another schema, or cannot be written.
@@ -141,6 +149,7 @@ def add(policy: Policy, folder: Path, artifact: str, paths: Iterable[DecisionPat
         passes = (*(one for one in passes if images(one) != images(evaluated)), evaluated)
     write_json(folder / DECISIONS, DecisionFile(
         schema=DECISIONS_SCHEMA, policy=policy.id, until=named(policy), artifact=artifact, seed=SEED, passes=passes,
+        baseline=baseline or (before.baseline if before else ""),
         paths=(*(one for one in (before.paths if before else ()) if not replaced(one)), *paths)))
 
 
@@ -164,7 +173,7 @@ def of_runs(placed: Iterable[tuple[Run, Path]]) -> dict[tuple[str, str], tuple[D
             if run.settings.until is not None}
 
 
-def decided(found: Gate, policy: Policy, run: Run, folder: Path) -> Gate:
+def decided(found: Gate, policy: Policy, run: Run, folder: Path, baseline: Run | None = None) -> Gate:
     """Return the verdicts, those of followed rules as they were decided while images came in.
 
     Rules that were not followed where evaluation or timing stopped early are not decided: when it stopped depends on
@@ -175,6 +184,7 @@ def decided(found: Gate, policy: Policy, run: Run, folder: Path) -> Gate:
         policy: Whose rules they are of.
         run: What was judged.
         folder: Of its run file.
+        baseline: What rules against one were judged with: those that were followed with another are not decided.
 
     Raises:
         InvalidInput: The file of decisions is damaged or of another schema.
@@ -185,6 +195,8 @@ def decided(found: Gate, policy: Policy, run: Run, folder: Path) -> Gate:
     mine = file is not None and file.artifact == run.artifact.digest and (
         run.settings.until == file.until == named(policy))
     paths = {(path.rule, path.where): path for path in file.paths if path.steps} if file and mine else {}
+    if file and (baseline is None or identity(baseline) != file.baseline):
+        paths = {key: path for key, path in paths.items() if rules[key[0]].against != "baseline"}
     digests = {one.dataset.digest for one in run.passes if one.part_of is not None}
     stopped = {place(one) for one in run.evaluations if one.dataset.digest in digests}
     cut = any(one.stopped == "decided" for one in run.traces)

@@ -159,7 +159,8 @@ def judge(path: Path, policy_name: str, *, baseline: str | None = None, history:
             usable = {floor.metric: floor.floor for floor in known if not _differing(floor, one.run)}
             judged = confirming.confirmed(
                 partial(_judge, chosen, one, other, allow, usable), confirming.reruns(chosen, one.run, one.folder))
-            gates.append(confirming.without_invalid(decisions.decided(judged, chosen, one.run, one.folder), one.run))
+            gates.append(confirming.without_invalid(decisions.decided(
+                judged, chosen, one.run, one.folder, other[0] if other else None), one.run))
     gates += [_not_judged(chosen, one) for one in found.unfinished]
     return Judgement(policy=chosen, gates=tuple(gates), found=found, baselines=others,
                      notes=tuple(dict.fromkeys(notes)))

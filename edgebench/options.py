@@ -100,6 +100,10 @@ RUN_OPTIONS = (
                  help="What to evaluate: all, none, or names (edgebench properties)."),
     click.option("--until", metavar="FILE|NAME", help="Evaluate images in random order and time, each variant but the "
                  "FP32 reference, only until every rule of this policy is decided."),
+    click.option("--baseline", metavar="RUN|latest:BRANCH|promoted", help="Earlier run that rules of --until against a "
+                 "baseline compare with; gate with the same one."),
+    click.option("--history", default="runs", show_default=True, metavar="DIR|URL", help="Where --baseline "
+                 "latest:BRANCH and promoted look."),
     click.option("--builds", type=int, default=1, show_default=True, metavar="N", help="Build each artifact N times "
                  "and report how much the builds differ."),
     click.option("--device", default="auto", show_default=True, metavar="ID", help="Declared device "

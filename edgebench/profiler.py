@@ -29,6 +29,7 @@ from edgebench import (
     stopping,
     sustained,
 )
+from edgebench.baselines import Baselines
 from edgebench.datasets import ImageSet, open_images
 from edgebench.decisions import DECISIONS, of_runs
 from edgebench.errors import (
@@ -40,6 +41,7 @@ from edgebench.errors import (
     unknown,
     writing,
 )
+from edgebench.history import HISTORY
 from edgebench.instrument import TimingPlan
 from edgebench.named_sets import fit_sets, open_sets
 from edgebench.observed import Observed
@@ -123,6 +125,10 @@ class Request:
     """Whether another executed precision than the one asked for is a caveat instead of an error."""
     until: str | None = None
     """Policy that ends the evaluation of a variant as soon as all its rules are decided; None: all images count."""
+    baseline: str | None = None
+    """Earlier run that rules of `until` against a baseline compare with, as in `edgebench.baselines.Baselines`."""
+    history: str = HISTORY
+    """Where its rules look."""
     resume: bool = False
     force: bool = False
 
@@ -171,6 +177,7 @@ class _Shared:
     missing: tuple[Skip, ...]
     """Properties that cannot be evaluated."""
     until: Policy | None
+    baselines: Baselines
     planner: Planner
     shelf: evaluate.Shelf
     timed_too: frozenset[str]
@@ -203,7 +210,10 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
     note(f"device: {device.title}")
     chosen, missing = properties.usable(request.properties, request.data)
     timed = request.budget is not None
-    until = stopping.read(request.until, timed=timed) if request.until is not None else None
+    if request.baseline is not None and request.until is None:
+        raise UsageError("--baseline is for rules of --until POLICY", "finished runs are held against one by gate")
+    until = stopping.read(request.until, timed=timed, baseline=request.baseline is not None) \
+        if request.until is not None else None
     if until is not None:
         chosen, left_out = stopping.scope(until, chosen, by_name=list(request.properties) != ["all"], timed=timed)
         missing = (*missing, *left_out)
@@ -231,11 +241,13 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
                               _finished(request.out, ()), timed=timed)
     if request.force:
         _set_aside(request.out, variants)
-    with _controlled(request.control, device, note) as settings:
+    with Baselines(request.baseline, request.history) as baselines, \
+            _controlled(request.control, device, note) as settings:
         # Asked again: another power mode may be in force now, set for this measurement or set back after a crash.
         _, doubts, power_mode = resolve_device(request.device)
         shared = _Shared(request=request, device=device, chosen=chosen, missing=missing, until=until, planner=planner,
-                         shelf=evaluate.Shelf(), timed_too=frozenset(one.name for one in variants if timed),
+                         baselines=baselines, shelf=evaluate.Shelf(),
+                         timed_too=frozenset(one.name for one in variants if timed),
                          changed=settings, doubts=doubts, power_mode=power_mode)
         for number, variant in enumerate(variants, 1):
             def told(what: str, share: float, prefix: str = f"[{number}/{len(variants)}] {variant.name}: ") -> None:
@@ -509,9 +521,13 @@ def _run_variant(shared: _Shared, variant: _Variant, earlier: Sequence[Run], pro
     jobs, records = plan.passes, tuple(assembly.record(job) for job in plan.passes)
     reference = assembly.reference(artifact, earlier)
     sibling = (reference, request.out / reference.variant) if reference is not None else None
+    baseline, absent = shared.baselines.of_variant(variant.name, device.id, out) \
+        if shared.until is not None and artifact.recipe.precision != "fp32" else (None, "")
+    if absent:
+        progress(absent, 0.0)
     until = stopping.plan(
         shared.until, chosen, artifact, jobs, sibling, timed=request.budget is not None,
-        in_turns=reference is not None and reference.variant in shared.timed_too,
+        in_turns=reference is not None and reference.variant in shared.timed_too, baseline=baseline,
     ) if shared.until is not None else None
     settings = Settings(
         budget=request.budget or "none", threads=request.threads or environment.usable_cpus(),

@@ -25,7 +25,7 @@ from edgebench.evidence import Evidence
 from edgebench.imagecache import load_cache
 from edgebench.policy import Policy, Rule
 from edgebench.properties import CLEAN, Pass, Predictions
-from edgebench.record import Artifact, Caveat, DatasetIdentity, PassRecord, Run, Skip
+from edgebench.record import Artifact, Caveat, DatasetIdentity, Evaluation, PassRecord, Run, Skip
 from edgebench.sequential import checkpoints
 
 if TYPE_CHECKING:
@@ -54,6 +54,11 @@ class Until:
     """Folder of the reference's run; None: no rule needs one."""
     reference_artifact: str = ""
     """Its artifact's digest."""
+    baseline: str | None = None
+    """Folder of the baseline's run; None: rules against one are not followed."""
+    baseline_artifact: str = ""
+    baseline_identity: str = ""
+    """As in `edgebench.decisions.identity`."""
     timed: bool = False
     """Whether rules about timings are followed too."""
     in_turns: bool = False
@@ -65,19 +70,20 @@ class Until:
         return decisions.named(self.policy)
 
 
-def read(name: str, *, timed: bool) -> Policy:
+def read(name: str, *, timed: bool, baseline: bool = False) -> Policy:
     """Return the policy of that id or file.
 
     Args:
         name: Id of a shipped policy, or a TOML file.
         timed: Whether variants will be timed, so that rules about latency can be followed.
+        baseline: Whether there is a baseline, so that rules against one can be followed.
 
     Raises:
         UsageError: No such policy, a name in it that does not exist, or none of its rules can be followed.
         InvalidInput: The file is not a valid policy.
     """
     found = policy.find(name)
-    if not any(rule.of in until.ALONE and rule.against != "baseline" for rule in found.rules) \
+    if not any(rule.of in until.ALONE and (baseline or rule.against != "baseline") for rule in found.rules) \
             and not (timed and has_timings(found)):
         raise UsageError(
             f"--until {name}: none of its rules can be decided while images {'or timings ' if timed else ''}come in",
@@ -167,7 +173,8 @@ def _refuse_without_reference(chosen: Policy, names: Sequence[str], artifact: Ar
 
 
 def plan(chosen: Policy, names: Sequence[str], artifact: Artifact, jobs: Sequence[PassJob],
-         reference: tuple[Run, Path] | None, *, timed: bool, in_turns: bool) -> Until | None:
+         reference: tuple[Run, Path] | None, *, timed: bool, in_turns: bool,
+         baseline: tuple[Run, Path] | None = None) -> Until | None:
     """Return when the evaluation of a variant may stop; None for a reference, which is measured whole.
 
     Args:
@@ -178,15 +185,21 @@ def plan(chosen: Policy, names: Sequence[str], artifact: Artifact, jobs: Sequenc
         reference: The run of its FP32 sibling and the folder of that.
         timed: Whether the variant is timed.
         in_turns: Whether it will be timed in turns with that sibling.
+        baseline: The run that rules against a baseline compare with, and its folder.
 
     Raises:
-        CannotMeasure: Rules need a reference and there is none, or it saw other images.
+        CannotMeasure: Rules need a reference and there is none, or it or the baseline saw other images.
     """
     passes = followed(chosen, names, jobs)
     timed = timed and bool(until.budgets(chosen, in_turns=in_turns) or (in_turns and until.ratios(chosen)))
     if artifact.recipe.precision == "fp32" or not (passes or timed):
         return None
     wanted = Until(policy=chosen, properties=tuple(names), passes=passes, timed=timed, in_turns=in_turns)
+    if baseline is not None and any(rule.against == "baseline" for key in passes
+                                    for rule in until.concerned(chosen, key, names, baseline=True)):
+        _refuse_other_images(chosen, baseline[0], "the baseline", jobs, passes)
+        wanted = replace(wanted, baseline=str(baseline[1].resolve()), baseline_artifact=baseline[0].artifact.digest,
+                         baseline_identity=decisions.identity(baseline[0]))
     needing = next((rule for key in passes for rule in until.concerned(chosen, key, names)
                     if until.needs_reference(rule)), None)
     if needing is None:
@@ -195,13 +208,18 @@ def plan(chosen: Policy, names: Sequence[str], artifact: Artifact, jobs: Sequenc
         raise CannotMeasure(f"--until {chosen.id}: rule {needing.id!r} compares with the FP32 reference, and none of "
                             f"{artifact.model.id} was evaluated to the end",
                             "see why it was not, then go on with --resume")
-    seen = {(one.dataset.digest, Pass(one.dataset.name, one.condition, one.preset)) for one in reference[0].passes}
+    _refuse_other_images(chosen, reference[0], "the reference", jobs, passes)
+    return replace(wanted, reference=str(reference[1].resolve()), reference_artifact=reference[0].artifact.digest)
+
+
+def _refuse_other_images(chosen: Policy, other: Run, what: str, jobs: Sequence[PassJob], passes: Sequence[Pass],
+                         ) -> None:
+    seen = {(one.dataset.digest, Pass(one.dataset.name, one.condition, one.preset)) for one in other.passes}
     for job in jobs:
         if job.key in passes and (job.dataset.digest, job.key) not in seen:
-            raise CannotMeasure(f"--until {chosen.id}: rule {needing.id!r} compares with the reference "
-                                f"{reference[0].variant}, which saw other images of {job.dataset.name}, or none",
+            raise CannotMeasure(f"--until {chosen.id} compares with {what} {other.variant}, which saw other images of "
+                                f"{job.dataset.name}, or not all of them, or none",
                                 "measure both on the same --data, with --force")
-    return replace(wanted, reference=str(reference[1].resolve()), reference_artifact=reference[0].artifact.digest)
 
 
 def ordered(wanted: Until | None, jobs: Sequence[PassJob]) -> tuple[PassJob, ...]:
@@ -226,7 +244,7 @@ def is_done(wanted: Until | None, job: PassJob, out: Path, artifact_digest: str)
     if wanted is None or job.key not in wanted.passes:
         return has_predictions(out / job.key.file, job.dataset, artifact_digest, features=job.features,
                                compact=job.compact)
-    one = _recorded(decisions.known(wanted.policy, out, artifact_digest), job)
+    one = _recorded(_known(wanted, out, artifact_digest), job)
     return one is not None and has_predictions(out / job.key.file, one.dataset, artifact_digest, features=job.features,
                                                compact=job.compact)
 
@@ -237,7 +255,7 @@ def records(wanted: Until | None, jobs: Sequence[PassJob], out: Path, artifact_d
     Raises:
         CannotMeasure: The decisions of one are not at hand.
     """
-    file = decisions.known(wanted.policy, out, artifact_digest) if wanted is not None else None
+    file = _known(wanted, out, artifact_digest) if wanted is not None else None
     found = []
     for job in jobs:
         one = _recorded(file, job) if may_stop(wanted, job) else \
@@ -279,7 +297,9 @@ def evaluate(wanted: Until, job: PassJob, answers: Iterator[Part], out: Path, ar
     Raises:
         InvalidInput: The reference's predictions are damaged, or there is no room for these.
     """
-    rules, reference = until.concerned(wanted.policy, job.key, wanted.properties), _Reference.of(wanted, job)
+    rules = until.concerned(wanted.policy, job.key, wanted.properties, baseline=wanted.baseline is not None)
+    reference, baseline = (_Reference.of(job, *one) for one in (
+        (wanted.reference, wanted.reference_artifact), (wanted.baseline, wanted.baseline_artifact)))
     following = until.Following(wanted.policy, rules, places=len(wanted.passes))
     total, targets = len(job.rows), np.asarray(job.targets, np.int64)
     waiting = [*checkpoints(total, until.CHECKPOINTS), total]
@@ -295,10 +315,11 @@ def evaluate(wanted: Until, job: PassJob, answers: Iterator[Part], out: Path, ar
                 found: dict[str, Evidence] = {}
                 if n >= waiting[0]:
                     waiting = [one for one in waiting if one > n] or [total]
-                    found = _scored(wanted, job, following.at_checkpoints, spool, n, reference)
+                    found = _scored(wanted, job, following.at_checkpoints, spool, n, reference, baseline)
                     units.update((name, one.unit) for name, one in found.items())
                 kept = [metrics.joined(kept)]
-                following.look(reference.outcomes if reference else None, kept[0], n, found)
+                following.look(reference.outcomes if reference else None, kept[0], n, found,
+                               baseline.outcomes if baseline else None)
                 next_look = min(n + max(EVERY, n // EVERY), total)
             left = len(following.open)
             if left != told[1] or n >= 2 * told[0]:
@@ -322,7 +343,7 @@ def evaluate(wanted: Until, job: PassJob, answers: Iterator[Part], out: Path, ar
 
 
 class _Reference:
-    """The answers of the reference to the images of a pass, in their order."""
+    """The answers of the reference, or of the baseline, to the images of a pass, in their order."""
 
     def __init__(self, found: Predictions, ids: Sequence[str]) -> None:
         rows = properties.rows_of(found.ids, np.asarray(ids, np.str_))
@@ -331,12 +352,12 @@ class _Reference:
         self.found, self.outcomes = found, found.outcomes.take(rows)
 
     @staticmethod
-    def of(wanted: Until, job: PassJob) -> _Reference | None:
-        """Return them; None where no rule needs any."""
-        if wanted.reference is None:
+    def of(job: PassJob, folder: str | None, artifact_digest: str) -> _Reference | None:
+        """Return those of a run in that folder; None where no rule needs any."""
+        if folder is None:
             return None
-        return _Reference(properties.load_predictions(Path(wanted.reference) / job.key.file, job.dataset,
-                                                      wanted.reference_artifact), job.ids)
+        return _Reference(properties.load_predictions(Path(folder) / job.key.file, job.dataset, artifact_digest),
+                          job.ids)
 
 
 class _Spool:
@@ -381,7 +402,7 @@ class _Spool:
 
 
 def _scored(wanted: Until, job: PassJob, rules: Sequence[Rule], spool: _Spool, n: int, reference: _Reference | None,
-            ) -> dict[str, Evidence]:
+            baseline: _Reference | None) -> dict[str, Evidence]:
     """Return what the first `n` images say about rules, by id; what they say nothing about is left out."""
     if not rules:
         return {}
@@ -393,12 +414,17 @@ def _scored(wanted: Until, job: PassJob, rules: Sequence[Rule], spool: _Spool, n
             labels[row, : len(accepted)] = accepted
     mine = Predictions(dataset=_first(job, n), logits=logits, targets=np.asarray(job.targets[:n], np.int64),
                        ids=np.asarray(job.ids[:n], np.str_), labels=labels, features=features)
-    others = {job.key: properties.narrowed(reference.found, mine.ids, mine.dataset)} if reference else None
-    evaluations = [one for name in wanted.properties if name in {rule.of for rule in rules}
-                   for one in properties.get(name).score({job.key: mine}, others)]
+
+    def against(other: _Reference | None, about: Sequence[Rule]) -> list[Evaluation]:
+        others = {job.key: properties.narrowed(other.found, mine.ids, mine.dataset)} if other else None
+        return [one for name in wanted.properties if name in {rule.of for rule in about}
+                for one in properties.get(name).score({job.key: mine}, others)]
+
     found = {}
+    since = [rule for rule in rules if rule.against == "baseline"]
+    evaluations = against(reference, [rule for rule in rules if rule not in since]), against(baseline, since)
     for rule in rules:
-        known = [one for one in evidence.among(rule, evaluations) if isinstance(one, Evidence)]
+        known = [one for one in evidence.among(rule, evaluations[rule in since]) if isinstance(one, Evidence)]
         # What is counted and not estimated is known when all are counted.
         if len(known) == 1 and (known[0].sampled != "none" or n == len(job.rows)):
             found[rule.id] = known[0]
@@ -411,6 +437,12 @@ def _first(job: PassJob, n: int) -> DatasetIdentity:
         return job.dataset
     digest = hashlib.sha256(f"{job.dataset.digest} seed {SEED} first {n}".encode()).hexdigest()
     return replace(job.dataset, images=n, classes=len(set(job.targets[:n])), digest=digest)
+
+
+def _known(wanted: Until, out: Path, artifact_digest: str) -> DecisionFile | None:
+    """Return what was decided in the same way, against the same baseline."""
+    found = decisions.known(wanted.policy, out, artifact_digest)
+    return found if found is not None and found.baseline == wanted.baseline_identity else None
 
 
 def _recorded(file: DecisionFile | None, job: PassJob) -> PassRecord | None:
@@ -432,4 +464,5 @@ def _write_decisions(wanted: Until, job: PassJob, out: Path, artifact_digest: st
             sampled="images", steps=one.steps, change=rule.against is not None, method=one.method,
             unit=units.get(one.rule) or metric_names.unit(rule.of or "", rule.metric))
 
-    decisions.add(wanted.policy, out, artifact_digest, map(path, paths), lambda one: one.where == where, record)
+    decisions.add(wanted.policy, out, artifact_digest, map(path, paths), lambda one: one.where == where, record,
+                  wanted.baseline_identity)

@@ -55,16 +55,17 @@ def followable(rule: Rule) -> bool:
     return _follower(rule) is not None
 
 
-def concerned(policy: Policy, key: Pass, chosen: Collection[str]) -> tuple[Rule, ...]:
+def concerned(policy: Policy, key: Pass, chosen: Collection[str], *, baseline: bool = False) -> tuple[Rule, ...]:
     """Return the rules that can be decided on one pass while its images come in.
 
     Args:
         policy: Whose rules are followed.
         key: The pass.
         chosen: The properties that are evaluated.
+        baseline: Whether the answers of a baseline are at hand.
     """
     return tuple(rule for rule in policy.rules
-                 if rule.of in ALONE and rule.of in chosen and rule.against != "baseline"
+                 if rule.of in ALONE and rule.of in chosen and (baseline or rule.against != "baseline")
                  and fnmatchcase(key.dataset, rule.dataset) and fnmatchcase(key.condition, rule.condition)
                  and fnmatchcase(key.preset, rule.preset))
 
@@ -92,7 +93,7 @@ def ratios(policy: Policy) -> tuple[Rule, ...]:
 
 def needs_reference(rule: Rule) -> bool:
     """Return whether a rule cannot be followed without the reference's answers."""
-    return rule.against is not None or (_follower(rule) is not None and _needs_reference(rule))
+    return rule.against == "reference" or (rule.against is None and followable(rule) and _needs_other(rule))
 
 
 class Following:
@@ -124,7 +125,8 @@ class Following:
         """Those of the open rules that are decided at checkpoints alone."""
         return tuple(rule for rule in self._rules if rule.id in self.open and not followable(rule))
 
-    def look(self, before: Outcomes | None, after: Outcomes, n: int, found: Mapping[str, Evidence]) -> None:
+    def look(self, before: Outcomes | None, after: Outcomes, n: int, found: Mapping[str, Evidence],
+             baseline: Outcomes | None = None) -> None:
         """Look at all rules after `n` images.
 
         Args:
@@ -133,14 +135,18 @@ class Following:
             after: Of the variant, on the same images, `n` or more.
             n: How many count.
             found: What is known of rules that are decided at checkpoints, by id; empty between checkpoints.
+            baseline: Of the baseline, likewise.
         """
-        before, after = before.take(np.arange(n)) if before is not None else None, after.take(np.arange(n))
+        first = np.arange(n)
+        after = after.take(first)
+        before, baseline = (None if one is None else one.take(first) for one in (before, baseline))
         looks: dict[str, Step] = {}
         for rule in self._rules:
             follower = _follower(rule)
-            if follower is not None and (before is not None or not _needs_reference(rule)):
+            other = baseline if rule.against == "baseline" else before
+            if follower is not None and (other is not None or not _needs_other(rule)):
                 self._methods[rule.id], (looks[rule.id],) = follower(
-                    rule, before, after, (n,), self._policy.confidence_of(rule))
+                    rule, other, after, (n,), self._policy.confidence_of(rule))
             elif rule.id in found:
                 self._methods[rule.id] = f"{found[rule.id].method}; {CHECKPOINTS} checkpoints share the error rate"
                 looks[rule.id] = at_checkpoint(rule, found[rule.id], self._policy)
@@ -249,8 +255,7 @@ _Follower = Callable[[Rule, Outcomes | None, Outcomes, Sequence[int], float], tu
 def _follower(rule: Rule) -> _Follower | None:
     metric = metric_names.plain(rule.metric)
     if rule.of == "accuracy":
-        if metric in ("accuracy_top1", "accuracy_top5") and rule.kind == "max_decrease_absolute" \
-                and rule.against == "reference":
+        if metric in ("accuracy_top1", "accuracy_top5") and rule.kind == "max_decrease_absolute":
             return _share_change
         if metric in ("accuracy_top1", "accuracy_top5") and rule.kind == "min":
             return _share
@@ -258,13 +263,12 @@ def _follower(rule: Rule) -> _Follower | None:
             return _rate
         if metric == "confidence_difference" and rule.kind == "max":
             return _mean
-    if rule.of == "calibration" and metric == "brier" and rule.kind == "max_increase_absolute" \
-            and rule.against == "reference":
+    if rule.of == "calibration" and metric == "brier" and rule.kind == "max_increase_absolute":
         return _mean
     return None
 
 
-def _needs_reference(rule: Rule) -> bool:
+def _needs_other(rule: Rule) -> bool:
     return rule.against is not None or rule.metric not in ("accuracy_top1", "accuracy_top5")
 
 

@@ -17,7 +17,7 @@ from edgebench.artifacts import write_manifest
 from edgebench.properties import Pass
 from edgebench.record import DatasetIdentity, Run, load, load_artifact
 from tests.commands import cli
-from tests.finished_runs import ACCURACY, FLIPS, policy_file
+from tests.finished_runs import ACCURACY, FLIPS, SINCE, policy_file
 from tests.models import CLASSES, class_file, onnx_file, preprocess_file
 from tests.test_report import Page
 
@@ -233,6 +233,67 @@ def test_partial_and_whole_are_never_mixed(evaluated: Path, made: Path, tmp_path
     run, folder = variant(out, "same")
     assert (None, IMAGES, None) == (run.settings.until, run.passes[0].dataset.images, run.passes[0].part_of)
     assert not (folder / "decisions.json").exists()
+
+
+@pytest.fixture(scope="module")
+def release(made: Path) -> Path:
+    """A run of the variant that answers alike, on all images."""
+    out = made / "release"
+    done = cli("evaluate", _artifact(made, "m"), _artifact(made, "same"), "--data", made / "data", "--out", out,
+               "--allow-precision-fallback", cwd=made)
+    assert 0 == done.returncode, done.stderr
+    return variant(out, "same")[1]
+
+
+def test_rules_against_a_baseline_are_followed_where_it_is_named(release: Path, made: Path, tmp_path: Path) -> None:
+    ece = ECE.replace("ece", "ece-since", 1).replace('"reference"', '"baseline"')
+    out, rules = tmp_path / "out", policy_file(tmp_path, FLIPS, SINCE.replace("0.02", "0.05"), ece)
+    done = evaluate(made, out, rules, "m", "same", "broken", more=("--baseline", str(release)))
+    assert 0 == done.returncode, done.stderr
+    for name, status in (("same", "pass"), ("broken", "fail")):
+        run, folder = variant(out, name)
+        assert run.passes[0].dataset.images < IMAGES
+        gated = cli("gate", folder, "--policy", rules, "--baseline", release, "--json", cwd=made)
+        verdicts = {one["rule"]: one for one in json.loads(gated.stdout)["gates"][0]["verdicts"]}
+        assert status == verdicts["since"]["status"]
+        assert "however often one looks" in verdicts["since"]["message"]
+        assert "checkpoints" in verdicts["ece-since"]["method"]
+        path = next(one for one in decisions.decision_paths(folder) if one.rule == "since")
+        before = properties.load_predictions(release / "predictions" / "data--clean--native.npz", load(release).passes[0].dataset,
+                                             load(release).artifact.digest)
+        after = np.load(folder / "predictions" / "data--clean--native.npz")
+        rows = properties.rows_of(before.ids, after["ids"])
+        right = before.outcomes.take(rows).correct
+        again = sequential.difference_path(right, after["logits"].argmax(axis=1) == after["targets"], [one.n for one in path.steps],
+                                           0.05)
+        assert [one.value for one in again] == pytest.approx([one.value for one in path.steps])
+
+
+def test_decisions_against_one_baseline_say_nothing_about_another(release: Path, made: Path, tmp_path: Path) -> None:
+    out, rules = tmp_path / "out", policy_file(tmp_path, FLIPS, SINCE)
+    assert 0 == evaluate(made, out, rules, "m", "same", more=("--baseline", str(release))).returncode
+    other = tmp_path / "other"
+    shutil.copytree(release, other)
+    text = (other / "run.json").read_text()
+    (other / "run.json").write_text(text.replace(load(other).created_at, "2026-01-01T00:00:00+00:00"))
+    gated = cli("gate", variant(out, "same")[1], "--policy", rules, "--baseline", other, "--json", cwd=made)
+    verdicts = {one["rule"]: one for one in json.loads(gated.stdout)["gates"][0]["verdicts"]}
+    assert ("pass", "inconclusive") == (verdicts["flips"]["status"], verdicts["since"]["status"])
+    assert "was not followed" in verdicts["since"]["message"]
+
+
+def test_a_baseline_of_other_images_stands_against_it(release: Path, evaluated: Path, made: Path, tmp_path: Path) -> None:
+    stopped = variant(evaluated, "same")[1]
+    done = evaluate(made, tmp_path / "out", policy_file(tmp_path, FLIPS, SINCE), "m", "same", more=("--baseline", str(stopped)))
+    assert 3 == done.returncode
+    assert "the baseline" in done.stderr
+    assert "not all of them" in done.stderr
+
+
+def test_a_baseline_without_a_policy_is_refused(release: Path, made: Path, tmp_path: Path) -> None:
+    done = cli("evaluate", _artifact(made, "m"), "--data", made / "data", "--baseline", release, "--out", tmp_path / "o", cwd=made)
+    assert 2 == done.returncode
+    assert "--until" in done.stderr
 
 
 def test_binned_errors_are_decided_at_checkpoints(made: Path, tmp_path: Path) -> None:
