@@ -22,7 +22,7 @@ from edgebench.record import Caveat, LatencyTrace, Score
 from edgebench.telemetry import counters
 from edgebench.telemetry.commands import run as run_command
 from edgebench.telemetry.energy import energy, per_inference
-from edgebench.telemetry.observe import Observer
+from edgebench.telemetry.observe import WHICH_GPU, Observer
 from edgebench.telemetry.types import EnergyPerInference, Telemetry
 from edgebench.timing_types import DropPolicy, Preprocessing, QueryTrace, Scenario, ServerSearch
 
@@ -334,6 +334,10 @@ def caveats(observed: Observed, confidence: float, own: LatencyTrace | None = No
     found += [Caveat(code="unstable", hint=one.verdicts[-1].hint,
                      message=f"{one.scenario}: not steady in {len(one.verdicts)} tries: {one.verdicts[-1].diagnosis}")
               for one in observed.steadiness if not one.steady]
+    absent = observed.telemetry.absent if observed.telemetry is not None else ()
+    found += [Caveat(code="gpu-unknown", message=one.reason,
+                     hint="hide the other GPUs from NVML too, such as with docker run --gpus")
+              for one in absent if one.what == WHICH_GPU]
     if observed.loadgen is not None and own is not None:
         found += loadgen.caveats(own, observed.loadgen)
     found += [doubt for trace in observed.queries for doubt in scenario_scores.caveats(trace, confidence)]

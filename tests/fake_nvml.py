@@ -44,6 +44,9 @@ class Fake:
     def nvmlDeviceGetHandleByUUID(self, uuid):  # noqa: N802
         return 0
 
+    def nvmlDeviceGetHandleByPciBusId(self, place):  # noqa: N802
+        return int(place.split(":")[1], 16) - 1
+
     def nvmlDeviceGetName(self, handle):  # noqa: N802
         return self.names[handle]
 

@@ -14,7 +14,8 @@ import pytest
 from edgebench import catalog, instrument, latency, scenarios
 from edgebench.errors import MissingDependency, UsageError
 from edgebench.instrument import TimingPlan
-from edgebench.telemetry.types import EnergyPerInference, ThrottleEvent
+from edgebench.telemetry.observe import WHICH_GPU
+from edgebench.telemetry.types import Absent, EnergyPerInference, ThrottleEvent
 from edgebench.timing_types import DeviceTrace
 from tests import builders, trees
 from tests import observations as ob
@@ -223,6 +224,11 @@ class TestScores:
         caveat, = instrument.caveats(ob.watched(builders.run(), verdict=verdict).observed, 0.95)
         assert ("unstable", "cool the device") == (caveat.code, caveat.hint)
         assert "single-stream: not steady in 1 tries: the level changes" == caveat.message
+
+    def test_a_gpu_that_may_be_another_one_is_a_caveat(self):
+        telemetry = replace(ob.telemetry(4.0), absent=(Absent(what=WHICH_GPU, reason="NVML's first, NVIDIA T4, is watched"),))
+        caveat, = instrument.caveats(ob.watched(builders.run(), telemetry=telemetry).observed, 0.95)
+        assert ("gpu-unknown", "NVML's first, NVIDIA T4, is watched") == (caveat.code, caveat.message)
 
     def test_what_slowed_the_device_down_a_little_is_named_and_invalidates_nothing(self):
         event = ThrottleEvent(code="gpu-power-cap", message="NVML: power cap in 12 of 80 readings", invalidates=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import subprocess
 import sys
 
 import pytest
@@ -379,6 +381,27 @@ class TestNvml:
         fake = Fake(names=("NVIDIA L4", "NVIDIA A10"))
         assert ("NVIDIA L4", "NVIDIA A10") == nvml.gpu_names(fake)
         assert 0 == fake.started
+
+    def test_a_gpu_is_found_by_its_pci_address(self):
+        gpu = nvml.NvmlGpu("0000:02:00.0", Fake(names=("NVIDIA L4", "NVIDIA A10")))
+        assert ("NVIDIA A10", "nvml/0000:02:00.0/energy") == (gpu.name, gpu.channels[0].name)
+
+    def driver(self, folder, body):
+        """A library with the three functions of CUDA's driver that are asked."""
+        source, library = folder / "cuda.c", folder / "libcuda.so"
+        source.write_text("#include <string.h>\nint cuInit(unsigned f) {return 0;}\nint cuDeviceGet(int *d, int k) {*d = 7 + k; return 0;}\n"
+                          f"int cuDeviceGetPCIBusId(char *p, int n, int d) {{{body}}}\n")
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+        return str(library)
+
+    @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+    @pytest.mark.parametrize(("body", "found"), [
+        ('strncpy(p, d == 7 && n > 12 ? "0000:65:00.0" : "wrong", n); return 0;', "0000:65:00.0"), ("return 101;", None)])
+    def test_the_gpu_in_use_is_asked_of_cuda(self, body, found, tmp_path):
+        assert found == nvml.used_gpu(self.driver(tmp_path, body))
+
+    def test_without_cudas_driver_the_gpu_in_use_is_unknown(self):
+        assert nvml.used_gpu("libno-such-driver.so.1") is None
 
     def test_bits_of_the_reasons(self):
         assert ("idle", "power cap", "unknown bit 20") == nvml.throttle_reasons(0x100005)

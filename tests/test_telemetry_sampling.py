@@ -16,7 +16,7 @@ from edgebench.errors import CannotMeasure, InvalidInput, UsageError
 from edgebench.record import decode, to_builtins
 from edgebench.telemetry.energy import energy, per_inference
 from edgebench.telemetry.meter import Meter, MeterLines
-from edgebench.telemetry.observe import Observer
+from edgebench.telemetry.observe import WHICH_GPU, Observer
 from edgebench.telemetry.sampler import Sampler
 from edgebench.telemetry.types import Channel, Energy, Gap, PowerTrace, Series, Telemetry
 from tests import trees
@@ -249,6 +249,15 @@ class TestEnergy:
         averaged = energy(series(times, range(11), averaging_s=1.0), 0, 10 * S).uncertainty_j
         assert pytest.approx(math.hypot(plain, 0.5 * 10 / math.sqrt(3))) == averaged
 
+    def test_a_clock_that_is_off_adds_what_lies_around_the_edges(self):
+        # 4 W until 5 s, 10 W from then on: half a second too late or early moves up to 3 J across the edge.
+        watts = [4.0] * 50 + [10.0] * 50
+        times = [k / 10 for k in range(100)]
+        plain = energy(series(times, watts, interval_s=0.1), 5 * S, 8 * S)
+        off = energy(series(times, watts, interval_s=0.1, alignment_s=0.5), 5 * S, 8 * S)
+        assert (30.0, 30.0) == (pytest.approx(plain.joules), pytest.approx(off.joules))
+        assert pytest.approx(math.hypot(plain.uncertainty_j, 0.5 * 6.0 / math.sqrt(3))) == off.uncertainty_j
+
     def test_a_counter_is_taken_as_a_counter(self):
         counter = series([0, 1, 2, 3, 4], [100, 110, 125, 150, 151], quantity="energy_j")
         exact = energy(counter, S, 3 * S)
@@ -333,23 +342,24 @@ class TestMeterLines:
     def test_a_monotonic_clock_is_taken_as_it_is(self):
         found = lines("# clock: monotonic", "# scope: board", "# meter: bench supply", "10.5,7.25", "11.5,7.5").result()
         assert ((10_500_000_000, 11_500_000_000), (7.25, 7.5)) == (found.series.t_ns, found.series.values)
-        assert ("board", "bench supply", 0.0) == (found.series.channel.scope, found.meter, found.alignment_s)
+        assert ("board", "bench supply", 0.0) == (found.series.channel.scope, found.meter, found.series.channel.alignment_s)
         assert 1.0 == found.series.interval_s
 
     def test_a_realtime_clock_is_shifted_and_its_drift_is_the_uncertainty(self):
         offsets = iter([1_000 * S, 1_000 * S + 4_000_000])
         found = lines("# clock: realtime", "1005.0,7", offset=lambda: next(offsets)).result()
         assert (5 * S - 2_000_000,) == found.series.t_ns
-        assert pytest.approx(0.004) == found.alignment_s
+        assert pytest.approx(0.004) == found.series.channel.alignment_s
 
     def test_the_meters_own_clock_is_aligned_by_the_quickest_line(self):
         # Measured at 0, 1, 2 s of the meter, 50 s after our zero; delivered 80, 20 and 120 ms late.
         found = lines("0,5", "1,6", "2,7", arrivals=[50_080_000_000, 51_020_000_000, 52_120_000_000]).result()
         assert (50_020_000_000, 51_020_000_000, 52_020_000_000) == found.series.t_ns
-        assert pytest.approx((0.06 + 0.1) / 2 / 2) == found.alignment_s
+        assert pytest.approx((0.06 + 0.1) / 2 / 2) == found.series.channel.alignment_s
 
     def test_one_line_alone_cannot_be_aligned(self):
-        assert math.inf == lines("0,5", arrivals=[10]).result().alignment_s
+        with pytest.raises(CannotMeasure, match="one reading, which cannot be set against this host's clock"):
+            lines("0,5", arrivals=[10]).result()
 
     def test_lines_that_are_none_are_gaps_with_reasons(self):
         found = lines("# clock: monotonic", "1,5", "nonsense", "2,nan", "3,6", "4;5").result()
@@ -406,6 +416,26 @@ class TestMeter:
         with pytest.raises(CannotMeasure, match="gave no reading: no line came") as caught:
             meter.stop()
         assert "start the meter's program first" in caught.value.hint
+
+    @pytest.mark.parametrize("fifo", [False, True])
+    def test_a_head_that_says_something_unknown_is_refused_before_anything_is_measured(self, tmp_path, fifo):
+        path, head = tmp_path / "log.csv", "# clock: monotonic\n# scope: desk\n"
+        if fifo:
+            os.mkfifo(path)
+            writer = os.open(path, os.O_RDWR)  # as the meter's program holds it open
+            os.write(writer, head.encode())
+        else:
+            path.write_text(head)
+        with pytest.raises(InvalidInput, match="unknown scope 'desk'"):
+            Meter(path)
+
+    def test_a_head_that_turns_out_unknown_later_costs_the_meter_alone(self, tmp_path):
+        path = tmp_path / "log.csv"
+        path.write_text("")
+        with Observer(DEVICES["cpu"], tmp_path, meter=path) as observer, path.open("a") as writer:
+            writer.write("# scope: desk\n1,5\n2,5\n")
+        absent = {one.what: one.reason for one in observer.result().absent}
+        assert absent["external meter"].endswith("unknown scope 'desk'")
 
     def test_a_meter_that_is_not_there_is_an_error(self, tmp_path):
         with pytest.raises(InvalidInput, match="cannot read the meter"):
@@ -475,6 +505,16 @@ class TestObserver:
         total = found.power.channel(found.power.total)
         assert pytest.approx(3.0) == energy(total, total.t_ns[0], total.t_ns[-1]).joules
         assert 0 == fake.started
+
+    @pytest.mark.parametrize(("names", "used", "watched", "doubts"), [
+        (("NVIDIA L4",), "0000:02:00.0", "nvml/0/energy", 0),  # one alone need not be asked for
+        (("NVIDIA T4", "NVIDIA L4"), "0000:02:00.0", "nvml/0000:02:00.0/energy", 0), (("NVIDIA T4", "NVIDIA L4"), None, "nvml/0/energy", 1)])
+    def test_of_several_gpus_the_one_that_cuda_uses_is_watched(self, names, used, watched, doubts, tmp_path, monkeypatch):
+        monkeypatch.setattr("edgebench.telemetry.observe.used_gpu", lambda: used)
+        with Observer(DEVICES["l4"], tmp_path, nvml=Fake(names=names), interval_s=0.01) as observer:
+            pass
+        found = observer.result()
+        assert (watched, doubts) == (found.power.total, sum(one.what == WHICH_GPU for one in found.absent))
 
     def test_a_gpu_without_a_counter_integrates_its_power(self, tmp_path):
         with Observer(DEVICES["t4"], tmp_path, nvml=Fake(unsupported=("Energy",)), interval_s=0.01) as observer:

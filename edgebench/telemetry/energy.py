@@ -1,9 +1,9 @@
 """Energy from power readings or from counters, with the uncertainty that sampling leaves.
 
 Uncertainties are standard uncertainties (k = 1) and cover what the readings leave open: power between two readings, the
-two edges, the sensor's step and its own averaging. What the sensor itself gets wrong is not in them, and for most
-boards unknown. Between readings power is taken to move independently of the sampling: a load that repeats in step with
-it is seen at the same points of its cycle again and again.
+two edges, the sensor's step and its own averaging, and how far a meter's clock may be off. What the sensor itself gets
+wrong is not in them, and for most boards unknown. Between readings power is taken to move independently of the
+sampling: a load that repeats in step with it is seen at the same points of its cycle again and again.
 
 Source of the rules: JCGM 100:2008 (GUM), 4.3.7: a quantity known to lie within ±a is given the uncertainty a/√3.
 """
@@ -72,10 +72,14 @@ def energy(series: Series, begin_ns: int, end_ns: int) -> Energy:
         return Energy(joules=joules, uncertainty_j=math.hypot(uncertainty, resolution), scope=scope, method="counter",
                       readings=inside)
     joules, uncertainty = _integrated(times, values, begin_ns, end_ns, step_s, series.channel.averaging_s or 0.0)
+    # Times that are off move what lies around both edges into the stretch, or out of it.
+    off_s = series.channel.alignment_s or 0.0
+    around = values[(times >= begin_ns - off_s * 1e9) & (times <= end_ns + off_s * 1e9)]
+    alignment = off_s * float(np.ptp(around)) / math.sqrt(3)
     # The step's error may be the same in all readings, so that it does not average out.
     resolution = (series.channel.resolution or 0.0) / math.sqrt(12) * (end_ns - begin_ns) / 1e9
-    return Energy(joules=joules, uncertainty_j=math.hypot(uncertainty, resolution), scope=scope, method="trapezoid",
-                  readings=inside)
+    return Energy(joules=joules, uncertainty_j=math.hypot(uncertainty, resolution, alignment), scope=scope,
+                  method="trapezoid", readings=inside)
 
 
 def _hole(times: np.ndarray, begin_ns: int, end_ns: int) -> int:

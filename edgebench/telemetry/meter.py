@@ -49,9 +49,8 @@ class MeterSeries:
     """What an external meter said, on the latency's clock."""
 
     series: Series
+    """Its channel says how far the times may be off."""
     clock: Clock
-    alignment_s: float
-    """How far the times may be off: 0 for a monotonic clock."""
     meter: str
     """The meter's description from the head of the file."""
 
@@ -103,20 +102,29 @@ class MeterLines:
         """Return all lines so far as a series.
 
         Raises:
+            CannotMeasure: One reading alone, on a clock of its own.
             InvalidInput: The head names an unknown clock or scope.
         """
-        clock, scope = self._clock(), self._scope()
+        clock, scope = self.facts()
         offset_ns, alignment_s = self._offset(clock)
         times = tuple(round(seconds * 1e9) + offset_ns for seconds, _, _ in self.rows)
         steps = [(after[0] - before[0]) for before, after in zip(self.rows, self.rows[1:], strict=False)]
         name = self.head.get("meter", "external meter")
         channel = Channel(name="meter", label=name, quantity="power_w", source=self.source, scope=scope,
-                          meaning="measured outside the device")
+                          meaning="measured outside the device", alignment_s=alignment_s)
         return MeterSeries(
-            clock=clock, alignment_s=alignment_s, meter=name,
+            clock=clock, meter=name,
             series=Series(channel=channel, interval_s=statistics.median(steps) if steps else 0.0, t_ns=times,
                           values=tuple(watts for _, watts, _ in self.rows),
                           gaps=tuple(Gap(begin_ns=at, end_ns=at, reason=reason) for at, reason in self.refused)))
+
+    def facts(self) -> tuple[Clock, Scope]:
+        """Return what the head says, as far as it has been read: clock and scope.
+
+        Raises:
+            InvalidInput: An unknown clock or scope.
+        """
+        return self._clock(), self._scope()
 
     def _clock(self) -> Clock:
         word = self.head.get("clock", "meter")
@@ -144,7 +152,10 @@ class MeterLines:
             return -(self._first_offset + last) // 2, abs(last - self._first_offset) / 1e9
         delays = sorted(arrival - round(seconds * 1e9) for seconds, _, arrival in self.rows)
         others = [delay - delays[0] for delay in delays[1:]]
-        return delays[0], statistics.median(others) / 2e9 if others else math.inf
+        if not others:
+            raise CannotMeasure(f"the meter at {self.source} gave one reading, which cannot be set against this host's "
+                                "clock", "measure for longer than its interval, or let it say '# clock: realtime'")
+        return delays[0], statistics.median(others) / 2e9
 
 
 class Meter:
@@ -156,7 +167,7 @@ class Meter:
         clock: The latency's clock.
 
     Raises:
-        InvalidInput: The path cannot be opened.
+        InvalidInput: The path cannot be opened, or the head that is there names an unknown clock or scope.
     """
 
     def __init__(self, path: Path, clock: Callable[[], int] = time.perf_counter_ns) -> None:
@@ -171,6 +182,11 @@ class Meter:
                                "name the FIFO or file that the meter's program writes its lines to") from error
         self._rest = b""
         self._skip_old()
+        try:
+            self._lines.facts()
+        except InvalidInput:
+            os.close(self._file)
+            raise
         self._thread = threading.Thread(target=self._loop, name="edgebench-meter", daemon=True)
 
     def start(self) -> None:
@@ -181,8 +197,8 @@ class Meter:
         """Stop and return what was read.
 
         Raises:
-            CannotMeasure: The meter wrote no reading.
-            InvalidInput: The head names an unknown clock or scope.
+            CannotMeasure: The meter wrote no reading, or one that cannot be aligned.
+            InvalidInput: A head that came meanwhile names an unknown clock or scope.
         """
         self._stop.set()
         self._thread.join()

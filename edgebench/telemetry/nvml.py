@@ -8,6 +8,7 @@ Source: NVML API reference, device queries and clock event reasons.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -56,11 +57,29 @@ def gpus_seen() -> tuple[str, ...]:
         return ()
 
 
+def used_gpu(library: str = "libcuda.so.1") -> str | None:
+    """Return the PCI bus id of the first GPU that CUDA shows this process; None where its driver does not tell.
+
+    CUDA counts in another order than NVML, and ``CUDA_VISIBLE_DEVICES`` hides GPUs from CUDA alone. No context is made.
+
+    Args:
+        library: The driver's library.
+    """
+    try:
+        driver = ctypes.CDLL(library)
+    except OSError:
+        return None
+    device, place = ctypes.c_int(), ctypes.create_string_buffer(32)
+    failed = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0) \
+        or driver.cuDeviceGetPCIBusId(place, len(place), device)
+    return None if failed else place.value.decode()
+
+
 class NvmlGpu:
     """One GPU; `close` must be called.
 
     Args:
-        gpu: Index as ``nvidia-smi`` counts, or UUID.
+        gpu: Index as ``nvidia-smi`` counts, PCI bus id, or UUID.
         nvml: The module ``pynvml``; another with the same functions in tests.
 
     Raises:
@@ -81,8 +100,9 @@ class NvmlGpu:
             raise CannotMeasure(f"NVML does not start: {error}",
                                 "without an NVIDIA driver no GPU can be seen") from error
         try:
-            handle = (self._nvml.nvmlDeviceGetHandleByIndex(gpu) if isinstance(gpu, int)
-                      else self._nvml.nvmlDeviceGetHandleByUUID(gpu))
+            handle = self._nvml.nvmlDeviceGetHandleByIndex(gpu) if isinstance(gpu, int) \
+                else self._nvml.nvmlDeviceGetHandleByPciBusId(gpu) if ":" in gpu \
+                else self._nvml.nvmlDeviceGetHandleByUUID(gpu)
             self.name = str(self._nvml.nvmlDeviceGetName(handle))
         except self._nvml.NVMLError as error:
             self._nvml.nvmlShutdown()

@@ -8,12 +8,12 @@ from types import ModuleType, TracebackType
 from typing import Any, final
 
 from edgebench.device import Device
-from edgebench.errors import CannotMeasure, MissingDependency
+from edgebench.errors import CannotMeasure, InvalidInput, MissingDependency
 from edgebench.telemetry.clocks import ClockLimits, Clocks
 from edgebench.telemetry.commands import Runner, run
 from edgebench.telemetry.files import Sensor
 from edgebench.telemetry.meter import Meter, MeterSeries
-from edgebench.telemetry.nvml import NvmlGpu
+from edgebench.telemetry.nvml import NvmlGpu, gpu_names, used_gpu
 from edgebench.telemetry.pi import PiPower
 from edgebench.telemetry.rails import PowerRails
 from edgebench.telemetry.rapl import Rapl
@@ -30,6 +30,9 @@ from edgebench.telemetry.types import (
     ThrottleTrace,
 )
 
+WHICH_GPU = "GPU that is used"
+"""What is absent where another GPU may have been watched."""
+
 
 @final
 class Observer:
@@ -38,15 +41,16 @@ class Observer:
     Args:
         device: Decides which sensors there are and how rails add up.
         root: Where ``proc`` and ``sys`` hang.
-        gpu: Index or UUID for NVML, for devices of the kind ``gpu``.
+        gpu: Index, PCI bus id or UUID for NVML, for devices of the kind ``gpu``; None: the one that CUDA uses.
         meter: FIFO or file of an external meter.
         interval_s: For all sensors alike; None: each at its own rate.
         runner: Runs the board's tools.
         nvml: The module ``pynvml``; another in tests.
     """
 
-    def __init__(self, device: Device, root: Path = Path("/"), *, gpu: int | str = 0, meter: Path | None = None,
-                 interval_s: float | None = None, runner: Runner = run, nvml: ModuleType | Any | None = None) -> None:
+    def __init__(self, device: Device, root: Path = Path("/"), *, gpu: int | str | None = None,
+                 meter: Path | None = None, interval_s: float | None = None, runner: Runner = run,
+                 nvml: ModuleType | Any | None = None) -> None:
         self._absent: list[Absent] = []
         self._open = ExitStack()
         self._thermal, self._clocks = ThermalZones(root), Clocks(root)
@@ -113,9 +117,15 @@ class Observer:
             clocks=ClockTrace(series=of("clock_hz"), governors=self._clocks.governors or None),
             throttle=ThrottleTrace(series=of("flags", "level")))
 
-    def _gpu(self, gpu: int | str, nvml: ModuleType | Any | None, sensors: list[Sensor]) -> None:
+    def _gpu(self, gpu: int | str | None, nvml: ModuleType | Any | None, sensors: list[Sensor]) -> None:
         try:
-            card = NvmlGpu(gpu, nvml)
+            used = gpu
+            if gpu is None:
+                used = used_gpu() if len(gpu_names(nvml)) > 1 else 0
+            card = NvmlGpu(0 if used is None else used, nvml)
+            if used is None:
+                self._absent.append(Absent(what=WHICH_GPU, reason="CUDA's driver does not tell which of the GPUs it "
+                                           f"uses: NVML's first, {card.name}, is watched"))
         except (CannotMeasure, MissingDependency) as error:
             self._total_reason = f"{error.message}; {error.hint}" if error.hint else error.message
             self._absent.append(Absent(what="GPU", reason=self._total_reason))
@@ -134,5 +144,6 @@ class Observer:
     def _stop_meter(self, meter: Meter) -> None:
         try:
             self._metered = meter.stop()
-        except CannotMeasure as error:
+        except (CannotMeasure, InvalidInput) as error:
+            # What was timed meanwhile is worth keeping.
             self._absent.append(Absent(what="external meter", reason=error.message))

@@ -42,6 +42,8 @@ class Channel:
     """Smallest step of the reading in its own unit; None where it is unknown."""
     averaging_s: float | None = None
     """Time over which the sensor itself averages; None where it is unknown."""
+    alignment_s: float | None = None
+    """How far the times of its readings may be off the latency's clock; None where they are taken by that clock."""
 
     def __post_init__(self) -> None:
         check((self.scope is not None) == (self.quantity in ("power_w", "energy_j")),
