@@ -5,8 +5,9 @@
     python benchmarks/recipes.py memory --calibration-data DIR
 
 ``table`` exports EfficientNet-Lite0 with its ImageNet weights and the paper's four architectures with random ones by
-every recipe, and measures what can run on this machine, taking turns with its runtime's FP32 variant; the rest is built
-and checked without running. Random weights have parity and agreement, and no accuracy.
+every recipe, and measures what can run on this machine, taking turns with its runtime's FP32 variant, whose median in
+that very turn stands beside. What is written for absent devices is not timed; this CPU judges it, in float between its
+Q/DQ nodes. Random weights have parity and agreement, and no accuracy.
 
 ``rivals`` compares the INT8 artifacts for ONNX Runtime and OpenVINO with what ``quantize_static`` (per channel) and
 ``nncf.quantize`` make of the same graph by default, sessions taking turns in one process.
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ import numpy as np
 import psutil
 
 from edgebench import artifacts, backends, builds, catalog, environment, metrics
-from edgebench.conversion import PLAIN
+from edgebench.conversion import PLAIN, open_here
 from edgebench.datasets import open_images, targets
 from edgebench.export import Exporter, Wanted
 from edgebench.imagecache import cached, normalize
@@ -42,7 +44,7 @@ from edgebench.sources import Source, open_source
 LITE0 = "timm:tf_efficientnet_lite0"
 PAPER = ("timm:convnext_base", "timm:deit3_base_patch16_224", "open_clip:ViT-B-16", "open_clip:convnext_base")
 HEADER = ("Model", "Recipe", "Built", "Precision", "Products by precision", "MB", "Agreement %", "SQNR dB", "Top-1 %",
-          "Change", "ECE %", "Flips −/+ %", "p50 ms", "Speed-up")
+          "Change", "ECE %", "Flips −/+ %", "FP32 p50 ms", "p50 ms", "Speed-up")
 
 
 def table(options: argparse.Namespace) -> None:
@@ -61,7 +63,7 @@ def _rows(model: str, options: argparse.Namespace) -> None:
     images = _Images(source, options.data) if model == LITE0 else None
     with tempfile.TemporaryDirectory() as scratch, \
             Exporter(source, Path(options.out or scratch), Wanted(calibration=calibration)) as exporter:
-        reference: dict[str, _Measured] = {}
+        references: _References = {}
         for recipe in recipes:
             begin = time.perf_counter()
             try:
@@ -71,12 +73,9 @@ def _rows(model: str, options: argparse.Namespace) -> None:
                 continue
             artifact = artifacts.verify(folder)
             took = time.perf_counter() - begin
-            here = backends.get(recipe.backend).reason_against(recipe) is None
-            row = [model, recipe.id, f"yes, {took:.0f} s", *_truth(artifact)]
-            if here:
-                row += _measured(folder, artifact, images, reference)
-            else:
-                row += ["", "", "", "", "not here", ""]
+            row = [model, recipe.id, f"yes, {took:.0f} s", *_truth(artifact),
+                   *_measured(folder, artifact, images, references)]
+            if backends.get(recipe.backend).reason_against(recipe) is not None:
                 shutil.rmtree(folder)
             print("| " + " | ".join(row) + " |", flush=True)
 
@@ -104,48 +103,71 @@ class _Images:
         self.targets = np.array([wanted[k] for k in cache.kept])
         self.pixels, self.preprocess = cache.pixels(), source.preprocess
 
+    def logits(self, session: backends.Session, *, batch: int) -> np.ndarray:
+        """Return what a session that is open for `batch` images answers (N, K)."""
+        name, output = session.inputs[0].name, session.outputs[0].name
+        return np.concatenate([
+            np.array(session.infer({name: artifacts.pad(normalize(self.pixels[k:k + batch], self.preprocess), batch)})[
+                output][: len(self.pixels) - k], np.float32) for k in range(0, len(self.pixels), batch)])
+
 
 @dataclass(frozen=True, slots=True)
-class _Measured:
-    """A runtime's FP32 variant, which the others take turns with."""
+class _Reference:
+    """The FP32 variant of a runtime on its providers, which the others take turns with."""
 
     session: backends.Session
     logits: np.ndarray | None
 
 
-def _measured(folder: Path, artifact: Artifact, images: _Images | None, reference: dict[str, _Measured]) -> list[str]:
-    recipe, name, output = artifact.recipe, artifact.inputs[0].name, artifact.outputs[0].name
-    backend, threads = backends.get(artifact.recipe.backend), environment.usable_cpus()
-    logits = None
-    if images is not None:
-        session = backend.open_session(folder / artifact.entry, recipe, batch=16, threads=threads)
-        logits = np.concatenate([
-            np.array(session.infer({name: artifacts.pad(normalize(images.pixels[k:k + 16], images.preprocess), 16)})[
-                output][: len(images.pixels) - k], np.float32) for k in range(0, len(images.pixels), 16)])
-    size = artifact.inputs[0].shape[2:]
-    rows = normalize(images.pixels[:8], images.preprocess) if images is not None else \
-        np.random.default_rng(0).standard_normal((8, 3, *size), np.float32)
-    session = backend.open_session(folder / artifact.entry, recipe, batch=1, threads=threads)
-    feeds = [{name: rows[k:k + 1]} for k in range(8)]
-    base = reference.get(recipe.backend)
+_References = dict[tuple[str, tuple[str, ...]], _Reference]
+"""By runtime and providers."""
+CPU = ("onnxruntime", ())
+
+
+def _measured(folder: Path, artifact: Artifact, images: _Images | None, references: _References) -> list[str]:
+    """Return the cells of quality and speed, and keep what FP32 variants are for the others."""
+    recipe, threads = artifact.recipe, environment.usable_cpus()
+    key, here = (recipe.backend, recipe.providers), backends.get(recipe.backend).reason_against(recipe) is None
+    base = references.get(key if here else CPU)
+    logits, quality = None, ["", "", "", ""]
+    # What nothing here runs has no parity either.
+    if images is not None and artifact.parity is not None:
+        logits = images.logits(open_here(folder / artifact.entry, recipe, batch=16, threads=threads), batch=16)
+        quality = _quality(logits, base.logits if base else None, images.targets)
+        if not here:
+            quality[0] += " in float"
+    if not here:
+        return [*quality, "", "not here", ""]
+    session = backends.get(recipe.backend).open_session(folder / artifact.entry, recipe, batch=1, threads=threads)
     if recipe.precision == "fp32":
-        reference[recipe.backend] = _Measured(session, logits)
+        references[key] = _Reference(session, logits)
+    rows = normalize(images.pixels[:8], images.preprocess) if images is not None else \
+        np.random.default_rng(0).standard_normal((8, 3, *artifact.inputs[0].shape[2:]), np.float32)
+    feeds = [{session.inputs[0].name: rows[k:k + 1]} for k in range(8)]
+    speed = _speed(base.session if base else None, session, feeds)
+    return [*quality, *speed[:-1], speed[-1] or ("ref." if recipe.precision == "fp32" else "")]
+
+
+def _quality(logits: np.ndarray, reference: np.ndarray | None, wanted: np.ndarray) -> list[str]:
+    """Return top-1, its change from the reference's, ECE, and flips, in percent."""
+    mine = metrics.outcomes(logits, wanted)
+    top1, ece = mine.correct.mean() * 100, metrics.ece_equal_width(mine.confidence, mine.correct) * 100
+    if reference is None:
+        return [f"{top1:.2f}", "", f"{ece:.2f}", ""]
+    negative, positive = metrics.flips(metrics.outcomes(reference, wanted).correct, mine.correct)
+    n = len(wanted)
+    return [f"{top1:.2f}", f"{(positive - negative) / n * 100:+.2f}", f"{ece:.2f}",
+            f"{negative / n * 100:.2f} / {positive / n * 100:.2f}"]
+
+
+def _speed(base: backends.Session | None, session: backends.Session, feeds: Sequence[backends.Feeds]) -> list[str]:
+    """Return the median latencies (ms) of FP32 and of `session`, which take turns, and their ratio."""
     begin = time.perf_counter()
     session.infer(feeds[0])
     rounds = min(builds.ROUNDS, max(4, round(20 / builds.PER_ROUND / (time.perf_counter() - begin))))
-    p50 = builds.spread([base.session if base else session, session], feeds, output, rounds=rounds).p50_s
-    cells = ["", "", "", ""]
-    if logits is not None and images is not None:
-        mine = metrics.outcomes(logits, images.targets)
-        cells = [f"{mine.correct.mean() * 100:.2f}", "",
-                 f"{metrics.ece_equal_width(mine.confidence, mine.correct) * 100:.2f}", ""]
-        if base is not None and base.logits is not None:
-            theirs = metrics.outcomes(base.logits, images.targets)
-            negative, positive = metrics.flips(theirs.correct, mine.correct)
-            n = len(images.targets)
-            cells[1] = f"{(positive - negative) / n * 100:+.2f}"
-            cells[3] = f"{negative / n * 100:.2f} / {positive / n * 100:.2f}"
-    return [*cells, f"{p50[-1] * 1e3:.2f}", "ref." if base is None else f"{p50[0] / p50[-1]:.2f}×"]
+    found = builds.spread([base, session] if base else [session], feeds, session.outputs[0].name, rounds=rounds).p50_s
+    own = f"{found[-1] * 1e3:.2f}"
+    return [f"{found[0] * 1e3:.2f}", own, f"{found[0] / found[1]:.2f}×"] if base else ["", own, ""]
 
 
 def rivals(options: argparse.Namespace) -> None:
@@ -198,7 +220,8 @@ def rivals(options: argparse.Namespace) -> None:
             medians = np.median(np.array(rounds), axis=0)
             ratios = np.median(np.array(rounds) / np.array(rounds)[:, :1], axis=0)
             reference = backends.get("onnxruntime").open_session(base, PLAIN, batch=1, threads=2)
-            answers = {name: _answers(session, images) for name, session in {**sessions, "FP32": reference}.items()}
+            answers = {name: images.logits(session, batch=1).argmax(1)
+                       for name, session in {**sessions, "FP32": reference}.items()}
             for name, p50, ratio in zip(sessions, medians, ratios, strict=True):
                 right = answers[name] == images.targets
                 flips = (answers[name] != images.targets) & (answers["FP32"] == images.targets)
@@ -208,12 +231,6 @@ def rivals(options: argparse.Namespace) -> None:
 
 def _for_this_cpu(name: str) -> Recipe:
     return catalog.recipe(f"{name}-avx2" if environment.lacks_vnni() else name)
-
-
-def _answers(session: Any, images: _Images) -> np.ndarray:
-    return np.concatenate([
-        np.array(session.infer({"image": normalize(images.pixels[k:k + 1], images.preprocess)})["logits"]).argmax(1)
-        for k in range(len(images.pixels))])
 
 
 def memory(options: argparse.Namespace) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from edgebench import catalog
+from edgebench import backends, catalog
 from edgebench.recipe import Recipe
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -91,3 +95,65 @@ def test_readme_explains_every_key():
     for kind in (Recipe, Quantization, Build):
         for field in fields(kind):
             assert f"`{field.name}`" in text or f"`[{field.name}" in text, field.name
+
+
+class TestTheBenchmark:
+    """The cells of `benchmarks/recipes.py`, on sessions that take the time and give the answers that a test says."""
+
+    @pytest.fixture
+    def script(self, monkeypatch):
+        spec = importlib.util.spec_from_file_location("recipes_benchmark", PROJECT / "benchmarks" / "recipes.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    @pytest.fixture
+    def row(self, script, monkeypatch):
+        """Return a function that gives the cells by title, of a recipe whose session takes `ms`."""
+        class Session(SimpleNamespace):
+            inputs, outputs = (SimpleNamespace(name="image"),), (SimpleNamespace(name="logits"),)
+
+            def infer(self, feeds):
+                wrong = feeds["image"][:, 0, 0, :1] < self.wrong
+                return {"logits": np.hstack([10.0 * ~wrong, 10.0 * wrong])}
+
+        images = object.__new__(script._Images)
+        images.pixels = np.arange(20, dtype=np.uint8)[:, None, None, None] * np.ones((1, 1, 1, 3), np.uint8)
+        images.preprocess = None
+        images.targets = np.zeros(20, int)
+        monkeypatch.setattr(script, "normalize", lambda pixels, _: pixels.transpose(0, 3, 1, 2).astype(np.float32))
+        monkeypatch.setattr(script.builds, "spread", lambda sessions, *_, **__: SimpleNamespace(
+            p50_s=tuple(one.ms / 1e3 for one in sessions)))
+        references = {}
+
+        def cells(name, ms, *, wrong=0, here=True, parity=True):
+            session = Session(ms=ms, wrong=wrong)
+            monkeypatch.setattr(backends, "get", lambda _: SimpleNamespace(
+                reason_against=lambda recipe: None if here else "no GPU", open_session=lambda *_, **__: session))
+            monkeypatch.setattr(script, "open_here", lambda *_, **__: session)
+            artifact = SimpleNamespace(recipe=catalog.recipe(name), entry="model.onnx", parity=parity or None)
+            found = script._measured(Path(), artifact, images, references)
+            titles = script.HEADER[-len(found):]
+            assert "Top-1 %" == titles[0]
+            return dict(zip(titles, found, strict=True))
+
+        return cells
+
+    def test_the_reference_of_the_same_turn_stands_beside_the_ratio(self, row):
+        assert ["", "11.00", "ref."] == list(row("ort-fp32", 11.0).values())[-3:]
+        assert ["11.00", "5.00", "2.20×"] == list(row("ort-int8", 5.0, wrong=1).values())[-3:]
+
+    def test_the_reference_is_that_of_the_same_providers(self, row):
+        row("ort-fp32", 11.0)
+        cuda = row("ort-cuda-fp32", 2.0)
+        assert ("", "ref.") == (cuda["FP32 p50 ms"], cuda["Speed-up"])
+        assert "2.00" == row("ort-cuda-int8", 1.0)["FP32 p50 ms"]
+        assert "11.00" == row("ort-int8", 5.0)["FP32 p50 ms"]
+
+    def test_what_runs_elsewhere_is_judged_in_float_and_not_timed(self, row):
+        row("ort-fp32", 11.0, wrong=1)
+        found = row("tensorrt-int8", 5.0, wrong=3, here=False)
+        assert {"Top-1 %": "85.00 in float", "Change": "-10.00", "Flips −/+ %": "10.00 / 0.00", "FP32 p50 ms": "",
+                "p50 ms": "not here", "Speed-up": ""} == {title: cell for title, cell in found.items() if title != "ECE %"}
+        assert "" == row("rtx-bf16", 5.0, here=False, parity=False)["Top-1 %"]
