@@ -36,7 +36,6 @@ from edgebench.errors import (
     CannotMeasure,
     EdgebenchError,
     InvalidInput,
-    MissingDependency,
     UsageError,
     unknown,
     writing,
@@ -305,12 +304,8 @@ def resolve_device(name: str) -> tuple[Device, tuple[Caveat, ...], str | None]:
         CannotMeasure: There is no such device here, or this machine is certainly another one.
     """
     devices = catalog.devices()
-    try:
-        gpus = nvml.gpu_names()
-    except (CannotMeasure, MissingDependency):
-        # Without a driver, or without the package, no GPU is seen: the CPU or the board is what is left.
-        gpus = ()
-    found = boards.recognise(Path("/"), devices, gpus=gpus, runner=commands.run)
+    # Where no GPU is seen, the CPU or the board is what is left.
+    found = boards.recognise(Path("/"), devices, gpus=nvml.gpus_seen(), runner=commands.run)
     device = catalog.device(name) if name.endswith(".toml") else boards.choose(name, found, devices)
     return device, boards.declared_vs_observed(device, found), found.power_mode
 
