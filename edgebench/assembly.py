@@ -9,8 +9,6 @@ from edgebench import builds, environment, instrument, latency, parity
 from edgebench.record import Artifact, Caveat, ColdStart, PassRecord, Reference, Run, Score, Skip
 from edgebench.worker import Measurement, PassJob
 
-CONFIDENCE = 0.95
-
 
 def reference(artifact: Artifact, earlier: Sequence[Run]) -> Run | None:
     """Return the FP32 sibling: of the same backend where there is one, so that precision alone differs."""
@@ -25,11 +23,17 @@ def named(reference: Run | None) -> Reference | None:
     return Reference(variant=reference.variant, artifact_digest=reference.artifact.digest) if reference else None
 
 
-def performance(found: Measurement, artifact: Artifact) -> tuple[Score, ...]:
-    """Return the scores of speed, memory, size and builds; absent where throttling made the timings invalid."""
-    scores = [score for trace in found.traces for score in latency.scores(trace)]
+def performance(found: Measurement, artifact: Artifact, confidence: float) -> tuple[Score, ...]:
+    """Return the scores of speed, memory, size and builds; absent where throttling made the timings invalid.
+
+    Args:
+        found: What the worker measured.
+        artifact: What it measured.
+        confidence: Two-sided, of the timings' intervals; the budget's.
+    """
+    scores = [score for trace in found.traces for score in latency.scores(trace, confidence)]
     if found.observed is not None:
-        scores += instrument.scores(found.observed, CONFIDENCE)
+        scores += instrument.scores(found.observed, confidence)
         if found.observed.invalid:
             reason = f"invalid: {found.observed.invalid[0].message}"
             scores = [replace(score, value=None, low=None, high=None, reason=reason) for score in scores]
@@ -59,12 +63,18 @@ def cold_start_scores(cold: ColdStart) -> list[Score]:
     ]
 
 
-def timing_caveats(found: Measurement, artifact: Artifact) -> tuple[Caveat, ...]:
-    """Return what in the timings, the machine and the builds speaks against the numbers."""
-    doubts = [caveat for trace in found.traces for caveat in latency.caveats(trace)]
+def timing_caveats(found: Measurement, artifact: Artifact, confidence: float) -> tuple[Caveat, ...]:
+    """Return what in the timings, the machine and the builds speaks against the numbers.
+
+    Args:
+        found: What the worker measured.
+        artifact: What it measured.
+        confidence: Two-sided, of the timings' intervals; the budget's.
+    """
+    doubts = [caveat for trace in found.traces for caveat in latency.caveats(trace, confidence)]
     if found.observed is not None:
         single = next((trace for trace in found.traces if trace.scenario == "single-stream"), None)
-        doubts += instrument.caveats(found.observed, CONFIDENCE, single)
+        doubts += instrument.caveats(found.observed, confidence, single)
     if found.traces:
         doubts += latency.environment_caveats(found.environment, found.traces[0].threads)
     if found.build_spread is not None:

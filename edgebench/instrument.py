@@ -339,6 +339,6 @@ def caveats(observed: Observed, confidence: float, own: LatencyTrace | None = No
                      hint="hide the other GPUs from NVML too, such as with docker run --gpus")
               for one in absent if one.what == WHICH_GPU]
     if observed.loadgen is not None and own is not None:
-        found += loadgen.caveats(own, observed.loadgen)
+        found += loadgen.caveats(own, observed.loadgen, confidence)
     found += [doubt for trace in observed.queries for doubt in scenario_scores.caveats(trace, confidence)]
     return tuple(found)

@@ -14,14 +14,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgebench import stats, steady
+from edgebench import scenario_scores, stats, steady
 from edgebench.errors import unknown
 from edgebench.record import Caveat, Environment, LatencyTrace, Score
 
 Clock = Callable[[], int]
 """Returns nanoseconds on a monotonic scale."""
 MIN_BATCHES = 20
-PERCENTILES = (0.50, 0.90, 0.95, 0.99)
+CONFIDENCE = 0.95
+"""Two-sided, of intervals where no budget says otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +38,8 @@ class Budget:
     """Timings of the offline scenario, each of a whole batch."""
     min_s: float
     max_s: float
-    confidence: float = 0.95
-    """Two-sided, of the percentiles' intervals."""
+    confidence: float = CONFIDENCE
+    """Two-sided, of the intervals of percentiles and throughput."""
     min_images: int = 0
     """Images of the offline scenario, all batches together."""
     server_queries: int = 1000
@@ -157,37 +158,26 @@ def clock_resolution_s(clock: Clock = time.perf_counter_ns) -> float:
     return min((step for step in steps if step > 0), default=0) / 1e9
 
 
-def scores(trace: LatencyTrace) -> tuple[Score, ...]:
-    """Return latency percentiles of a single-stream trace (s), or the throughput of an offline trace (images/s)."""
-    values = np.asarray(trace.latency_s)
+def scores(trace: LatencyTrace, confidence: float = CONFIDENCE) -> tuple[Score, ...]:
+    """Return latency percentiles of a single-stream trace (s), or the throughput of an offline trace (images/s).
+
+    Args:
+        trace: Raw timings.
+        confidence: Two-sided, of the intervals; the budget's.
+    """
     if trace.scenario == "offline":
-        mean = float(values.mean())
-        low, high = stats.bootstrap(lambda chosen: np.array([values[chosen].mean()]), len(values))
-        if low[0] <= 0:
-            return (Score(name="throughput_offline", value=None, unit="images/s", better="higher", n=len(values),
-                          method="batch over the mean time of back-to-back inferences",
-                          reason="the clock did not advance during most inferences"),)
-        return (Score(
-            name="throughput_offline", value=trace.batch / mean, low=trace.batch / float(high[0]),
-            high=trace.batch / float(low[0]), unit="images/s", better="higher", n=len(values),
-            method=f"batch of {trace.batch} over the mean time of back-to-back inferences; bootstrap over inferences"),)
-    result = []
-    for q in PERCENTILES:
-        low_q, high_q = stats.quantile_interval(values, q)
-        missing = low_q is None or high_q is None
-        result.append(Score(
-            name=f"latency_p{round(q * 100)}", value=float(stats.quantile(values, q)), low=low_q, high=high_q,
-            unit="s", better="lower", n=len(values),
-            method=f"order statistic x(ceil(nq)) of single-stream inferences at batch {trace.batch}, host to host; "
-                   "interval from binomial order statistics, which takes the timings as independent",
-            reason=f"{len(values)} timings cannot bound it; {stats.timings_needed(q)} can" if missing else None))
-    result.append(Score(name="latency_mean", value=float(values.mean()), unit="s", better="lower", n=len(values),
-                        method="arithmetic mean", reason="percentiles carry the intervals"))
-    return tuple(result)
+        return (scenario_scores.throughput(
+            trace.latency_s, trace.batch, confidence, name="throughput_offline",
+            method=f"batch of {trace.batch} over the mean time of back-to-back inferences"),)
+    return (*scenario_scores.percentile_scores(
+        trace.latency_s, confidence,
+        method=f"order statistic x(ceil(nq)) of single-stream inferences at batch {trace.batch}, host to host"),
+        Score(name="latency_mean", value=float(np.mean(trace.latency_s)), unit="s", better="lower",
+              n=len(trace.latency_s), method="arithmetic mean", reason="percentiles carry the intervals"))
 
 
-def caveats(trace: LatencyTrace) -> tuple[Caveat, ...]:
-    """Return what in the trace itself speaks against its numbers."""
+def caveats(trace: LatencyTrace, confidence: float = CONFIDENCE) -> tuple[Caveat, ...]:
+    """Return what in the trace itself speaks against its numbers; percentiles are to be bounded at `confidence`."""
     values = np.asarray(trace.latency_s)
     median = float(np.median(values))
     name = trace.scenario
@@ -205,10 +195,8 @@ def caveats(trace: LatencyTrace) -> tuple[Caveat, ...]:
     if name == "single-stream" and trace.batch > 1:
         found.append(Caveat(code="fixed-batch", hint="export with a batch that may vary, or of 1",
                             message=f"the model's batch is fixed: each latency is that of {trace.batch} images"))
-    needed = stats.timings_needed(0.99)
-    if name == "single-stream" and len(values) < needed:
-        found.append(Caveat(code="few-timings", hint="use --budget standard",
-                            message=f"{len(values)} timings do not bound the 99th percentile; {needed} would"))
+    if name == "single-stream":
+        found += scenario_scores.few_timings(name, trace.latency_s, confidence)
     if name == "offline" and len(values) < MIN_BATCHES:
         found.append(Caveat(code="few-timings", hint="use --budget quick or standard",
                             message=f"{len(values)} batches say little about throughput; {MIN_BATCHES} are the least"))

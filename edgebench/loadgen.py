@@ -197,10 +197,10 @@ def scores(result: LoadGenResult) -> list[Score]:
               else invalid or "one-sided: it is an upper bound itself")]
 
 
-def caveats(own: LatencyTrace, result: LoadGenResult) -> list[Caveat]:
-    """Return a doubt where LoadGen's p90 lies beyond the own interval by more than `AGREEMENT`."""
+def caveats(own: LatencyTrace, result: LoadGenResult, confidence: float) -> list[Caveat]:
+    """Return a doubt where LoadGen's p90 lies beyond the own interval at `confidence` by more than `AGREEMENT`."""
     theirs = result.percentiles_s.get("p90")
-    bound = percentiles.bound(own.latency_s, 0.9)
+    bound = percentiles.bound(own.latency_s, 0.9, confidence)
     if theirs is None:
         return []
     low, high = (bound.value_s if end is None else end for end in (bound.low_s, bound.high_s))

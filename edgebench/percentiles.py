@@ -154,14 +154,14 @@ def words(found: PercentileBound) -> str:
     worth = "" if found.effective_n == found.n else f", worth {found.effective_n} independent ones"
     if found.low_s is not None and found.high_s is not None:
         return (f"{name} is {value}, between {found.low_s * 1e3:.3f} and {found.high_s * 1e3:.3f} ms with "
-                f"{_percent(found.achieved)} confidence ({_percent(found.asked)} asked, {found.n} timings{worth})")
+                f"{percent(found.achieved)} confidence ({percent(found.asked)} asked, {found.n} timings{worth})")
     needed = stats.timings_needed(found.q, found.asked)
-    return (f"{name} is {value}, but {found.n} timings{worth} bound it with only {_percent(found.achieved)} "
-            f"confidence; {_percent(found.asked)} takes {needed} independent ones")
+    return (f"{name} is {value}, but {found.n} timings{worth} bound it with only {percent(found.achieved)} "
+            f"confidence; {percent(found.asked)} takes {needed} independent ones")
 
 
-def _percent(share: float) -> str:
-    # Rounded down: a confidence is never overstated.
+def percent(share: float) -> str:
+    """Return a confidence in words, rounded down: it is never overstated."""
     return f"{math.floor(share * 1000) / 10:g} %"
 
 

@@ -559,6 +559,7 @@ def _run_variant(shared: _Shared, variant: _Variant, earlier: Sequence[Run], pro
         request.out / reference.variant, [one for one in reference.passes if assembly.known(one) in seen],
         reference.artifact.digest), mine, evaluate.parts(records)) if reference else None
     evaluations = evaluate.score(chosen, mine, others, request.preset)
+    confidence = latency.CONFIDENCE if request.budget is None else latency.budget(request.budget).confidence
     machine = replace(found.environment, power_mode=shared.power_mode)
     observed = replace(found.observed, settings=shared.changed, ceilings=ceilings.kept(
         device.id, machine.cpu, settings.threads)) if found.observed else None
@@ -568,10 +569,10 @@ def _run_variant(shared: _Shared, variant: _Variant, earlier: Sequence[Run], pro
         environment=machine, settings=settings,
         precision=found.precision, golden_max_abs_difference=found.golden_max_abs_difference,
         cold_start=found.cold_start, peak_host_memory_bytes=found.peak_host_memory_bytes, traces=found.traces,
-        performance=assembly.performance(found, artifact), evaluations=evaluations, passes=records,
+        performance=assembly.performance(found, artifact, confidence), evaluations=evaluations, passes=records,
         reference=assembly.named(reference),
-        caveats=(*artifact.caveats, *shared.doubts, *assembly.timing_caveats(found, artifact), *plan.caveats,
-                 *stopping.caveats(records, until), *evaluate.caveats(evaluations, mine)),
+        caveats=(*artifact.caveats, *shared.doubts, *assembly.timing_caveats(found, artifact, confidence),
+                 *plan.caveats, *stopping.caveats(records, until), *evaluate.caveats(evaluations, mine)),
         skips=(*assembly.skips(shared.planner.reason_against(artifact), found, timed=request.budget is not None),
                *(shared.missing if jobs else ()), *plan.skips,
                *assembly.uncompared(artifact, jobs, reference)), build_spread=found.build_spread,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from edgebench import percentiles, stats
 from edgebench.record import Caveat, Score
-from edgebench.timing_types import CameraSummary, DeviceTrace, PercentileBound, QueryTrace
+from edgebench.timing_types import CameraSummary, DeviceTrace, QueryTrace
 
 QUANTILES = (0.50, 0.90, 0.95, 0.99)
 TOLERATED_LATENESS = 0.01
@@ -16,40 +17,64 @@ TOLERATED_LATENESS = 0.01
 _ORIGINS = {"server": "scheduled arrival to completion", "camera": "frame to result"}
 
 
-def bounds(trace: QueryTrace, confidence: float) -> tuple[PercentileBound, ...]:
-    """Return the percentiles of a trace's latencies with their achieved confidence."""
-    return percentiles.bounds(trace.latency_s, QUANTILES, confidence)
-
-
 def scores(trace: QueryTrace, confidence: float = 0.95) -> tuple[Score, ...]:
     """Return what a trace says: percentiles in seconds, and what belongs to its scenario."""
     prefix = "" if trace.scenario == "single-stream" else trace.scenario.replace("-", "_") + "_"
     origin = _ORIGINS.get(trace.scenario, "host to host")
-    found = [Score(
-        name=f"{prefix}latency_p{round(one.q * 100)}", value=one.value_s, low=one.low_s, high=one.high_s, unit="s",
-        better="lower", n=one.n, confidence=confidence,
+    found = percentile_scores(
+        trace.latency_s, confidence, prefix=prefix,
         method=f"order statistic x(ceil(nq)), {origin}, {trace.images_per_query} images per query, preprocessing "
-               f"{trace.preprocessing}; binomial interval of {one.effective_n} independent timings",
-        reason=None if one.met else percentiles.words(one)) for one in bounds(trace, confidence)]
+               f"{trace.preprocessing}")
     if trace.scenario in ("offline", "multi-stream"):
-        found.append(_throughput(trace, prefix))
+        found.append(throughput(
+            trace.service_s, trace.images_per_query, confidence,
+            name="throughput_offline" if trace.scenario == "offline" else f"{prefix}throughput",
+            method=f"{trace.images_per_query} images over the mean time of back-to-back queries"))
     if trace.scenario == "camera":
         found.extend(_camera_scores(trace))
     return tuple(found)
 
 
-def _throughput(trace: QueryTrace, prefix: str) -> Score:
-    values = np.asarray(trace.service_s)
-    low, high = stats.bootstrap(lambda chosen: np.array([values[chosen].mean()]), values.size)
-    name = "throughput_offline" if trace.scenario == "offline" else f"{prefix}throughput"
+def percentile_scores(latency_s: Sequence[float], confidence: float, *, method: str, prefix: str = "") -> list[Score]:
+    """Return the percentiles of latencies (s) with intervals as wide as the timings follow each other.
+
+    Args:
+        latency_s: In the order of measurement, seconds.
+        confidence: Two-sided level asked for, 0 to 1.
+        method: What was timed and how, in words.
+        prefix: Of the scores' names.
+    """
+    return [Score(
+        name=f"{prefix}latency_p{round(one.q * 100)}", value=one.value_s, low=one.low_s, high=one.high_s, unit="s",
+        better="lower", n=one.n, confidence=confidence, reason=None if one.met else percentiles.words(one),
+        method=f"{method}; binomial interval of {one.effective_n} independent timings, "
+               f"{percentiles.percent(one.achieved)} confidence",
+    ) for one in percentiles.bounds(latency_s, QUANTILES, confidence)]
+
+
+def throughput(seconds: Sequence[float], images: int, confidence: float, *, name: str, method: str) -> Score:
+    """Return images per second of back-to-back queries, with an interval as wide as their times follow each other.
+
+    The bootstrap takes them as independent. The distance of its ends, as a ratio, is therefore raised to the root of
+    how many timings one independent timing is worth.
+
+    Args:
+        seconds: Duration of each query, in the order of measurement.
+        images: Of each query.
+        confidence: Two-sided level, 0 to 1.
+        name: Of the score.
+        method: What was timed, in words.
+    """
+    values = np.asarray(seconds)
+    mean, worth = float(values.mean()), percentiles.effective_count(values)
+    low, high = stats.bootstrap(lambda chosen: np.array([values[chosen].mean()]), values.size, confidence=confidence)
     if low[0] <= 0:
-        return Score(name=name, value=None, unit="images/s", better="higher", n=values.size,
-                     method="images over the mean time of back-to-back queries",
-                     reason="the clock did not advance during most queries")
-    return Score(name=name, value=trace.images_per_query / float(values.mean()),
-                 low=trace.images_per_query / float(high[0]), high=trace.images_per_query / float(low[0]),
-                 unit="images/s", better="higher", n=values.size,
-                 method=f"{trace.images_per_query} images over the mean time of back-to-back queries; bootstrap")
+        return Score(name=name, value=None, unit="images/s", better="higher", n=values.size, method=method,
+                     confidence=confidence, reason="the clock did not advance during most queries")
+    wider = math.sqrt(values.size / worth)
+    return Score(name=name, value=images / mean, low=images / mean * (mean / float(high[0])) ** wider,
+                 high=images / mean * (mean / float(low[0])) ** wider, confidence=confidence, unit="images/s",
+                 better="higher", n=values.size, method=f"{method}; bootstrap, as of {worth} independent timings")
 
 
 def _camera_scores(trace: QueryTrace) -> list[Score]:
@@ -83,10 +108,7 @@ def caveats(trace: QueryTrace, confidence: float = 0.95) -> tuple[Caveat, ...]:
     if trace.warmup_settled is False:
         found.append(Caveat(code="warm-up", hint="let the machine settle and measure again",
                             message=f"{name}: the warm-up of {len(trace.warmup_s)} inferences did not settle"))
-    unmet = [one for one in bounds(trace, confidence) if not one.met]
-    if unmet:
-        found.append(Caveat(code="few-timings", hint="use a longer --budget",
-                            message=f"{name}: {percentiles.words(unmet[0])}"))
+    found += few_timings(name, trace.latency_s, confidence)
     if "instead of" in trace.budget:
         found.append(Caveat(code="altered-budget", hint="use the budget as it is for numbers to be compared",
                             message=f"{name}: measured with budget {trace.budget}"))
@@ -99,6 +121,13 @@ def caveats(trace: QueryTrace, confidence: float = 0.95) -> tuple[Caveat, ...]:
     if trace.rate_hz is not None:
         found.extend(_lateness(trace))
     return tuple(found)
+
+
+def few_timings(scenario: str, latency_s: Sequence[float], confidence: float) -> list[Caveat]:
+    """Return the doubt that latencies (s), in the order of measurement, do not bound their percentiles."""
+    unmet = [one for one in percentiles.bounds(latency_s, QUANTILES, confidence) if not one.met]
+    return [Caveat(code="few-timings", hint="use a longer --budget",
+                   message=f"{scenario}: {percentiles.words(unmet[0])}")] if unmet else []
 
 
 def _device_caveats(device: DeviceTrace, name: str) -> list[Caveat]:

@@ -58,35 +58,35 @@ class TestReference:
 
 class TestPerformance:
     def test_throttling_voids_every_score_of_timing_with_its_reason_and_nothing_else(self):
-        found = {one.name: one for one in assembly.performance(measurement(HOT), artifact())}
+        found = {one.name: one for one in assembly.performance(measurement(HOT), artifact(), 0.95)}
         for name in ("latency_p50", "latency_p99", "throughput_offline"):
             assert (None, None, None, f"invalid: {HOT.message}") == (
                 found[name].value, found[name].low, found[name].high, found[name].reason)
         assert (13_600_000.0, 0.1, 90_000_000.0) == tuple(found[name].value for name in ("artifact_size", "load_time", "peak_host_memory"))
 
     def test_what_does_not_invalidate_leaves_them(self):
-        found = {one.name: one.value for one in assembly.performance(measurement(CAPPED), artifact())}
+        found = {one.name: one.value for one in assembly.performance(measurement(CAPPED), artifact(), 0.95)}
         assert (0.01, 160.0) == pytest.approx((found["latency_p50"], found["throughput_offline"]))
 
     def test_unknown_memory_says_why(self):
-        found = {one.name: one for one in assembly.performance(measurement(peak_host_memory_bytes=None), artifact())}
+        found = {one.name: one for one in assembly.performance(measurement(peak_host_memory_bytes=None), artifact(), 0.95)}
         assert (None, "this system does not tell (no VmHWM)") == (found["peak_host_memory"].value, found["peak_host_memory"].reason)
 
     def test_without_timing_only_the_size_is_left(self):
         bare = measurement(traces=(), observed=None, cold_start=None)
-        assert ["artifact_size"] == [one.name for one in assembly.performance(bare, artifact())]
+        assert ["artifact_size"] == [one.name for one in assembly.performance(bare, artifact(), 0.95)]
 
 
 class TestDoubts:
     def test_int8_without_its_instructions_is_told_where_it_is_emulated(self):
         plain = replace(builders.environment(), cpu_features=("avx2",))
-        codes = [one.code for one in assembly.timing_caveats(measurement(environment=plain), artifact("ort-int8"))]
+        codes = [one.code for one in assembly.timing_caveats(measurement(environment=plain), artifact("ort-int8"), 0.95)]
         assert "no-int8-instructions" in codes
-        assert "no-int8-instructions" not in [one.code for one in assembly.timing_caveats(measurement(), artifact("ort-int8"))]
+        assert "no-int8-instructions" not in [one.code for one in assembly.timing_caveats(measurement(), artifact("ort-int8"), 0.95)]
 
     def test_seven_bit_weights_do_not_saturate(self):
         plain = replace(builders.environment(), cpu_features=("avx2",))
-        told = {name: next(one.message for one in assembly.timing_caveats(measurement(environment=plain), artifact(name))
+        told = {name: next(one.message for one in assembly.timing_caveats(measurement(environment=plain), artifact(name), 0.95)
                            if one.code == "no-int8-instructions") for name in ("ort-int8", "ort-int8-avx2")}
         assert ("may saturate" in told["ort-int8"], "may saturate" in told["ort-int8-avx2"]) == (True, False)
 

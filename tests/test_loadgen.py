@@ -179,12 +179,12 @@ class TestBesideTheOwnTimings:
     OWN = builders.single_stream([0.010 + 1e-6 * (k % 100) for k in range(1000)])
 
     def test_a_p90_within_the_own_interval_and_one_percent_raises_no_doubt(self):
-        assert [] == loadgen.caveats(self.OWN, result(0.01009))
-        assert [] == loadgen.caveats(self.OWN, result(0.01009 * 1.009))
+        assert [] == loadgen.caveats(self.OWN, result(0.01009), 0.95)
+        assert [] == loadgen.caveats(self.OWN, result(0.01009 * 1.009), 0.95)
 
     @pytest.mark.parametrize(("p90_s", "told"), [(0.0120, "+18.9%"), (0.0080, "-20.7%")])
     def test_one_far_from_it_is_a_caveat(self, p90_s, told):
-        caveat, = loadgen.caveats(self.OWN, result(p90_s))
+        caveat, = loadgen.caveats(self.OWN, result(p90_s), 0.95)
         assert "loadgen-disagrees" == caveat.code
         assert told in caveat.message
 
