@@ -14,7 +14,7 @@ import numpy as np
 from edgebench import metric_names, properties, tails
 from edgebench.errors import InvalidInput, UsageError, suggest
 from edgebench.properties import Pass, Predictions
-from edgebench.reading import ends, place, place_words
+from edgebench.reading import ends, place, place_words, timed_ends
 from edgebench.record import Better, Evaluation, PassRecord, Run, Score
 from edgebench.tails import Ends
 
@@ -361,7 +361,7 @@ def _performance(one: Run, two: Run) -> list[Item]:
         other = before.get(score.name)
         if other is None or score.value is None or other.value is None or not other.value:
             continue
-        mine, theirs = ends(score), ends(other)
+        mine, theirs = timed_ends(score, two, score.confidence), timed_ends(other, one, score.confidence)
         exact = score.name == "artifact_size"
         ratio = Ends(*[score.value / other.value] * 3) if exact else mine and theirs and tails.ratio(mine, theirs)
         change = None if ratio is None else Ends(*(value - 1.0 for value in ratio))

@@ -15,14 +15,13 @@ from typing import Literal
 
 import numpy as np
 
-from edgebench import metric_names, percentiles, sample_size, stats, tails
+from edgebench import metric_names, percentiles, sample_size, scenario_scores, stats, tails
 from edgebench.errors import suggest
 from edgebench.policy import Correction, Policy, Rule
-from edgebench.reading import ends, place, trace
+from edgebench.reading import ends, place, timed_ends, trace
 from edgebench.record import Evaluation, Run, Score
 from edgebench.tails import Ends, Tails
 
-_PERCENTILE = re.compile(r"latency_p(\d+)")
 LEAST_RESAMPLED = 100
 """Images below which an interval from resampling is not believed: it is far too narrow with a handful."""
 Sampled = Literal["images", "timings", "none"]
@@ -166,11 +165,29 @@ def from_flips(negative: int, positive: int, n: int, *, where: str = "", unit: s
         interval=lambda confidence: stats.paired_interval(positive, negative, n, 2.0 * confidence - 1.0))
 
 
-def from_count(count: int, n: int, *, where: str = "", method: str = "exact binomial test") -> Evidence:
-    """Return evidence about a share of images."""
-    return Evidence(where=where, value=count / n, unit="fraction", n=n, sampled="images", method=method,
-                    tails=lambda limit: tails.rate(count, n, limit), needed=_of_rate,
-                    interval=lambda confidence: tails.rate_interval(count, n, confidence))
+def from_count(count: int, n: int, *, where: str = "", worth: int | None = None) -> Evidence:
+    """Return evidence about a share of images.
+
+    Args:
+        count: How many count.
+        n: Of how many.
+        where: Data set and condition.
+        worth: How many independent ones these are worth; n by default. Counts are scaled to it and rounded against the
+            claim.
+    """
+    of = worth or n
+    fewest, most = count * of // n, -(-count * of // n)
+
+    def needed(limit: float, truth: float, confidence: float, power: float) -> int | None:
+        independent = _of_rate(limit, truth, confidence, power)
+        return None if independent is None else math.ceil(independent * n / of)
+
+    return Evidence(
+        where=where, value=count / n, unit="fraction", n=n, sampled="images", needed=needed,
+        method=f"exact binomial test{_told(of, n)}",
+        tails=lambda limit: Tails(tails.rate(fewest, of, limit).above, tails.rate(most, of, limit).below),
+        interval=lambda confidence: (tails.rate_interval(fewest, of, confidence)[0],
+                                     tails.rate_interval(most, of, confidence)[1]))
 
 
 def _of_rate(limit: float, truth: float, confidence: float, power: float) -> int | None:
@@ -221,7 +238,7 @@ def _performance(rule: Rule, run: Run, other: Run | None) -> Evidence | Absent:
         change = score.value - theirs.value
         return exact(change / theirs.value if rule.relative else change, "fraction" if rule.relative else score.unit,
                      score.method)
-    mine, its = _timed_ends(score, run), _timed_ends(theirs, other)
+    mine, its = timed_ends(score, run, score.confidence), timed_ends(theirs, other, score.confidence)
     if mine is None or its is None:
         lacking = score if mine is None else theirs
         return Absent(where="", reason=lacking.reason or f"{rule.metric} has no interval", hint="use a longer --budget")
@@ -233,16 +250,6 @@ def _performance(rule: Rule, run: Run, other: Run | None) -> Evidence | Absent:
     if ratio is None:
         return Absent(where="", reason=f"{rule.metric} is not above 0: it has no ratio")
     return _ratio(ratio, score.confidence, n=min(score.n, theirs.n), method=f"ratio of {method}")
-
-
-def _timed_ends(score: Score, run: Run) -> Ends | None:
-    """Return a score's value and interval; those of a percentile as wide as its timings follow each other."""
-    timed = trace(run, "single-stream")
-    percentile = _PERCENTILE.fullmatch(score.name)
-    if percentile is None or timed is None:
-        return ends(score)
-    found = percentiles.bound(timed.latency_s, int(percentile[1]) / 100.0, score.confidence)
-    return None if found.low_s is None or found.high_s is None else Ends(found.value_s, found.low_s, found.high_s)
 
 
 def _ratio(ratio: Ends, stored: float, *, n: int, method: str) -> Evidence:
@@ -265,20 +272,24 @@ def _ratio(ratio: Ends, stored: float, *, n: int, method: str) -> Evidence:
 
 def _budget(score: Score, run: Run) -> Evidence | Absent:
     assert score.value is not None
-    timed = trace(run, "single-stream")
-    percentile = _PERCENTILE.fullmatch(score.name)
-    if percentile and timed is not None:
-        return _percentile(np.asarray(timed.latency_s), int(percentile[1]) / 100.0)
+    timed, q = trace(run, "single-stream"), metric_names.quantile(score.name)
+    if q is not None and timed is not None:
+        return from_timings(np.asarray(timed.latency_s), q)
     if score.name == "latency_mean" and timed is not None and len(timed.latency_s) > 1:
         values = np.asarray(timed.latency_s)
-        arm = stats.normal_quantile(0.975) * float(values.std(ddof=1)) / math.sqrt(values.size)
+        worth = percentiles.effective_count(values)
+        arm = stats.normal_quantile(0.975) * float(values.std(ddof=1)) / math.sqrt(worth)
         return from_ends(Ends(score.value, score.value - arm, score.value + arm), 0.95, where="", unit="s",
-                         n=values.size, sampled="timings", method="mean, normal error")
+                         n=values.size, sampled="timings", method=f"mean, normal error{_told(worth, values.size)}")
     if _single(score):
         return exact(score.value, score.unit, score.method)
     count = _count(score) if "Wilson" in score.method else None
     if count is not None:
-        return replace(from_count(count, score.n), sampled="timings")
+        queries = run.observed.queries if run.observed is not None else ()
+        filmed = next((one for one in queries if score.name == "camera_miss_rate" and one.scenario == "camera"), None)
+        # Misses come in bursts.
+        worth = percentiles.effective_count(scenario_scores.missed(filmed)) if filmed is not None else score.n
+        return replace(from_count(count, score.n, worth=worth), sampled="timings")
     found = ends(score)
     if found is None:
         return Absent(where="", reason=score.reason or f"{score.name} has no interval", hint="use a longer --budget")
@@ -286,7 +297,8 @@ def _budget(score: Score, run: Run) -> Evidence | Absent:
                      method=score.method)
 
 
-def _percentile(values: np.ndarray, q: float) -> Evidence:
+def from_timings(values: np.ndarray, q: float) -> Evidence:
+    """Return evidence about the `q` quantile of timings (n,) in seconds, in the order of measurement."""
     # Timings follow each other: their worth is that of the share below the quantile, as the instrument counts it.
     worth = percentiles.effective_count(values <= stats.quantile(values, q))
 
@@ -298,10 +310,13 @@ def _percentile(values: np.ndarray, q: float) -> Evidence:
         independent = sample_size.quantile(q, float((values <= limit).mean()), confidence=confidence, power=power)
         return None if independent is None else math.ceil(independent * values.size / worth)
 
-    told = "" if worth == values.size else f", worth {worth:,} independent ones"
     return Evidence(where="", value=stats.quantile(values, q), unit="s", n=values.size, sampled="timings",
-                    needed=needed, method=f"binomial order statistics of {values.size:,} raw timings{told}",
-                    tails=lambda limit: tails.quantile(values, q, limit, worth), interval=interval)
+                    needed=needed, tails=lambda limit: tails.quantile(values, q, limit, worth), interval=interval,
+                    method=f"binomial order statistics of {values.size:,} raw timings{_told(worth, values.size)}")
+
+
+def _told(worth: int, n: int) -> str:
+    return "" if worth == n else f", worth {worth:,} independent ones"
 
 
 def _quality(rule: Rule, evaluation: Evaluation) -> Evidence | Absent | None:

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgebench import compare, evidence, metric_names, sequential, stats, tails
+from edgebench import compare, evidence, metric_names, sequential
 from edgebench.errors import ExitCode
 from edgebench.evidence import Absent, Evidence
 from edgebench.policy import Policy, Rule, Severity
@@ -321,7 +321,7 @@ def _confirmed(rule: Rule, reruns: Mapping[str, Rerun] | None, alpha: float) -> 
     """Return whether fresh timings show the failure too, and what to say about it."""
     if reruns is None:
         return None, "; not confirmed by a re-run"
-    again = reruns.get(rule.id)
+    again, q = reruns.get(rule.id), metric_names.quantile(rule.metric)
     if again is None or not (again.log_ratios or again.latency_s):
         return False, "; a re-run is still to confirm it"
     if again.log_ratios and rule.relative:
@@ -330,11 +330,10 @@ def _confirmed(rule: Rule, reruns: Mapping[str, Rerun] | None, alpha: float) -> 
         shown, n = bool(evidence_.max() >= -math.log(alpha)), len(again.log_ratios)
         median = math.exp(float(np.median(again.log_ratios))) - 1.0
         found = f"{n:,} interleaved pairs: {quantity(median, 'fraction', change=True).replace('points', '%')}"
-    elif again.latency_s and rule.metric.startswith("latency_p") and rule.against is None:
-        q = int(rule.metric.removeprefix("latency_p")) / 100.0
-        above, below = tails.quantile(again.latency_s, q, rule.bound)
-        shown = (above if rule.upper else below) <= alpha
-        found = f"{len(again.latency_s):,} fresh timings: {quantity(stats.quantile(again.latency_s, q), 's')}"
+    elif again.latency_s and q is not None and rule.against is None:
+        fresh = evidence.from_timings(np.asarray(again.latency_s), q)
+        shown = evidence.tested(rule, fresh)[1] <= alpha
+        found = f"{fresh.n:,} fresh timings: {quantity(fresh.value, 's')}"
     else:
         return False, "; the re-run does not hold what could confirm it"
     return shown, f"; {'confirmed' if shown else 'not confirmed'} by a re-run of {found}"

@@ -76,6 +76,7 @@ METRICS: Mapping[str, Mapping[str, str]] = {
         "consistency_worst": "fraction", "mcnemar_p": "1", "mcnemar_p_holm": "1"},
 }
 _CHANGE = re.compile(r"_change(?=$|@|_)")
+_PERCENTILE = re.compile(r"latency_p(\d+)")
 _TIMING = re.compile(r"latency_|throughput|_time$|^energy_|^server_rate$|^camera_|^device_\w+_p50$")
 
 
@@ -87,6 +88,12 @@ def plain(name: str) -> str:
 def of_single_stream(metric: str) -> bool:
     """Return whether a metric of performance comes from the timings one after the other."""
     return metric.startswith(("latency_", "energy_per_inference"))
+
+
+def quantile(metric: str) -> float | None:
+    """Return which quantile of single-stream latency a metric is: 0.99 for ``latency_p99``; None where it is none."""
+    found = _PERCENTILE.fullmatch(metric)
+    return int(found[1]) / 100.0 if found else None
 
 
 def is_timing(metric: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgebench import metric_names, percentiles, tails
 from edgebench.record import Evaluation, LatencyTrace, Run, Score
 from edgebench.tails import Ends
 
@@ -13,6 +14,19 @@ def ends(score: Score) -> Ends | None:
     if score.value is None or score.low is None or score.high is None:
         return None
     return Ends(score.value, score.low, score.high)
+
+
+def timed_ends(score: Score, run: Run, confidence: float) -> Ends | None:
+    """Return the value of a score of performance and its interval at a two-sided level; None where an end is absent.
+
+    A percentile's comes from the raw timings, as wide as they follow each other: earlier versions stored narrower ones.
+    """
+    timed, q = trace(run, "single-stream"), metric_names.quantile(score.name)
+    if score.value is None or q is None or timed is None:
+        stored = ends(score)
+        return None if stored is None else tails.rescaled(stored, score.confidence, confidence)
+    found = percentiles.bound(timed.latency_s, q, confidence)
+    return None if found.low_s is None or found.high_s is None else Ends(found.value_s, found.low_s, found.high_s)
 
 
 def place(evaluation: Evaluation) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from edgebench import percentiles, stats
 from edgebench.record import Caveat, Score
@@ -31,7 +32,7 @@ def scores(trace: QueryTrace, confidence: float = 0.95) -> tuple[Score, ...]:
             name="throughput_offline" if trace.scenario == "offline" else f"{prefix}throughput",
             method=f"{trace.images_per_query} images over the mean time of back-to-back queries"))
     if trace.scenario == "camera":
-        found.extend(_camera_scores(trace))
+        found.extend(_camera_scores(trace, confidence))
     return tuple(found)
 
 
@@ -77,15 +78,19 @@ def throughput(seconds: Sequence[float], images: int, confidence: float, *, name
                  better="higher", n=values.size, method=f"{method}; bootstrap, as of {worth} independent timings")
 
 
-def _camera_scores(trace: QueryTrace) -> list[Score]:
-    summary = camera_summary(trace)
-    low, high = stats.wilson(round(summary.miss_rate * summary.frames), summary.frames)
+def _camera_scores(trace: QueryTrace, confidence: float) -> list[Score]:
+    summary, misses = camera_summary(trace), missed(trace)
+    # Misses come in bursts: each end is that of fewer, independent frames, rounded against the claim.
+    count, worth = int(misses.sum()), percentiles.effective_count(misses)
+    low = stats.wilson(count * worth // misses.size, worth, confidence)[0]
+    high = stats.wilson(-(-count * worth // misses.size), worth, confidence)[1]
     told = f"{trace.rate_hz:g} frames per second, policy {trace.policy}"
     limit = f"{(trace.limit_s or 0) * 1e3:g} ms"
     one = "one result has none" if summary.jitter_s is None else None
     return [
         Score(name="camera_miss_rate", value=summary.miss_rate, low=low, high=high, unit="fraction", better="lower",
-              n=summary.frames, method=f"frames dropped or later than {limit}; {told}; Wilson interval"),
+              n=summary.frames, confidence=confidence,
+              method=f"frames dropped or later than {limit}; {told}; Wilson interval of {worth} independent frames"),
         Score(name="camera_jitter", value=summary.jitter_s, unit="s", better="lower", n=len(trace.end_s),
               method=f"mean difference of successive latencies (RFC 3550); {told}",
               reason=one or "no interval is known"),
@@ -164,6 +169,15 @@ def _lateness(trace: QueryTrace) -> list[Caveat]:
                            "session was free; this counts as latency")]
 
 
+def missed(trace: QueryTrace) -> npt.NDArray[np.bool_]:
+    """Return for each frame (n,) of a camera trace, in order, whether it had no result by its deadline."""
+    # Half a nanosecond: times are whole nanoseconds, seconds are not exact.
+    late = np.asarray(trace.latency_s) > (trace.limit_s or math.inf) + 0.5e-9
+    order = np.argsort([*trace.issue_s, *trace.dropped_s], kind="stable")
+    misses: npt.NDArray[np.bool_] = np.concatenate((late, np.ones(len(trace.dropped_s), bool)))[order]
+    return misses
+
+
 def camera_summary(trace: QueryTrace) -> CameraSummary:
     """Return what a consumer of the results of a camera trace sees.
 
@@ -172,9 +186,7 @@ def camera_summary(trace: QueryTrace) -> CameraSummary:
     """
     issue, start, end = (np.asarray(one) for one in (trace.issue_s, trace.start_s, trace.end_s))
     latencies = end - issue
-    frames = len(issue) + len(trace.dropped_s)
-    # Half a nanosecond: times are whole nanoseconds, seconds are not exact.
-    late = int(np.count_nonzero(latencies > (trace.limit_s or math.inf) + 0.5e-9))
+    misses = missed(trace)
     mean_age = peak_mean = peak_max = jitter = None
     if len(issue) > 1:
         jitter = float(np.abs(np.diff(latencies)).mean())
@@ -188,6 +200,6 @@ def camera_summary(trace: QueryTrace) -> CameraSummary:
         # Those before it in the order that had not begun when it came.
         queue = np.arange(len(issue)) - np.searchsorted(start, issue, side="right").clip(max=np.arange(len(issue)))
     return CameraSummary(
-        frames=frames, dropped=len(trace.dropped_s), miss_rate=(late + len(trace.dropped_s)) / frames,
+        frames=misses.size, dropped=len(trace.dropped_s), miss_rate=float(misses.mean()),
         jitter_s=jitter, age_mean_s=mean_age, age_peak_mean_s=peak_mean, age_peak_max_s=peak_max,
         queue_mean=float(queue.mean()), queue_max=int(queue.max()))

@@ -142,6 +142,8 @@ def normal(estimate: Ends, confidence: float, limit: float) -> Tails:
 
 def rescaled(estimate: Ends, confidence: float, wanted: float) -> Ends:
     """Return the estimate with its two-sided interval brought from level `confidence` to `wanted`, arm by arm."""
+    if wanted == confidence:
+        return estimate
     factor = stats.normal_quantile((1.0 + wanted) / 2.0) / stats.normal_quantile((1.0 + confidence) / 2.0)
     return Ends(estimate.value, estimate.value - factor * (estimate.value - estimate.low),
                 estimate.value + factor * (estimate.high - estimate.value))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from edgebench import compare, evaluate
+from edgebench import compare, evaluate, latency, stats
 from edgebench.compare import Difference
 from edgebench.errors import InvalidInput, UsageError
 from edgebench.properties import Pass, Predictions, accuracy
-from edgebench.record import DatasetIdentity, PassRecord, dump
+from edgebench.record import DatasetIdentity, PassRecord, Score, dump
 from edgebench.tails import Ends
 from tests import builders
 
@@ -33,12 +34,33 @@ def stored(folder, values: np.ndarray, recipe: str = "ort-fp32", **changes):
     key = Pass("inspection")
     found = Predictions(dataset=DATA, logits=values, targets=np.arange(IMAGES) % 3,
                         ids=np.array([f"test/{k:04d}.png" for k in range(IMAGES)]))
-    run = builders.run(recipe, evaluations=accuracy.score({key: found}, None), latency_s=np.linspace(0.01, 0.012, 400).tolist())
+    run = builders.run(recipe, evaluations=accuracy.score({key: found}, None), latency_s=timings(0.011))
     run = replace(run, passes=(PassRecord(dataset=DATA, condition="clean", preset="native"),), **changes)
     evaluate.save_predictions(folder / key.file, [(values, None)], targets=found.targets, ids=found.ids.tolist(),
                               dataset=DATA, artifact_digest=run.artifact.digest)
     dump(run, folder / "run.json")
     return run, folder
+
+
+def timings(median: float) -> list[float]:
+    """Return latencies a fifth of the median wide, in no order."""
+    return (median * np.random.default_rng(3).permutation(np.linspace(0.91, 1.09, 400))).tolist()
+
+
+def wave(generator: np.random.Generator, n: int = 1000) -> list[float]:
+    """Return latencies around 10 ms whose neighbours correlate by 0.9."""
+    noise = [float(generator.normal())]
+    for step in generator.normal(0, math.sqrt(1 - 0.9**2), n - 1):
+        noise.append(0.9 * noise[-1] + step)
+    return (0.01 * np.exp(0.2 * np.array(noise))).tolist()
+
+
+def with_stored_interval(run, latency_s: list[float]):
+    """Return the run with these timings, and the interval of their median as version 0.1 stored it."""
+    trace = builders.single_stream(latency_s)
+    low, high = stats.quantile_interval(latency_s, 0.5)
+    return replace(run, traces=(trace,), performance=tuple(
+        replace(score, low=low, high=high) for score in latency.scores(trace) if score.name == "latency_p50"))
 
 
 @pytest.fixture
@@ -159,13 +181,34 @@ class TestComparing:
 
     def test_a_clear_speed_up_is_better_and_says_by_how_much(self, pair):
         (one, folder), (two, other) = pair
-        fast = builders.run("ort-int8", latency_s=np.linspace(0.005, 0.006, 400).tolist())
+        fast = builders.run("ort-int8", latency_s=timings(0.0055))
         found = compare.compare((one, folder), (replace(two, traces=fast.traces, performance=fast.performance), other))
         (item,) = [one for one in found.items if one.metric == "latency_p50"]
         assert -0.5 == pytest.approx(item.change, abs=0.001)
         assert item.relative
         assert "better" == item.outcome
         assert item.low < item.change < item.high < 0
+
+    def test_equal_runs_whose_timings_follow_each_other_are_not_called_different(self, pair):
+        # With intervals that take the timings as independent, as earlier versions stored them, half of such pairs are.
+        generator = np.random.default_rng(8)
+        (one, folder), (two, other) = pair
+        found = [compare.compare((with_stored_interval(one, wave(generator)), folder),
+                                 (with_stored_interval(two, wave(generator)), other)) for _ in range(40)]
+        medians = [item for comparison in found for item in comparison.items if item.metric == "latency_p50"]
+        assert 40 == len(medians)
+        assert sum(item.outcome in {"better", "worse"} for item in medians) <= 5
+
+    def test_intervals_of_different_levels_are_brought_to_one(self, pair):
+        (one, folder), (two, other) = pair
+        stored = Score(name="throughput_offline", value=100.0, low=98.0, high=102.0, unit="images/s", better="higher", n=100,
+                       method="a batch over its mean time")
+        wider = replace(stored, confidence=0.99, low=100 - 2 * 2.5758 / 1.95996, high=100 + 2 * 2.5758 / 1.95996)
+        ends = []
+        for score in (stored, wider):
+            found = compare.compare((replace(one, performance=(score,)), folder), (replace(two, performance=(stored,)), other))
+            ends.append(next((item.low, item.high) for item in found.items if item.metric == "throughput_offline"))
+        assert ends[0] == pytest.approx(ends[1], abs=1e-4)
 
     def test_damaged_predictions_are_an_error(self, pair):
         (one, folder), second = pair

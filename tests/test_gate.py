@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgebench import evidence, gate, policy, published, stats
+from edgebench import evidence, gate, percentiles, policy, published, stats
 from edgebench.errors import ExitCode, InvalidInput
 from edgebench.gate import Rerun
 from edgebench.record import DatasetIdentity, Evaluation, Score, Skip, dump
 from tests import builders
+from tests import observations as ob
 
 scipy_stats = pytest.importorskip("scipy.stats")
 HEAD = 'id = "p"\ntitle = "t"\npurpose = "why"\n'
@@ -107,6 +108,27 @@ class TestSpeed:
         shuffled = np.random.default_rng(1).permutation(wave).tolist()
         assert "pass" == judged('metric = "latency_p50"\nmax = 0.0101', builders.run(latency_s=shuffled)).status
 
+    def test_a_mean_of_timings_that_follow_each_other_is_as_unsure_as_they_are_few(self):
+        slow = (0.010 * np.exp(0.05 * np.sin(np.arange(1000) / 1000 * 2 * np.pi))).tolist()
+        shuffled = np.random.default_rng(1).permutation(slow).tolist()
+        body = 'metric = "latency_mean"\nmax = 0.0102'
+        first, second = (judged(body, builders.run(latency_s=one)) for one in (slow, shuffled))
+        assert ("inconclusive", "pass") == (first.status, second.status)
+        worth = percentiles.effective_count(slow)
+        assert f"worth {worth} independent ones" in first.method
+        assert 1.645 * np.std(slow) / math.sqrt(worth) == pytest.approx(first.high - first.value, rel=0.01)
+
+    def test_frames_missed_in_bursts_count_for_fewer(self):
+        # 120 of 1,200 frames missed, all in a row or each tenth: shown to be below 15 % by the scattered ones alone.
+        for missed, status in ((range(500, 620), "inconclusive"), (range(5, 1200, 10), "pass")):
+            latency_s = [0.05 if k in missed else 0.01 for k in range(1200)]
+            filmed = ob.query("camera", latency_s, rate_hz=30.0, limit_s=1 / 30, policy="queue")
+            run = ob.watched(builders.run(), queries=(filmed,))
+            found = judged('metric = "camera_miss_rate"\nmax = 0.15', run)
+            assert (status, 0.1) == (found.status, pytest.approx(found.value))
+            score = run.score("camera_miss_rate")
+            assert (status == "pass") == (score.high < 0.15)
+
     def test_too_few_timings_are_inconclusive_with_the_number_that_would_do(self):
         found = judged('metric = "latency_p99"\nmax = 0.02', builders.run(latency_s=spread(0.01, 100)))
         assert ("inconclusive", 299, None) == (found.status, found.needed, found.high)
@@ -140,6 +162,10 @@ class TestSpeed:
         for median, status in ((0.010, "fail"), (0.007, "inconclusive")):
             again = {"r0": Rerun(latency_s=tuple(spread(median)))}
             assert status == judged(body, run, reruns=again).status
+        # Half of a slow wave lies above the limit by chance of when it was measured: that confirms nothing.
+        wave = 0.0081 * np.exp(0.05 * np.sin(np.arange(1000) / 1000 * 2 * np.pi))
+        for fresh, status in ((wave, "inconclusive"), (np.random.default_rng(1).permutation(wave), "fail")):
+            assert status == judged(body, run, reruns={"r0": Rerun(latency_s=tuple(fresh.tolist()))}).status
 
     def test_a_limit_below_the_noise_floor_is_refused_with_the_floor(self):
         run, reference = paired(5, 5)
