@@ -1,4 +1,4 @@
-"""The process that builds one artifact's files, and nothing else: ``python -m edgebench.builder JOB``.
+"""The process that builds one artifact's files, or an engine, and nothing else: ``python -m edgebench.builder JOB``.
 
 Quantizers and engine builders crash, hang and fill memory: there they do it alone, within the recipe's time limit.
 """
@@ -6,7 +6,7 @@ Quantizers and engine builders crash, hang and fill memory: there they do it alo
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,12 +40,44 @@ class BuildJob:
     """Where the files go."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareJob:
+    """What a runtime is to build on this device and keep, so that a session finds it when it is opened."""
+
+    entry: str
+    """The file that is opened."""
+    recipe: Recipe
+    batch: int
+    """Images per inference."""
+    build_number: int = 0
+    """Above 0: a build of its own of the same file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    build: BuildJob | None = None
+    prepare: PrepareJob | None = None
+
+
 def _work(path: Path) -> None:
-    job = decode(BuildJob, read_json(path), str(path))
+    job = decode(_Job, read_json(path), str(path))
+    if job.build is not None:
+        child.send({"entry": _build(job.build)})
+    if job.prepare is not None:
+        _prepare(job.prepare)
+
+
+def _prepare(job: PrepareJob) -> None:
+    backend = backends.get(job.recipe.backend)
+    assert isinstance(backend, backends.Preparing)
+    backend.prepare(Path(job.entry), job.recipe, batch=job.batch, build_number=job.build_number)
+
+
+def _build(job: BuildJob) -> str:
     batches = _batches(Path(job.base), Path(job.pixels), job.preprocess) if job.pixels and job.preprocess else None
     try:
         with writing(Path(job.folder)):
-            entry = backends.get(job.recipe.backend).build(Path(job.base), job.recipe, batches, Path(job.folder))
+            return backends.get(job.recipe.backend).build(Path(job.base), job.recipe, batches, Path(job.folder))
     except EdgebenchError:
         raise
     except MemoryError as error:
@@ -54,7 +86,6 @@ def _work(path: Path) -> None:
         raise InvalidInput(f"{job.recipe.id} cannot be built from {job.model}: {type(error).__name__}: "
                            f"{' '.join(str(error).split())[:300]}",
                            "an old opset or an operator that the tool does not know? try another recipe") from error
-    child.send({"entry": entry})
 
 
 def _batches(base: Path, file: Path, preprocess: Preprocess) -> Batches:
@@ -87,15 +118,55 @@ def build(job: BuildJob, scratch: Path) -> str:
         if "entry" in message:
             entry.append(str(message["entry"]))
 
-    file = scratch / f"build-{job.recipe.id}.json"
+    _run(f"build-{job.recipe.id}", _Job(build=job), job.recipe, scratch, told, what=f"building {job.recipe.id}")
+    return entry[0]
+
+
+def _built_on_opening(recipe: Recipe, batch: int) -> str | None:
+    backend = backends.get(recipe.backend)
+    return backend.built_on_opening(recipe, batch) if isinstance(backend, backends.Preparing) else None
+
+
+def builds_on_device(recipe: Recipe) -> bool:
+    """Return whether opening a recipe's files builds something where they run."""
+    return _built_on_opening(recipe, 1) is not None
+
+
+def prepare(jobs: Iterable[PrepareJob], scratch: Path, progress: Callable[[str], None] = lambda what: None) -> None:
+    """Have everything built that sessions would have to build when they are opened, each in a process of its own.
+
+    What was built before is found again; where opening builds nothing, nothing is done.
+
+    Args:
+        jobs: What will be opened.
+        scratch: Folder for the jobs' files and logs.
+        progress: Told what is being built.
+
+    Raises:
+        EdgebenchError: A build failed, crashed, or took longer than the recipe allows.
+    """
+    done: set[tuple[str, int, str]] = set()
+    for job in jobs:
+        what = _built_on_opening(job.recipe, job.batch)
+        if what is None or (job.entry, job.build_number, what) in done:
+            continue
+        done.add((job.entry, job.build_number, what))
+        progress(f"building {what} for this device")
+        _run(f"prepare-{job.recipe.id}", _Job(prepare=job), job.recipe, scratch, lambda _: None,
+             what=f"building {what} of {job.recipe.id}")
+
+
+def _run(name: str, job: _Job, recipe: Recipe, scratch: Path, told: Callable[[child.Message], None], *, what: str,
+         ) -> None:
+    file = scratch / f"{name}.json"
     write_json(file, job)
-    limit = job.recipe.build.time_limit_s if job.recipe.build is not None else TIME_LIMIT_S
+    limit = recipe.build.time_limit_s if recipe.build is not None else TIME_LIMIT_S
     # Quantizers keep gigabytes there, and one that is killed takes nothing away.
     with writing(scratch), \
             tempfile.TemporaryDirectory(dir=scratch, prefix="tmp-", ignore_cleanup_errors=True) as temporary:
-        child.run("edgebench.builder", file, scratch / f"build-{job.recipe.id}.log", told,
-                  what=f"building {job.recipe.id}", time_limit_s=limit, temporary=Path(temporary))
-    return entry[0]
+        child.run("edgebench.builder", file, scratch / f"{name}.log", told, what=what, time_limit_s=limit,
+                  temporary=Path(temporary))
+    file.unlink()
 
 
 if __name__ == "__main__":

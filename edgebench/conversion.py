@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgebench import backends, graphs
+from edgebench import backends, builder, graphs
 from edgebench.artifacts import pad, run_batches
 from edgebench.backends import onnxruntime
 from edgebench.datasets import ImageSet
@@ -27,9 +28,14 @@ PLAIN = Recipe(id="reference", title="", purpose="", checked_on="", backend="onn
 
 
 def open_here(entry: Path, recipe: Recipe, *, batch: int, threads: int) -> backends.Session:
-    """Open built files by their own runtime where that runs here, else by ONNX Runtime's CPU, Q/DQ nodes in float."""
+    """Open built files by their own runtime where that runs here, else by ONNX Runtime's CPU, Q/DQ nodes in float.
+
+    What the runtime builds on the device is built first, in a process of its own.
+    """
     backend = backends.get(recipe.backend)
     if backend.reason_against(recipe) is None:
+        with tempfile.TemporaryDirectory() as scratch:
+            builder.prepare([builder.PrepareJob(entry=str(entry), recipe=recipe, batch=batch)], Path(scratch))
         return backend.open_session(entry, recipe, batch=batch, threads=threads)
     return onnxruntime.open_in_float(entry, batch=batch, threads=threads)
 

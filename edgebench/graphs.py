@@ -47,6 +47,11 @@ def load(path: Path) -> Any:
     return _read(path)
 
 
+def load_whole(path: Path) -> Any:
+    """Return an ONNX model unchecked, with its weights wherever they lie: to be written anew."""
+    return require("onnx", "export").load(str(path))
+
+
 def interface(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Return the inputs and outputs of an ONNX file; dimensions that may vary have names."""
     onnx = require("onnx", "export")

@@ -22,10 +22,10 @@ from typing import IO
 
 import numpy as np
 
-from edgebench import artifacts, backends, child, steady
+from edgebench import artifacts, backends, builder, child, steady
 from edgebench.errors import KINDS, CannotMeasure, writing
 from edgebench.paired import Run
-from edgebench.record import decode, read_json, write_json
+from edgebench.record import decode, load_artifact, read_json, write_json
 from edgebench.timing_types import Block
 
 MODULE = "edgebench.paired_worker"
@@ -197,6 +197,16 @@ def command_of(job: PairedJob, path: Path) -> tuple[str, ...]:
     return sys.executable, "-m", MODULE, str(path)
 
 
+def _prepare(job: PairedJob, scratch: Path) -> None:
+    """Have built, before the time limit of the session's process runs, what the session needs on this device."""
+    folder = Path(job.artifact)
+    if builder.builds_on_device(load_artifact(folder).recipe):
+        artifact = artifacts.verify(folder)
+        builder.prepare([builder.PrepareJob(
+            entry=str(folder / artifact.entry), recipe=artifact.recipe,
+            batch=artifacts.fixed_batch(artifact) or job.batch)], scratch)
+
+
 @contextmanager
 def processes(jobs: Mapping[str, PairedJob], folder: Path) -> Iterator[dict[str, Run]]:
     """Open one process per job, all at once, and yield what `edgebench.paired.interleave` takes.
@@ -205,6 +215,8 @@ def processes(jobs: Mapping[str, PairedJob], folder: Path) -> Iterator[dict[str,
         EdgebenchError: What one of them raised, or that it died or took too long.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for job in jobs.values():
+        _prepare(job, folder)
     with ExitStack() as stack:
         runs = {}
         for number, (name, job) in enumerate(jobs.items()):

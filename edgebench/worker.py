@@ -20,7 +20,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from edgebench import artifacts, backends, builds, child, environment, instrument, latency, parity, stopping, sustained
+from edgebench import (
+    artifacts,
+    backends,
+    builder,
+    builds,
+    child,
+    environment,
+    instrument,
+    latency,
+    parity,
+    stopping,
+    sustained,
+)
 from edgebench.artifacts import pad
 from edgebench.device import Device
 from edgebench.errors import CannotMeasure
@@ -38,6 +50,7 @@ from edgebench.record import (
     ExecutedPrecision,
     LatencyTrace,
     decode,
+    load_artifact,
     read_json,
     to_builtins,
     write_json,
@@ -185,11 +198,6 @@ def _measure(job: Job, artifact: Artifact, backend: backends.Backend,
     single = artifacts.fixed_batch(artifact) or 1
     inputs = _timing_inputs(job, artifact)
     feeds = _feeds(artifact, inputs, single)[0]
-    prepare = getattr(backend, "prepare", None)
-    if prepare is not None:
-        # An engine that is built on the device is built before the clock of the cold start runs.
-        tell("building for this device", 0.0)
-        prepare(folder / artifact.entry, artifact.recipe)
     tell("opening", 0.0)
     begin = time.perf_counter()
     packages = backend.packages()
@@ -265,6 +273,12 @@ def _feeds(artifact: Artifact, inputs: np.ndarray, batch: int) -> list[dict[str,
     return [{name: np.ascontiguousarray(inputs[[(start + k) % count for k in range(batch)]])} for start in range(count)]
 
 
+def _images(scenario: Scenario, job: Job, artifact: Artifact) -> int:
+    """Return how many images a query of a scenario holds."""
+    fixed = artifacts.fixed_batch(artifact)
+    return {"offline": fixed or job.batch, "multi-stream": MULTI_STREAM_IMAGES}.get(scenario, fixed or 1)
+
+
 class _Infers(Mapping[Scenario, Callable[[], object]]):
     """What answers a query of each scenario; sessions for other batches are opened when they are first needed.
 
@@ -284,7 +298,7 @@ class _Infers(Mapping[Scenario, Callable[[], object]]):
 
     def __getitem__(self, scenario: Scenario) -> Callable[[], object]:
         fixed = artifacts.fixed_batch(self._artifact)
-        images = {"offline": self.batch, "multi-stream": MULTI_STREAM_IMAGES}.get(scenario, self._single)
+        images = _images(scenario, self._job, self._artifact)
         size = fixed or images
         if size not in self._sessions:
             self.memory_bytes = self.memory_bytes or environment.peak_memory_bytes()
@@ -344,13 +358,37 @@ def _main(path: Path) -> None:
     work(decode(Job, read_json(path), str(path)), _tell)
 
 
+def _sessions(job: Job, artifact: Artifact) -> Iterator[builder.PrepareJob]:
+    """Yield every session that the measuring process will open."""
+    folder = Path(job.artifact)
+    fixed = artifacts.fixed_batch(artifact)
+
+    def session(batch: int, entry: str = artifact.entry, build_number: int = 0) -> builder.PrepareJob:
+        return builder.PrepareJob(entry=str(folder / entry), recipe=artifact.recipe, batch=fixed or batch,
+                                  build_number=build_number)
+
+    if not _already_measured(Path(job.out), job.timing_digest(artifact)):
+        yield session(1)
+        if job.budget is not None:
+            yield from (session(_images(scenario, job, artifact)) for scenario in job.timing.scenarios)
+        golden = artifacts.golden_inputs(folder, artifact)
+        if golden is not None:
+            yield session(len(next(iter(golden[0].values()))))
+        yield from (session(1, build_number=number) for number in range(1, job.builds + 1) if job.builds > 1)
+    entries = {one.size_px: one.entry for one in artifact.resolutions}
+    for one in job.passes:
+        yield session(job.batch, artifact.entry if one.resolution_px is None else entries[one.resolution_px])
+
+
 def run_worker(job: Job, tell: Tell) -> None:
-    """Run the job in a fresh process.
+    """Run the job in a fresh process, once everything is built that its sessions need on this device.
 
     Raises:
-        EdgebenchError: What the worker raised, or that it died.
+        EdgebenchError: What the worker or a build raised, or that it died.
     """
-    out = Path(job.out)
+    folder, out = Path(job.artifact), Path(job.out)
+    if builder.builds_on_device(load_artifact(folder).recipe):
+        builder.prepare(_sessions(job, artifacts.verify(folder)), out, lambda what: tell(what, 0.0))
     write_json(out / "job.json", job)
 
     def told(message: child.Message) -> None:

@@ -564,6 +564,21 @@ class TestTensorrtProvider:
         others.append(self.cache(machine, file, recipe))
         assert 7 == len({first, *others})
 
+    def test_engines_are_prepared_where_sessions_look_for_them(self, machine, recipe, tmp_path):
+        # The first session of a profile built for minutes, within the time that a cold start was said to take.
+        backend, file = backends.get("onnxruntime"), onnx_file(tmp_path / "model.onnx")
+        assert isinstance(backend, backends.Preparing)
+        assert "the engines for batch 2" == backend.built_on_opening(recipe, 2)
+        backend.prepare(file, recipe, batch=2, build_number=3)
+        assert machine.sessions[0].requested[0][1]["trt_engine_cache_path"] == str(
+            self.cache(machine, file, recipe, batch=2, build_number=3))
+        assert ["bound"] * 3 == [kind for kind, _ in machine.sessions[0].runs], "the first inference builds"
+
+    @pytest.mark.parametrize("without", [{"providers": (fake.CUDA,)}, {"providers": ()},
+                                         {"provider_options": {fake.TENSORRT: {"trt_engine_cache_enable": False}}}])
+    def test_where_nothing_is_kept_nothing_is_prepared(self, recipe, without):
+        assert backends.get("onnxruntime").built_on_opening(replace(recipe, **without), 1) is None
+
     def test_changed_external_data_makes_another_engine(self, machine, recipe, tmp_path):
         file = onnx_file(tmp_path / "model.onnx", external=True)
         first = self.cache(machine, file, recipe)

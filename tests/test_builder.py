@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgebench import builder, catalog, sources
+from edgebench import builder, catalog, child, sources, worker
 from edgebench.datasets import open_images
 from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput
 from edgebench.export import Wanted, export_all
+from edgebench.instrument import TimingPlan
 from edgebench.recipe import Build, Recipe
 from edgebench.record import Preprocess
 from tests.models import onnx_file
@@ -27,6 +28,15 @@ from edgebench.backends.onnxruntime import executed_precision, open_session, rea
 
 def packages():
     return {}
+
+def built_on_opening(recipe, batch):
+    return f"the engine for batch {batch}" if recipe.id.startswith("prepares") else None
+
+def prepare(entry, recipe, *, batch, build_number=0):
+    if recipe.id == "prepares-forever":
+        time.sleep(600)
+    with open(os.environ["MOODY_LOG"], "a") as log:
+        print(os.getpid(), Path(entry).name, batch, build_number, file=log)
 
 def build(base, recipe, calibration, folder):
     if recipe.id == "litters":
@@ -62,6 +72,14 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (site / "moody_backend.py").write_text(textwrap.dedent(BACKEND))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.syspath_prepend(str(site))
+    monkeypatch.setenv("MOODY_LOG", str(tmp_path / "prepared"))
+
+
+def prepared(folder: Path) -> list[str]:
+    """Return file, batch and number of what was built on the device, in order; each in a process of its own."""
+    rows = [line.split(" ", 1) for line in (folder / "prepared").read_text().splitlines()]
+    assert len(rows) == len({pid for pid, _ in rows} - {str(os.getpid())})
+    return [what for _, what in rows]
 
 
 def moody(name: str, **options) -> Recipe:
@@ -104,6 +122,54 @@ def test_a_killed_builder_leaves_no_temporary_files(build, tmp_path: Path) -> No
     place = Path((tmp_path / "built" / "place").read_text())
     assert tmp_path / "scratch" == place.parent
     assert ["build-litters.json"] == [path.name for path in (tmp_path / "scratch").iterdir() if path.suffix != ".log"]
+
+
+def test_engines_are_built_once_each_in_processes_of_their_own(plugin, tmp_path: Path) -> None:
+    told = []
+    jobs = [builder.PrepareJob(entry="m.onnx", recipe=moody(recipe), batch=batch, build_number=number)
+            for recipe, batch, number in (("prepares", 1, 0), ("prepares", 8, 0), ("works", 8, 0), ("prepares", 1, 0),
+                                          ("prepares", 1, 2))]
+    builder.prepare(jobs, tmp_path / "scratch", told.append)
+    assert ["m.onnx 1 0", "m.onnx 8 0", "m.onnx 1 2"] == prepared(tmp_path)
+    assert ["building the engine for batch 1 for this device", "building the engine for batch 8 for this device",
+            "building the engine for batch 1 for this device"] == told
+    assert [] == list((tmp_path / "scratch").iterdir())
+
+
+def test_an_engine_that_is_not_built_within_the_time_limit_is_given_up(plugin, tmp_path: Path) -> None:
+    # It was built in the measuring process, which has no limit.
+    job = builder.PrepareJob(entry="m.onnx", recipe=moody("prepares-forever", build=Build(time_limit_s=3.0)), batch=1)
+    with pytest.raises(CannotMeasure, match=r"building the engine for batch 1 of prepares-forever was stopped after its "
+                                            r"time limit of 3 s"):
+        builder.prepare([job], tmp_path / "scratch")
+
+
+def test_what_export_opens_is_built_elsewhere_first(plugin, tmp_path: Path) -> None:
+    (_, built), = export_all(sources.open_source(str(onnx_file(tmp_path / "m.onnx"))), [moody("prepares")], tmp_path / "out")
+    assert isinstance(built, Path), built
+    assert "model.onnx 1 0" in prepared(tmp_path)
+
+
+def test_all_that_is_measured_is_built_before_the_measuring_process_starts(plugin, tmp_path: Path, monkeypatch) -> None:
+    source = sources.open_source(str(onnx_file(tmp_path / "m.onnx")))
+    (_, folder), = export_all(source, [moody("prepares")], tmp_path / "out")
+    (tmp_path / "prepared").unlink()
+    run, started = child.run, []
+
+    def noted(module: str, *arguments, **options) -> None:
+        if module == "edgebench.builder":
+            run(module, *arguments, **options)
+        else:
+            started.append(prepared(tmp_path))
+
+    monkeypatch.setattr(child, "run", noted)
+    job = worker.Job(artifact=str(folder), out=str(tmp_path / "run"), threads=1, batch=16, budget="smoke", passes=(),
+                     device=catalog.device("cpu"), builds=2,
+                     timing=TimingPlan(scenarios=("single-stream", "offline", "multi-stream")))
+    worker.run_worker(job, lambda what, share: None)
+    # One image, the offline batch, a multi-stream query, the golden images, and each further build.
+    assert [["model.onnx 1 0", "model.onnx 16 0", "model.onnx 8 0", "model.onnx 4 0", "model.onnx 1 1", "model.onnx 1 2"]] \
+        == started
 
 
 def test_calibration_arrives_normalized_and_batch_by_batch(build, tmp_path: Path) -> None:

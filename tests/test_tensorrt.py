@@ -233,6 +233,10 @@ class TestDialects:
 
 
 class TestEnginesAreKept:
+    @pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx"])
+    def test_they_are_built_before_anything_is_opened(self, name):
+        assert isinstance(backends.get(name), backends.Preparing)
+
     def test_the_second_session_builds_nothing(self, entry):
         backend = fake()
         assert backend.prepare(entry, recipe()).startswith("built here now")
@@ -240,6 +244,7 @@ class TestEnginesAreKept:
             backend.open_session(entry, recipe(), batch=1, threads=1)
         assert 1 == backend.fake.builds
         assert backend.prepare(entry, recipe()).startswith("built here earlier")
+        assert backend.built_on_opening(recipe(), 1) == backend.built_on_opening(recipe(), 8)
 
     @pytest.mark.parametrize("change", [{"optimization_level": 5}, {"batches": (1, 1, 2)}, {"version_compatible": True}])
     def test_other_settings_build_another(self, entry, change):

@@ -1,7 +1,7 @@
 """The seam to the runtimes: one module per runtime, found by name, imported only when used.
 
 A backend is a module (of this package, or of an entry point in the group ``edgebench.backends``) with the members
-of `Backend`.
+of `Backend`, and of `Preparing` where its sessions build something on the device.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +61,20 @@ class Backend(Protocol):
 
     def executed_precision(self, entry: Path, recipe: Recipe, feeds: Feeds, *, threads: int) -> ExecutedPrecision:
         """Ask the runtime what it executes for one inference, in a session of its own, outside of any timing."""
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """What the module of a runtime offers besides, whose sessions build something on the device and keep it."""
+
+    def built_on_opening(self, recipe: Recipe, batch: int) -> str | None:
+        """Return in words what opening a session for `batch` images builds, None for nothing; imports no runtime.
+
+        The same words for two batches mean that one build serves both.
+        """
+
+    def prepare(self, entry: Path, recipe: Recipe, *, batch: int, build_number: int = 0) -> object:
+        """Build and keep whatever `Backend.open_session` would have to build."""
 
 
 def names() -> tuple[str, ...]:

@@ -61,7 +61,7 @@ def build(base: Path, recipe: Recipe, calibration: Batches | None, folder: Path)
                                "pass --calibration-data DIR")
         quantize.quantize(base, recipe, calibration, target)
         return target.name
-    model = require("onnx", "export").load(str(base))
+    model = graphs.load_whole(base)
     precision = recipe.precision
     graphs.save(typed.convert(model, precision) if precision in ("fp16", "bf16") else model, target)
     return target.name
@@ -162,6 +162,17 @@ def open_session(entry: Path, recipe: Recipe, *, batch: int, threads: int, build
     return _GpuSession(
         runtime, session, inputs=_specs(session.get_inputs()), outputs=_specs(session.get_outputs()), provider=first,
         device=int(options[first].get("device_id", 0)), batch=batch)
+
+
+def built_on_opening(recipe: Recipe, batch: int) -> str | None:
+    """Return what opening a session builds: the TensorRT provider's engines, unless the recipe keeps none."""
+    kept = recipe.provider_options.get(TENSORRT, {}).get("trt_engine_cache_enable", True)
+    return f"the engines for batch {batch}" if TENSORRT in recipe.providers and kept else None
+
+
+def prepare(entry: Path, recipe: Recipe, *, batch: int, build_number: int = 0) -> None:
+    """Have the TensorRT provider build its engines into their cache."""
+    open_session(entry, recipe, batch=batch, threads=1, build_number=build_number)
 
 
 def open_in_float(entry: Path, *, batch: int, threads: int) -> Session:

@@ -159,8 +159,13 @@ class TensorRT:
             info.execution_context = context
         return inspector.parse(info.get_engine_information(self.library.trt.LayerInformationFormat.JSON))
 
-    def prepare(self, entry: Path, recipe: Recipe, *, build_number: int = 0) -> str:
-        """Build whatever `open_session` would have to build, outside of any timing; returns what was done, in words."""
+    def built_on_opening(self, recipe: Recipe, batch: int) -> str | None:  # noqa: ARG002  # one engine takes all batches
+        """Return what opening a session builds where there is none that fits: the engine."""
+        return "the engine"
+
+    def prepare(self, entry: Path, recipe: Recipe, *, batch: int = 1,  # noqa: ARG002  # one engine takes all batches
+                build_number: int = 0) -> str:
+        """Build the engine that `open_session` would have to build, if any; returns what was done, in words."""
         return self.engine_for(entry, recipe, build_number).note
 
     def engine_for(self, entry: Path, recipe: Recipe, build_number: int = 0) -> Ready:
@@ -318,7 +323,6 @@ def write_onnx(base: Path, recipe: Recipe, calibration: Batches | None, target: 
     """
     from edgebench import graphs, quantize, typed
 
-    onnx = require("onnx", "export")
     weak = engines.settings(recipe).typing == "weak"
     if recipe.quantization is not None:
         if recipe.quantization.activations == "uint8" or recipe.quantization.bias == "int32":
@@ -331,12 +335,12 @@ def write_onnx(base: Path, recipe: Recipe, calibration: Batches | None, target: 
         # With weak typing the builder lowers the float parts itself.
         quantize.quantize(base, replace(recipe, float_precision="fp32") if weak else recipe, calibration, target)
     elif recipe.precision in ("fp16", "bf16") and not weak:
-        graphs.save(typed.convert(onnx.load(str(base)), recipe.precision), target)
+        graphs.save(typed.convert(graphs.load_whole(base), recipe.precision), target)
     else:
-        graphs.save(onnx.load(str(base)), target)
+        graphs.save(graphs.load_whole(base), target)
 
 
 _BACKEND = TensorRT("tensorrt")
 packages, build, reason_against = _BACKEND.packages, _BACKEND.build, _BACKEND.reason_against
 open_session, executed_precision, prepare = _BACKEND.open_session, _BACKEND.executed_precision, _BACKEND.prepare
-engine_for = _BACKEND.engine_for
+engine_for, built_on_opening = _BACKEND.engine_for, _BACKEND.built_on_opening

@@ -7,4 +7,4 @@ from edgebench.backends.tensorrt import TensorRT
 _BACKEND = TensorRT("tensorrt_rtx")
 packages, build, reason_against = _BACKEND.packages, _BACKEND.build, _BACKEND.reason_against
 open_session, executed_precision, prepare = _BACKEND.open_session, _BACKEND.executed_precision, _BACKEND.prepare
-engine_for = _BACKEND.engine_for
+engine_for, built_on_opening = _BACKEND.engine_for, _BACKEND.built_on_opening
