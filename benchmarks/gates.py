@@ -9,7 +9,8 @@ is known. Each gate draws its images anew, with replacement. Needs imagenet-x fo
 
 ``--runs`` takes an ``--out`` folder of ``edgebench profile`` with accuracy and calibration instead. Its images are the
 population, from which each gate draws as many anew; the limits are the variant's true changes, so that a rule may
-neither pass nor fail more often than one minus the confidence. This is the way of the bootstrap intervals too.
+neither pass nor fail more often than one minus the confidence. This is the way of the bootstrap intervals too. A
+second table gates equals by a whole policy: on every image a coin says whose answer is the reference's.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from pathlib import Path
 
 import numpy as np
 
-from edgebench import evidence, sample_size, sequential
+from edgebench import evidence, gate, metrics, policy, sample_size, sequential
 from edgebench.evaluate import load_passes
 from edgebench.policy import Rule
-from edgebench.properties import calibration
+from edgebench.properties import accuracy, calibration
 from edgebench.record import load
 
 CONFIDENCE, POWER = 0.95, 0.8
@@ -96,12 +97,12 @@ def drawn(pair: Pair, gates: int, n: int, generator: np.random.Generator) -> tup
     """Return negative and positive flips (gates, n / BATCH), cumulated after every batch."""
     negative = np.empty((gates, n // BATCH), np.int64)
     positive = np.empty_like(negative)
-    for gate in range(gates):
+    for row in range(gates):
         images = generator.integers(0, pair.correct.size, n)
         chance = generator.random(n)
         for out, of in ((negative, pair.negative), (positive, pair.positive)):
             # One draw per image: right ones can only turn wrong, and wrong ones only right.
-            out[gate] = (chance < of[images]).reshape(-1, BATCH).sum(axis=1).cumsum()
+            out[row] = (chance < of[images]).reshape(-1, BATCH).sum(axis=1).cumsum()
     return negative, positive
 
 
@@ -186,6 +187,47 @@ def at_the_limit(runs: Path, gates: int, generator: np.random.Generator) -> list
     return lines
 
 
+def equals(runs: Path, gates: int, generator: np.random.Generator, name: str = "survives-quantization") -> list[str]:
+    """Return rows of a table: how often a policy fails variants that are as good as their reference.
+
+    Args:
+        runs: Folder of finished runs.
+        gates: For each variant.
+        generator: Draws images and tosses coins.
+        name: Of the policy, whose rules on accuracy and calibration are judged; a mean over the draws is no change.
+    """
+    chosen = policy.find(name)
+    chosen = replace(chosen, rules=tuple(rule for rule in chosen.rules if rule.of in ("accuracy", "calibration")))
+    lines = []
+    for folder in sorted(one.parent for one in runs.glob("*/run.json")):
+        run = load(folder / "run.json")
+        if run.reference is None:
+            continue
+        base = load(runs / run.reference.variant / "run.json")
+        failed, by_rule = 0, {rule.id: [0, 0] for rule in chosen.rules}
+        ((key, mine),) = load_passes(folder, run.passes, run.artifact.digest).items()
+        theirs = load_passes(runs / run.reference.variant, base.passes, base.artifact.digest)[key]
+        images = len(mine.targets)
+        answers = metrics.joined([mine.outcomes, theirs.outcomes])
+        for _ in range(gates):
+            drawn = generator.integers(0, images, images)
+            coin = generator.integers(0, 2, images)
+            both = [{key: replace(mine, targets=mine.targets[drawn],
+                                  stored_outcomes=answers.take(drawn + images * (coin == side)))} for side in (0, 1)]
+            evaluations = (*accuracy.score(*both), *calibration.score(*both))
+            verdicts = gate.judge(chosen, (replace(run, evaluations=evaluations), None),
+                                  reference=(base, None)).verdicts
+            failed += any(one.status == "fail" for one in verdicts)
+            for one in verdicts:
+                if one.rule in by_rule:
+                    by_rule[one.rule][0] += one.status == "fail"
+                    by_rule[one.rule][1] += one.status == "pass"
+        lines += [f"| {run.artifact.recipe.id} | {rule} | {broken / gates:.1%} | {kept / gates:.1%} |"
+                  for rule, (broken, kept) in by_rule.items()]
+        lines.append(f"| {run.artifact.recipe.id} | any of them | {failed / gates:.1%} | |")
+    return lines
+
+
 def tolerance(rate: float, gates: int) -> float:
     """Return what a true rate exceeds in one of a thousand simulations of so many gates."""
     return rate + 3.1 * math.sqrt(rate * (1 - rate) / gates)
@@ -239,6 +281,8 @@ def main() -> None:
     if options.runs is not None:
         print("| Variant | score | true change, which is the limit | passes | fails |\n|---|---|---|---|---|")
         print("\n".join(at_the_limit(options.runs, options.gates, np.random.default_rng(0))))
+        print("\n| Variant exchanged with its reference | rule | fails | passes |\n|---|---|---|---|")
+        print("\n".join(equals(options.runs, options.gates, np.random.default_rng(2))))
         return
     if options.folder is None:
         parser.error("a folder of predictions or --runs is needed")
