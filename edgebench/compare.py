@@ -15,7 +15,7 @@ from edgebench import metric_names, properties, tails
 from edgebench.errors import InvalidInput, UsageError, suggest
 from edgebench.properties import Pass, Predictions
 from edgebench.reading import ends, place, place_words, timed_ends
-from edgebench.record import Better, Evaluation, PassRecord, Run, Score
+from edgebench.record import Better, DatasetIdentity, Evaluation, PassRecord, Run, Score
 from edgebench.tails import Ends
 
 Outcome = Literal["better", "worse", "same", "inconclusive", "changed"]
@@ -130,8 +130,14 @@ class Comparison:
     flips: tuple[Flips, ...]
 
 
-def timing_differences(first: Run, second: Run) -> tuple[Difference, ...]:
-    """Return what makes the timings of two runs not comparable."""
+def timing_differences(first: Run, second: Run, metrics: Collection[str] | None = None) -> tuple[Difference, ...]:
+    """Return what makes the timings of two runs not comparable: other circumstances or methods.
+
+    Args:
+        first: A run.
+        second: Another run.
+        metrics: Performance scores whose methods must be the same; all by default.
+    """
     def facts(run: Run) -> dict[tuple[str, str], object]:
         found: dict[tuple[str, str], object] = {
             ("device", ""): run.device.id, ("cpu", ""): run.environment.cpu,
@@ -149,13 +155,20 @@ def timing_differences(first: Run, second: Run) -> tuple[Difference, ...]:
         return found
 
     one, two = facts(first), facts(second)
-    return tuple(Difference(what=what, where=where, first=_said(one[what, where]), second=_said(two[what, where]))
-                 for what, where in one if (what, where) in two and one[what, where] != two[what, where])
+    found = [Difference(what=what, where=where, first=_said(one[what, where]), second=_said(two[what, where]))
+             for what, where in one if (what, where) in two and one[what, where] != two[what, where]]
+    compared = [score for score in first.performance if metrics is None or score.name in metrics]
+    return (*found, *_methods(compared, second.performance, ""))
 
 
 def data_differences(first: Run, second: Run) -> tuple[Difference, ...]:
-    """Return what makes the quality scores of two runs not comparable: other images, presets or methods."""
+    """Return what makes the quality scores of two runs not comparable: other images, presets or methods.
+
+    A run that stopped early saw the first images of a set; the whole sets are compared.
+    """
     found = []
+    one_whole, other_whole = (
+        {one.dataset.digest: one.part_of for one in run.passes if one.part_of} for run in (first, second))
     one_map, other_map = (_class_map(run) for run in (first, second))
     if first.evaluations and second.evaluations and one_map != other_map:
         found.append(Difference(what="classes", where="", first=one_map, second=other_map))
@@ -167,15 +180,31 @@ def data_differences(first: Run, second: Run) -> tuple[Difference, ...]:
             (one.property, one.dataset.name))
         if other is None:
             continue
-        if one.dataset.digest != other.dataset.digest:
-            found.append(Difference(what="dataset", where=one.dataset.name, first=_identity(one),
-                                    second=_identity(other)))
+        mine = one_whole.get(one.dataset.digest, one.dataset)
+        its = other_whole.get(other.dataset.digest, other.dataset)
+        if mine.digest != its.digest:
+            found.append(Difference(what="dataset", where=one.dataset.name, first=_identity(mine),
+                                    second=_identity(its)))
         if one.preset != other.preset:
             found.append(Difference(what="preset", where=name, first=one.preset, second=other.preset))
-        if one.condition == other.condition and one.dataset.digest == other.dataset.digest:
+        if one.condition == other.condition and mine.digest == its.digest:
             found += _methods(one.scores, other.scores, name)
-    found += _methods(first.performance, second.performance, "")
     return tuple({(one.what, one.where, one.first, one.second): one for one in found}.values())
+
+
+def other_sets(first: Sequence[Evaluation], second: Sequence[Evaluation], where: str) -> tuple[Difference, ...]:
+    """Return that evaluations have no data set in common, with the identities of all; nothing where they have one.
+
+    Args:
+        first: Evaluations of a run.
+        second: What corresponds to them in another.
+        where: What they are of.
+    """
+    one, two = ({each.dataset.name: f"{each.dataset.name} of {_identity(each.dataset)}" for each in found}
+                for found in (first, second))
+    if not one or not two or one.keys() & two.keys():
+        return ()
+    return (Difference(what="dataset", where=where, first=", ".join(one.values()), second=", ".join(two.values())),)
 
 
 def refuse(found: Sequence[Difference], allow: Collection[str], names: tuple[str, str]) -> tuple[Difference, ...]:
@@ -403,8 +432,7 @@ def _formula(score: Score) -> str:
     return score.method.partition(";")[0].strip()
 
 
-def _identity(evaluation: Evaluation) -> str:
-    data = evaluation.dataset
+def _identity(data: DatasetIdentity) -> str:
     return f"{data.images:,} images, digest {data.digest[:12]}"
 
 

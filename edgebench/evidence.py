@@ -24,6 +24,7 @@ from edgebench.tails import Ends, Tails
 
 LEAST_RESAMPLED = 100
 """Images below which an interval from resampling is not believed: it is far too narrow with a handful."""
+_OVER = "over the other's value"
 Sampled = Literal["images", "timings", "none"]
 
 
@@ -72,19 +73,51 @@ def find(rule: Rule, run: Run, other: Run | None, changes: Sequence[Evaluation] 
         return (_fact(rule.metric, run),)
     if rule.of == metric_names.PERFORMANCE:
         return (_performance(rule, run, other),)
-    evaluations = run.evaluations if changes is None else changes
-    return among(rule, evaluations) or (_nowhere(rule, run, [one for one in evaluations if _matches(rule, one)]),)
+    evaluations = run.evaluations if changes is None else _with_changes(run.evaluations, changes)
+    about = matching(rule, evaluations)
+    unpaired = rule.against == "reference" and run.reference is None and not any(
+        one.reference_scores for one in about)
+    return (() if unpaired else among(rule, about)) or (_nowhere(rule, run, about),)
 
 
 def among(rule: Rule, evaluations: Sequence[Evaluation]) -> tuple[Evidence | Absent, ...]:
-    """Return what decides a rule on quality, once for each of the evaluations that it is about and that have it."""
-    found = [_quality(rule, one) for one in evaluations if _matches(rule, one)]
+    """Return what decides a rule on quality, once for each of the evaluations that it is about.
+
+    Those without the metric are left out, as the levels of a sweep beside its summary are.
+    """
+    about = matching(rule, evaluations)
+    found = [_quality(rule, one) or _unpaired(rule, one, about) for one in about]
     return tuple(one for one in found if one is not None)
 
 
-def _matches(rule: Rule, one: Evaluation) -> bool:
-    return (one.property == rule.of and fnmatchcase(one.dataset.name, rule.dataset)
-            and fnmatchcase(one.condition, rule.condition) and fnmatchcase(one.preset, rule.preset))
+def _with_changes(evaluations: Sequence[Evaluation], changes: Sequence[Evaluation]) -> tuple[Evaluation, ...]:
+    """Return the evaluations with `changes` in place of those in the same places; the others have no paired scores."""
+    def key(one: Evaluation) -> tuple[str, str, str, str]:
+        return one.property, one.dataset.name, one.condition, one.preset
+
+    known = {key(one): one for one in changes}
+    return tuple(known.get(key(one), replace(one, reference_scores=())) for one in evaluations)
+
+
+def _unpaired(rule: Rule, one: Evaluation, others: Sequence[Evaluation]) -> Absent | None:
+    """Return why an evaluation lacks a paired score that it should have; None where it is not about the metric."""
+    own = {score.name for score in one.scores}
+    # A score that is paired by nature belongs to what is scored alike.
+    alike = rule.against is None and not one.reference_scores and any(
+        rule.metric in {score.name for score in other.reference_scores} and own & {score.name for score in other.scores}
+        for other in others)
+    if alike or (rule.against is not None and rule.metric in own):
+        other = rule.against or "reference"
+        return Absent(where=place(one), reason=f"{rule.metric} has no paired change against the {other} here",
+                      hint=f"evaluate the {other} on the same images, and keep its predictions")
+    return None
+
+
+def matching(rule: Rule, evaluations: Sequence[Evaluation]) -> tuple[Evaluation, ...]:
+    """Return the evaluations of the rule's property, on the data sets, conditions and presets that it names."""
+    return tuple(one for one in evaluations
+                 if one.property == rule.of and fnmatchcase(one.dataset.name, rule.dataset)
+                 and fnmatchcase(one.condition, rule.condition) and fnmatchcase(one.preset, rule.preset))
 
 
 def tested(rule: Rule, found: Evidence) -> tuple[float, float]:
@@ -332,17 +365,30 @@ def _quality(rule: Rule, evaluation: Evaluation) -> Evidence | Absent | None:
     found = _share_or_mean(change, where, scores)
     if isinstance(found, Absent) or not rule.relative:
         return found
-    own, moved = scores.get(rule.metric), ends(change)
-    if own is None or own.value is None or moved is None:
+    own = scores.get(rule.metric)
+    if own is None or own.value is None or change.value is None:
         return Absent(where=where, reason=f"{rule.metric} itself has no value: nothing is relative to it")
-    base = own.value - moved.value
-    arms = ends(own) or Ends(own.value, own.value, own.value)
-    theirs = Ends(base, base - (arms.value - arms.low), base + (arms.high - arms.value))
-    relative = tails.relative_change(moved, theirs)
-    if relative is None:
+    base, moved = own.value - change.value, ends(change)
+    if base <= 0.0:
         return Absent(where=where, reason=f"{rule.metric} of the other run is not above 0: nothing is relative to it")
-    return from_ends(relative, change.confidence, where=where, unit="fraction", n=change.n, sampled="images",
-                     method=f"{change.method}; over the other's value")
+    if moved is None or moved.low == moved.high:
+        return _over(found, base)
+    arms = ends(own) or Ends(own.value, own.value, own.value)
+    relative = tails.relative_change(moved, Ends(base, base - (arms.value - arms.low), base + (arms.high - arms.value)))
+    assert relative is not None
+    return _resampled(from_ends(relative, change.confidence, where=where, unit="fraction", n=change.n, sampled="images",
+                                method=f"{change.method}; {_OVER}"))
+
+
+def _over(found: Evidence, base: float) -> Evidence:
+    """Return evidence about a change as a fraction of the other's value, which is taken as it stands."""
+    def interval(confidence: float) -> tuple[float, float] | None:
+        at = found.interval(confidence)
+        return None if at is None else (at[0] / base, at[1] / base)
+
+    return replace(found, value=found.value / base, unit="fraction", method=f"{found.method}; {_OVER}",
+                   tails=lambda limit: found.tails(limit * base), interval=interval,
+                   needed=lambda limit, truth, *levels: found.needed(limit * base, truth * base, *levels))
 
 
 def _share_or_mean(score: Score, where: str, siblings: Mapping[str, Score]) -> Evidence | Absent:
@@ -415,6 +461,4 @@ def _nowhere(rule: Rule, run: Run, evaluations: Sequence[Evaluation]) -> Absent:
         return Absent(where="", reason="the run has no reference to compare with",
                       hint="profile it together with its FP32 sibling")
     names = {score.name for one in evaluations for score in (*one.scores, *one.reference_scores)}
-    if rule.against is not None and rule.metric in names:
-        return Absent(where="", reason=f"{rule.metric} has no paired change against the {rule.against}")
     return Absent(where="", reason=f"{rule.metric} is not in this run{suggest(rule.metric, names)}")

@@ -73,7 +73,7 @@ class Judgement:
 def find(path: Path) -> Found:
     """Return the runs at `path`: a run file, the folder that holds one, or an output folder of such folders.
 
-    In an output folder the references are not judged themselves, unless there are only such.
+    In an output folder the references of other runs are not judged themselves; what nothing names as its reference is.
 
     Raises:
         InvalidInput: Nothing there, an unfinished run, or a run file that is damaged or of another schema.
@@ -95,9 +95,10 @@ def find(path: Path) -> Found:
     if not folders and not unfinished:
         raise InvalidInput(f"no run.json below {path}", _WHAT_TO_NAME)
     runs = [(load(folder), folder) for folder in folders]
-    if any(run.reference is not None for run, _ in runs):
-        runs = [(run, folder) for run, folder in runs if run.reference is not None]
-    return Found(subjects=tuple(_subject(*one) for one in runs), unfinished=unfinished)
+    named = {(run.reference.variant, run.reference.artifact_digest) for run, _ in runs if run.reference is not None}
+    return Found(unfinished=unfinished, subjects=tuple(
+        _subject(run, folder) for run, folder in runs
+        if run.reference is not None or (run.variant, run.artifact.digest) not in named))
 
 
 def placed(path: Path) -> tuple[Run, Path]:

@@ -251,10 +251,15 @@ def _comparable(policy: Policy, mine: Run, others: Mapping[str, Placed | None], 
         rules = [rule for rule in policy.rules if rule.against == kind]
         if other is None or not rules:
             continue
-        timed = [rule for rule in rules if rule.of == metric_names.PERFORMANCE]
-        found = compare.timing_differences(other[0], mine) if timed else ()
-        if kind == "baseline" and len(timed) < len(rules):
+        timed = {rule.metric for rule in rules if rule.of == metric_names.PERFORMANCE}
+        found = compare.timing_differences(other[0], mine, timed) if timed else ()
+        quality = [rule for rule in rules if rule.of != metric_names.PERFORMANCE] if kind == "baseline" else []
+        if quality:
             found += compare.data_differences(other[0], mine)
+        for rule in quality:
+            corresponding = [one for one in other[0].evaluations if one.property == rule.of]
+            found += compare.other_sets(corresponding, evidence.matching(rule, mine.evaluations), rule.of or "")
+        found = tuple(dict.fromkeys(found))
         allowed += [one.words for one in compare.refuse(found, allow, (f"the {kind} {other[0].variant}", mine.variant))]
     return tuple(dict.fromkeys(allowed))
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgebench import compare, evaluate, latency, stats
+from edgebench import compare, evaluate, latency, properties, stats
 from edgebench.compare import Difference
 from edgebench.errors import InvalidInput, UsageError
 from edgebench.properties import Pass, Predictions, accuracy
@@ -117,6 +117,18 @@ class TestRefusing:
             compare.compare((free, folder), (pinned, other))
         assert compare.compare((free, folder), (pinned, other), allow=("GPU governor", "clocks"))
         assert compare.compare((one, folder), (pinned, other)), "older runs do not tell"
+
+    def test_a_run_that_stopped_early_is_compared_on_the_images_that_it_saw(self, pair):
+        (run, folder), other = pair
+        key, short = Pass("inspection"), replace(run.passes[0].dataset, images=100, digest="5" * 64)
+        known = properties.load_predictions(folder / key.file, run.passes[0].dataset, run.artifact.digest)
+        evaluate.save_predictions(folder / key.file, [(known.logits[:100], None)], targets=known.targets[:100],
+                                  ids=known.ids[:100].tolist(), dataset=short, artifact_digest=run.artifact.digest)
+        stopped = replace(
+            run, passes=tuple(replace(one, dataset=short, part_of=one.dataset) for one in run.passes),
+            evaluations=tuple(replace(one, dataset=short) for one in run.evaluations)), folder
+        for first, second in ((stopped, other), (other, stopped)):
+            assert 100 == compare.compare(first, second).flips[0].total.images
 
     def test_every_difference_is_named_at_once(self, pair):
         (one, folder), (two, other) = pair

@@ -244,6 +244,20 @@ class TestFewOrUnchangedImages:
         assert ("inconclusive", 100) == (found.status, found.needed)
         assert "pass" == judged(self.BODY, self.changed(0.001, 0.0, 0.002, 200)).status
 
+    def test_nor_does_a_relative_margin(self):
+        body = self.BODY.replace("absolute = 0.01", "relative = 0.2")
+        assert "inconclusive" == judged(body, self.changed(0.001, 0.0, 0.002, 20)).status
+        assert "pass" == judged(body, self.changed(0.001, 0.0, 0.002, 200)).status
+
+    @pytest.mark.parametrize("ends", [(0.0, 0.0), (None, None)])
+    def test_where_nothing_changed_the_bound_is_divided_by_the_references_value(self, ends):
+        body = self.BODY.replace("absolute = 0.01", "relative = 0.2")
+        for n, status in ((200, "inconclusive"), (400, "pass")):
+            found = judged(body, self.changed(0.0, *ends, n))
+            assert status == found.status
+            assert 1.6448536**2 / (n + 1.6448536**2) / 0.05 == pytest.approx(found.high, abs=2e-5)
+        assert "over the other's value" in found.method
+
     @pytest.mark.parametrize("ends", [(0.0, 0.0), (None, None)])
     def test_where_nothing_changed_the_rule_of_three_bounds_what_was_not_seen(self, ends):
         for n, status in ((200, "inconclusive"), (400, "pass")):
@@ -259,6 +273,34 @@ class TestSeveralPlaces:
         run = builders.run(evaluations=(builders.accuracy_evaluation(950), builders.accuracy_evaluation(500, dataset=other)))
         verdicts = gate.judge(rules('metric = "accuracy_top1"\nof = "accuracy"\nmin = 0.9'), (run, None)).verdicts
         assert [("inspection", "pass"), ("field", "fail")] == [(one.where, one.status) for one in verdicts]
+
+    @pytest.mark.parametrize("body", [ACCURACY, FLIPS])
+    def test_a_data_set_without_paired_scores_is_not_forgotten(self, body):
+        run, _ = paired(5, 5)
+        lone = builders.accuracy_evaluation(800, dataset=replace(builders.DATASET, name="field"))
+        run = replace(run, evaluations=(*run.evaluations, lone))
+        for missing, status in (("error", "error"), ("skip", "skipped")):
+            verdicts = gate.judge(rules(f'{body}\nmissing = "{missing}"'), (run, None)).verdicts
+            assert {"inspection": "pass", "field": status} == {one.where: one.status for one in verdicts}
+
+    def test_a_data_set_that_the_baseline_lacks_is_not_forgotten(self):
+        run, reference = paired(5, 5)
+        lone = builders.accuracy_evaluation(800, dataset=replace(builders.DATASET, name="field"))
+        body = ACCURACY.replace("reference", "baseline")
+        run = replace(run, evaluations=(*run.evaluations, lone))
+        verdicts = gate.judge(rules(body), (run, None), baseline=(reference, None)).verdicts
+        assert {"inspection": "pass", "field": "error"} == {one.where: one.status for one in verdicts}
+
+    def test_levels_that_have_no_such_metric_by_nature_are_left_out(self):
+        def evaluation(condition: str, *names: str) -> Evaluation:
+            scores = tuple(Score(name=name, value=0.7, low=0.69, high=0.71, unit="fraction", better="higher", n=1000,
+                                 method="m") for name in names)
+            return Evaluation(property="robustness", dataset=builders.DATASET, condition=condition, preset="native",
+                              predictions=(), scores=scores)
+
+        run = builders.run(evaluations=(evaluation("clean", "accuracy"), evaluation("summary", "mean_corruption_accuracy")))
+        (found,) = gate.judge(rules('metric = "mean_corruption_accuracy"\nmin = 0.5'), (run, None)).verdicts
+        assert ("inspection, summary", "pass") == (found.where, found.status)
 
     def test_families_correct_failures_and_leave_passes_alone(self):
         # Each fails alone at p = 0.03; two of them do not under Holm.

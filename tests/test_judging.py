@@ -153,6 +153,15 @@ class TestWhatIsJudged:
         done = run("gate", tmp_path / "out", "--policy", policy_file(tmp_path, rule), "--json")
         assert [FP32] == [one["variant"] for one in json.loads(done.out)["gates"]]
 
+    def test_runs_that_no_other_names_as_its_reference_are_judged_too(self, run, finished, tmp_path):
+        shutil.copytree(finished / "good", tmp_path / "out")
+        write_run(tmp_path / "out", "openvino-int8", lost=200)
+        rule = '[[rules]]\nid = "top1"\nmetric = "accuracy_top1"\nof = "accuracy"\nmin = 0.9\n'
+        done = run("gate", tmp_path / "out", "--policy", policy_file(tmp_path, rule), "--json")
+        assert 1 == done.code
+        assert {INT8, "demo-inspection--openvino-int8--openvino"} == {
+            one["variant"] for one in json.loads(done.out)["gates"]}
+
     def test_a_sibling_of_another_artifact_is_no_reference(self, run, finished, tmp_path):
         shutil.copytree(finished / "good", tmp_path / "out")
         other = load(tmp_path / "out" / FP32)
@@ -230,6 +239,27 @@ class TestBadBaselines:
         allowed = run("gate", finished / "good", "--policy", policy, "--baseline", other, "--allow", field)
         assert allowed.code in (0, 3)
         assert "differs by permission" in allowed.out
+
+    def test_of_another_data_set_are_refused_even_where_what_is_missing_is_skipped(self, run, finished, tmp_path):
+        def renamed(one):
+            return replace(one, **{part: tuple(replace(each, dataset=replace(each.dataset, name="field"))
+                                               for each in getattr(one, part)) for part in ("evaluations", "passes")})
+
+        other = rewritten(finished / "good" / INT8, tmp_path / "old" / INT8, renamed)
+        words = ["gate", finished / "bad", "--policy", policy_file(tmp_path, SINCE + 'missing = "skip"\n'),
+                 "--baseline", other]
+        assert ("dataset (accuracy): field of 800 images, digest eeeeeeeeeeee against inspection of 800 images, digest "
+                "eeeeeeeeeeee") in only_error(run(*words), 3)
+        allowed = run(*words, "--allow", "dataset")
+        assert 0 == allowed.code
+        assert "accuracy_top1 has no paired change against the baseline here" in allowed.out
+
+    def test_of_another_method_of_timing_are_refused(self, run, finished, tmp_path):
+        other = rewritten(finished / "good" / INT8, tmp_path / "old" / INT8, lambda one: replace(one, performance=tuple(
+            replace(score, method="another way") for score in one.performance)))
+        message = only_error(run("gate", finished / "good", "--policy", policy_file(tmp_path, SPEED), "--baseline", other), 3)
+        assert re.search(r"method \(latency_p50\): 'another way' against 'order statistic", message)
+        assert "latency_p90" not in message
 
     def test_of_another_schema_or_cut_short_are_refused(self, run, finished, tmp_path):
         folder = tmp_path / "old"
