@@ -13,15 +13,17 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from edgebench.errors import InvalidInput, UsageError, suggest
-from edgebench.history import HISTORY, Database, fetch, file_system, is_remote, joined, read_bytes
+from edgebench.history import HISTORY, Database, fetch, file_system, is_remote, joined, read_bytes, write_bytes
 from edgebench.properties import Pass
-from edgebench.record import Run, decode, load, to_builtins, write_bytes
+from edgebench.record import Run, decode, load, sha256_file, to_builtins
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 PROMOTIONS = "baselines.json"
 PROMOTIONS_SCHEMA = "edgebench.baselines/1"
+PROMOTED = "promoted"
+"""Folder in the history that holds the copies of promoted runs."""
 RELEASE = "release"
 """Name of a baseline unless another is given."""
 
@@ -35,7 +37,7 @@ class Promotion:
     variant: str
     device: str
     run: str
-    """Path of the run file, from the folder of the history where it lies in there."""
+    """Path of the copied run file, from the folder of the history."""
     run_sha256: str
     artifact_digest: str
     commit: str | None
@@ -159,8 +161,7 @@ class Baselines:
         copy.mkdir(exist_ok=True)
         fetch(filesystem, path, copy / "run.json")
         run = load(copy)
-        for one in run.passes if self._predictions else ():
-            name = Pass(one.dataset.name, one.condition, one.preset).file
+        for name in _predictions(run) if self._predictions else ():
             (copy / name).parent.mkdir(exist_ok=True)
             if not (copy / name).exists():
                 fetch(filesystem, str(PurePosixPath(path).parent / name), copy / name)
@@ -186,42 +187,50 @@ def promotions(location: str) -> tuple[Promotion, ...]:
 
 def promote(run: Run, file: Path, *, location: str, why: str, name: str = RELEASE, by: str | None = None,
             now: datetime | None = None) -> Promotion:
-    """Make a run the baseline of later ones, and write down who did it, when and why.
+    """Make a run the baseline of later ones: copy it into the history, and write down who did it, when and why.
 
+    The copy holds the run file and its predictions: what is measured into the run's folder later does not touch it.
     Earlier promotions stay in the record; the last one of a name, variant and device counts.
 
     Args:
         run: The run.
         file: Its ``run.json``.
-        location: The history whose record is written.
+        location: The history, a folder or any fsspec path, that takes the copy and the record.
         why: The reason, in words.
         name: Of the baseline.
         by: Who; by default the CI system's user, else the one who runs this.
         now: The time, for the record.
 
     Raises:
-        UsageError: No reason was given, or the run lies elsewhere than a remote history.
-        InvalidInput: The record is damaged or cannot be written.
+        UsageError: No reason was given.
+        InvalidInput: The record is damaged, a file of predictions is missing, or the history cannot be written.
+        MissingDependency: fsspec is needed and not installed.
     """
     if not why.strip():
         raise UsageError("why is this run the new baseline?", "say it: --why 'release 2.1, accepted by the lab'")
     if not name or "/" in name:
         raise UsageError(f"expected a name without '/', got {name!r}")
-    if is_remote(location):
-        raise UsageError(f"cannot promote {file} in {location}: the run does not lie there",
-                         "promote it in a local folder, and copy that folder with its baselines.json")
-    earlier = promotions(location)
-    root, own = Path(location).resolve(), file.resolve()
+    earlier, by = promotions(location), by or _who()
+    digest = sha256_file(file)
+    copy = f"{PROMOTED}/{digest[:16]}/{run.variant}"
+    # The run file comes last: what has one is whole.
+    for part in (*_predictions(run), "run.json"):
+        source = file if part == "run.json" else file.parent / part
+        write_bytes(read_bytes(str(source)), joined(location, f"{copy}/{part}"))
     one = Promotion(
         name=name, variant=run.variant, device=run.device.id, artifact_digest=run.artifact.digest,
-        run=own.relative_to(root).as_posix() if own.is_relative_to(root) else str(own),
-        run_sha256=hashlib.sha256(read_bytes(str(own))).hexdigest(), commit=run.labels.get("commit"),
-        branch=run.labels.get("branch"), by=by or _who(), why=why.strip(),
+        run=f"{copy}/run.json", run_sha256=digest, commit=run.labels.get("commit"),
+        branch=run.labels.get("branch"), by=by, why=why.strip(),
         promoted_at=(now or datetime.now(timezone.utc)).isoformat(timespec="seconds"))
     record = _Promotions(promotions=(*earlier, one))
     text = json.dumps(to_builtins(record), indent=1, ensure_ascii=False)
-    write_bytes(root / PROMOTIONS, text.encode() + b"\n", "choose a folder you may write to with --history")
+    write_bytes(text.encode() + b"\n", joined(location, PROMOTIONS))
     return one
+
+
+def _predictions(run: Run) -> tuple[str, ...]:
+    """Return the files of a run's predictions, from the folder of its run file."""
+    return tuple(dict.fromkeys(Pass(one.dataset.name, one.condition, one.preset).file for one in run.passes))
 
 
 def _who() -> str:

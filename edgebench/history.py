@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgebench import record
 from edgebench.errors import InvalidInput, MissingDependency, UsageError, require, suggest
 from edgebench.record import RUN_SCHEMA, Better
 from edgebench.stats import FloatArray
@@ -35,7 +36,9 @@ _SCORE = ("STRUCT(name VARCHAR, value DOUBLE, low DOUBLE, high DOUBLE, confidenc
           "better VARCHAR, n BIGINT)[]")
 _COLUMNS = {
     "schema": "VARCHAR", "variant": "VARCHAR", "created_at": "VARCHAR", "device": "STRUCT(id VARCHAR)",
-    "environment": "STRUCT(cpu VARCHAR)", "settings": "STRUCT(threads BIGINT)", "labels": "MAP(VARCHAR, VARCHAR)",
+    "environment": "STRUCT(cpu VARCHAR, governor VARCHAR, power_mode VARCHAR)",
+    "settings": "STRUCT(threads BIGINT, batch BIGINT, budget VARCHAR)", "labels": "MAP(VARCHAR, VARCHAR)",
+    "passes": "STRUCT(dataset STRUCT(digest VARCHAR), part_of STRUCT(digest VARCHAR))[]",
     "performance": _SCORE, "evaluations": "STRUCT(property VARCHAR, dataset STRUCT(name VARCHAR, digest VARCHAR), "
     f"condition VARCHAR, preset VARCHAR, scores {_SCORE}, reference_scores {_SCORE})[]"}
 _READ = """
@@ -44,15 +47,18 @@ FROM read_json($files, columns = $columns, filename = true, format = 'unstructur
 """
 _TABLES = """
 CREATE VIEW runs AS SELECT filename, variant, device.id AS device, environment, settings, created_at,
-  labels['commit'] AS commit, labels['branch'] AS branch, performance, evaluations
-FROM found WHERE ours;
+  labels['commit'] AS commit, labels['branch'] AS branch, performance, evaluations, passes
+FROM found WHERE ours QUALIFY row_number() OVER (PARTITION BY variant, device.id, created_at ORDER BY filename) = 1;
 CREATE VIEW scores AS
 SELECT runs.*, 'performance' AS property, '' AS dataset, '' AS condition, '' AS preset, score,
-  environment.cpu || ', ' || settings.threads || ' threads' AS circumstances
+  concat_ws(', ', environment.cpu, settings.threads || ' threads', 'batch ' || settings.batch,
+            settings.budget || ' budget', 'governor ' || environment.governor,
+            'power mode ' || environment.power_mode) AS circumstances
 FROM runs, unnest(runs.performance) AS had(score)
 UNION ALL
 SELECT runs.*, evaluation.property, evaluation.dataset.name, evaluation.condition, evaluation.preset, score,
-  evaluation.dataset.digest
+  coalesce(list_max([one.part_of.digest FOR one IN passes IF one.dataset.digest = evaluation.dataset.digest]),
+           evaluation.dataset.digest)
 FROM runs, unnest(runs.evaluations) AS was(evaluation),
   unnest(evaluation.scores || coalesce(evaluation.reference_scores, [])) AS had(score);
 """
@@ -105,7 +111,8 @@ class Series:
     dataset: str
     """Empty for performance."""
     circumstances: str
-    """What else must be the same for points to be comparable: digest of the data set, or CPU and threads."""
+    """What else must be the same for points to be comparable: the digest of the whole data set; of performance CPU,
+    threads, batch, budget, governor and power mode."""
     condition: str
     preset: str
     unit: str
@@ -128,7 +135,9 @@ def series(location: str, metric: str, *, of: str | None = None, variant: str = 
            dataset: str = "*", condition: str = "*", branch: str | None = None, last: int | None = None) -> Telling:
     """Return a metric over time, a series per variant, device, data set and condition.
 
-    Points are comparable within a series: other images, another CPU or another number of threads make another series.
+    Points are comparable within a series: other images, another CPU, number of threads, batch, budget, governor or
+    power mode make another series. Runs that stopped early stay in the series of the data set that they are of. Copies
+    of a run, such as promoted ones, count once.
 
     Args:
         location: A folder, or any fsspec path, with run files at any depth.
@@ -316,6 +325,23 @@ def read_bytes(file: str, missing: bytes | None = None) -> bytes:
     if missing is not None and not _remote(filesystem.exists, file, path):
         return missing
     return bytes(_remote(filesystem.cat_file, file, path))
+
+
+def write_bytes(content: bytes, file: str) -> None:
+    """Write a file, local or remote; its folder is made.
+
+    Raises:
+        InvalidInput: It cannot be written.
+    """
+    if not is_remote(file):
+        record.write_bytes(Path(file), content, "choose a folder you may write to with --history")
+        return
+    filesystem, path = file_system(file)
+    try:
+        filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+        filesystem.pipe_file(path, content)
+    except OSError as error:
+        raise InvalidInput(f"cannot write {file}: {error}", "choose a place you may write to with --history") from error
 
 
 def fetch(filesystem: Any, path: str, target: Path) -> None:

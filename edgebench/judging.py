@@ -165,7 +165,7 @@ def history(location: str, *, as_json: bool, **options: Any) -> None:
     """Show a metric over time with its shifts and the commit of each run.
 
     Every run.json below a folder, or any fsspec path, is read where it lies. Runs are comparable within a series:
-    another device, CPU, number of threads or set of images makes another series.
+    another device, CPU, number of threads, batch, budget, governor, power mode or set of images makes another series.
     """
     from edgebench import history as runs
     from edgebench.record import to_builtins
@@ -192,8 +192,8 @@ def baseline() -> None:
 def promote(run: Path, *, why: str, by: str | None, name: str, history: str, as_json: bool) -> None:
     """Make RUN the baseline that 'gate --baseline promoted' means, and record who did it, when and why.
 
-    RUN is a run.json, the folder that holds it, or an --out folder: then each variant in it. The record is
-    baselines.json in the folder of the history; earlier entries stay in it.
+    RUN is a run.json, the folder that holds it, or an --out folder: then each variant in it. It is copied into the
+    history with its predictions. The record is baselines.json there; earlier entries stay in it.
     """
     from edgebench import baselines, finished
     from edgebench.record import to_builtins
@@ -374,13 +374,24 @@ def _print_history(found: Telling) -> None:
     if not found.series:
         raise UsageError(f"none of {found.runs} runs is of such a variant, device, data set and branch",
                          "leave out some of the options")
+    headings = [_heading(one) for one in found.series]
     for number, one in enumerate(found.series):
         if number:
             terminal.print()
+        terminal.print(Text(headings[number], style="bold"))
+        if headings.count(headings[number]) > 1:
+            terminal.print(Text(f"  {one.circumstances}", style="dim"))
         _print_series(one)
         if len(one.points) < LEAST_RUNS:
             terminal.print(Text(f"  {len(one.points)} runs: fewer than the {LEAST_RUNS} that tell a shift from chance",
                                 style="dim"))
+
+
+def _heading(one: Series) -> str:
+    from edgebench.wording import title
+
+    where = [one.variant, one.device, *(word for word in (one.dataset, one.condition) if word not in ("", "clean"))]
+    return f"{title(one.metric)} · {' · '.join(where)}"
 
 
 def _print_series(one: Series) -> None:
@@ -388,11 +399,7 @@ def _print_series(one: Series) -> None:
     from rich.text import Text
 
     from edgebench.rule_words import quantity
-    from edgebench.wording import title
 
-    terminal = console()
-    where = [one.variant, one.device, *(word for word in (one.dataset, one.condition) if word not in ("", "clean"))]
-    terminal.print(Text(f"{title(one.metric)} · {' · '.join(where)}", style="bold"))
     shifts = {shift.index: shift for shift in one.shifts}
     grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for number in range(6):
@@ -411,7 +418,7 @@ def _print_series(one: Series) -> None:
         grid.add_row(Text(f"  {point.created_at[:16].replace('T', ' ')}"), Text(_commit(point.commit)),
                      Text(point.branch or "–"), Text(quantity(point.value, one.unit), style="bold"),
                      Text(span, style="dim"), Text(told, style=style))
-    terminal.print(grid)
+    console().print(grid)
 
 
 def _commit(commit: str | None) -> str:

@@ -58,7 +58,7 @@ class TestSeries:
         expected = [load(runs / f"night-{day:02d}" / FP32).score("latency_p50").value for day in range(DAYS)]
         assert expected == [point.value for point in one.points]
         assert [commit(day) for day in range(DAYS)] == [point.commit for point in one.points]
-        assert ("s", "lower", FP32, "cpu", "AMD Ryzen Embedded V3C18I, 4 threads") == (
+        assert ("s", "lower", FP32, "cpu", "AMD Ryzen Embedded V3C18I, 4 threads, batch 16, standard budget, governor schedutil") == (
             one.unit, one.better, one.variant, one.device, one.circumstances)
 
     def test_a_rise_of_a_fifth_is_found_on_its_day(self, runs):
@@ -72,6 +72,28 @@ class TestSeries:
         assert [20, 4] == [len(one.points) for one in told.series]
         assert [(), ()] == [one.shifts for one in told.series]
         assert {"d" * 64, "f" * 64} == {one.circumstances for one in told.series}
+
+    @pytest.mark.parametrize("change", [
+        lambda one: replace(one, settings=replace(one.settings, batch=1)),
+        lambda one: replace(one, settings=replace(one.settings, budget="quick")),
+        lambda one: replace(one, environment=replace(one.environment, governor="powersave")),
+        lambda one: replace(one, environment=replace(one.environment, power_mode="15W"))])
+    def test_other_circumstances_of_timing_make_another_series(self, tmp_path, change):
+        one = builders.run()
+        dump(one, tmp_path / "a" / "run.json")
+        dump(change(replace(one, created_at=stamp(1))), tmp_path / "b" / "run.json")
+        assert [1, 1] == [len(each.points) for each in history.series(str(tmp_path), "latency_p50").series]
+
+    def test_runs_that_stopped_early_stay_in_the_series_of_their_data_set(self, tmp_path):
+        whole = builders.DATASET
+        for day, images in enumerate((1000, 300, 150)):
+            seen = whole if images == 1000 else replace(whole, images=images, digest=str(day) * 64)
+            one = builders.run(evaluations=(builders.accuracy_evaluation(images - 10, n=images, dataset=seen),))
+            passes = tuple(replace(each, part_of=None if seen == whole else whole) for each in one.passes)
+            dump(replace(one, passes=passes, created_at=stamp(day)), tmp_path / str(day) / "run.json")
+        (found,) = history.series(str(tmp_path), "accuracy_top1").series
+        assert [1000, 300, 150] == [point.n for point in found.points]
+        assert whole.digest == found.circumstances
 
     def test_can_be_narrowed(self, runs):
         (one,) = history.series(str(runs), "latency_p50", branch="main", last=3, variant="demo*", device="cpu").series
@@ -192,8 +214,9 @@ class TestPromotions:
     def test_are_recorded_with_who_when_and_why_and_earlier_ones_stay(self, store):
         when = datetime(2026, 4, 1, 12, tzinfo=timezone.utc)
         first = self.promote(store, now=when)
-        assert ("release", INT8, "cpu", "ana", "release 2", "2026-04-01T12:00:00+00:00", f"old/{INT8}/run.json") == (
-            first.name, first.variant, first.device, first.by, first.why, first.promoted_at, first.run)
+        assert ("release", INT8, "cpu", "ana", "release 2", "2026-04-01T12:00:00+00:00") == (
+            first.name, first.variant, first.device, first.by, first.why, first.promoted_at)
+        assert f"promoted/{first.run_sha256[:16]}/{INT8}/run.json" == first.run
         second = self.promote(store, name="field", why=" other ")
         assert (first, second) == baselines.promotions(str(store))
         assert "other" == second.why
@@ -205,10 +228,10 @@ class TestPromotions:
         write_run(store / "new", "ort-int8", created_at="2026-04-02T00:00:00+00:00")
         mine = load(store / "new" / INT8)
         with Baselines("promoted", str(store)) as found:
-            assert store / "old" / INT8 == found.of(mine)[0][1]
+            assert load(store / "old" / INT8) == found.of(mine)[0][0]
         baselines.promote(mine, store / "new" / INT8 / "run.json", location=str(store), why="x", by="y")
         with Baselines("promoted:release", str(store)) as found:
-            assert store / "new" / INT8 == found.of(mine)[0][1]
+            assert mine == found.of(mine)[0][0]
 
     def test_other_variants_and_names_have_none(self, store):
         self.promote(store)
@@ -219,8 +242,7 @@ class TestPromotions:
             assert found.of(load(store / "old" / FP32))[0] is None
 
     def test_a_run_that_was_changed_afterwards_is_refused(self, store):
-        self.promote(store)
-        file = store / "old" / INT8 / "run.json"
+        file = store / self.promote(store).run
         file.write_text(file.read_text().replace('"negative_flips"', '"negative_flips" '))
         with Baselines("promoted", str(store)) as found, pytest.raises(InvalidInput, match="was changed since it was promoted"):
             found.of(load(file))
@@ -230,8 +252,6 @@ class TestPromotions:
             self.promote(store, why="  ")
         monkeypatch.setenv("GITHUB_ACTOR", "octocat")
         assert "octocat" == self.promote(store, by=None).by
-        with pytest.raises(UsageError, match="the run does not lie there"):
-            self.promote(store, location="memory://runs")
 
     def test_a_damaged_record_is_named(self, store):
         for text, words in (("{", "is not valid JSON"), ('{"schema": "x"}', "expected schema 'edgebench.baselines/1', got 'x'"),
@@ -240,13 +260,25 @@ class TestPromotions:
             with pytest.raises(InvalidInput, match=words):
                 baselines.promotions(str(store))
 
-    def test_a_run_elsewhere_is_recorded_by_its_whole_path(self, store, tmp_path):
-        write_run(tmp_path / "else", "ort-int8")
-        file = tmp_path / "else" / INT8 / "run.json"
-        one = baselines.promote(load(file), file, location=str(store), why="x", by="y")
-        assert str(file) == one.run
-        with Baselines("promoted", str(store)) as found:
-            assert file.parent == found.of(load(file))[0][1]
+    def test_stay_when_the_folder_is_measured_into_again_and_the_history_is_moved(self, store, tmp_path):
+        before = load(store / "old" / INT8)
+        self.promote(store)
+        write_pair(store / "old", lost=60)
+        store.rename(tmp_path / "elsewhere")
+        with Baselines("promoted", str(tmp_path / "elsewhere")) as found:
+            other, folder = found.of(before)[0]
+            assert before == other
+            assert 1 == len(list((folder / "predictions").glob("*.npz")))
+
+    def test_count_once_in_the_history(self, store):
+        self.promote(store)
+        assert [1, 1] == [len(one.points) for one in history.series(str(store), "latency_p50").series]
+
+    def test_without_their_predictions_are_refused_before_anything_is_recorded(self, store):
+        shutil.rmtree(store / "old" / INT8 / "predictions")
+        with pytest.raises(InvalidInput, match=r"cannot read .*predictions"):
+            self.promote(store)
+        assert () == baselines.promotions(str(store))
 
 
 @pytest.fixture
@@ -255,9 +287,9 @@ def remote(tmp_path):
     store = tmp_path / "store"
     write_pair(store / "old", created_at="2026-03-01T00:00:00+00:00", labels={"branch": "main", "commit": "c" * 40})
     folder = store / "old" / INT8
-    baselines.promote(load(folder), folder / "run.json", location=str(store), why="x", by="y")
     memory = fsspec.filesystem("memory")
     memory.put(str(store), "/lab/runs", recursive=True)
+    baselines.promote(load(folder), folder / "run.json", location="memory://lab/runs", why="x", by="y")
     shutil.rmtree(store)
     yield "memory://lab/runs"
     memory.rm("/lab", recursive=True)
@@ -311,7 +343,7 @@ class TestWithoutTheExtra:
         folder = tmp_path / "old" / INT8
         baselines.promote(load(folder), folder / "run.json", location=str(tmp_path), why="x", by="y")
         with Baselines("promoted", str(tmp_path)) as found:
-            assert folder == found.of(load(folder))[0][1]
+            assert load(folder) == found.of(load(folder))[0][0]
 
 
 class TestCommands:
