@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from functools import partial
-from itertools import product
 from pathlib import Path
 
 from edgebench import compare, confirming, decisions, evidence, gate, metric_names, policy
@@ -25,6 +23,8 @@ SHARED = ("artifacts", "paired")
 """Folders of an output folder that belong to no variant."""
 FINISHED = "finished"
 """Id of the verdict on what should have been measured and was not."""
+COMPARABLE = "comparable"
+"""Id of the verdict on a run that cannot be judged: it, or what it is compared with, is damaged or of another kind."""
 _WHAT_TO_NAME = "name a run.json, the folder that holds it, or the --out folder of 'edgebench profile'"
 
 
@@ -40,7 +40,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unfinished:
-    """A variant without a run file."""
+    """A variant without a run file that can be read."""
 
     variant: str
     reason: str
@@ -64,10 +64,22 @@ class Judgement:
     policy: Policy
     gates: tuple[Gate, ...]
     found: Found
-    baselines: Mapping[str, Placed]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What else should be known of each variant, such as that it has no baseline yet."""
+        return tuple(note for one in self.gates for note in one.notes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """How many images and timings a policy needs for what lies at a path."""
+
+    policy: Policy
+    needs: Mapping[str, tuple[Need, ...]]
     """By variant."""
     notes: tuple[str, ...]
-    """What else should be known, such as that there is no baseline yet."""
+    """What else should be known, such as which variants were not finished."""
 
 
 def find(path: Path) -> Found:
@@ -75,17 +87,18 @@ def find(path: Path) -> Found:
 
     In an output folder the references of other runs are not judged themselves; what nothing names as its reference is.
 
+    What is unfinished, damaged or of another schema is told apart.
+
     Raises:
-        InvalidInput: Nothing there, an unfinished run, or a run file that is damaged or of another schema.
+        InvalidInput: Nothing there.
     """
     if not path.exists():
         raise InvalidInput(f"no such file or folder: {path}", _WHAT_TO_NAME)
     if path.is_file() or (path / "run.json").is_file():
-        folder = path if path.is_dir() else path.parent
-        return Found(subjects=(_subject(load(path), folder),), unfinished=())
+        return _read([path])
     if _is_unfinished(path):
         one = _unfinished(path)
-        raise InvalidInput(f"{path}: {one.reason}", one.hint)
+        return Found(subjects=(), unfinished=(replace(one, reason=f"{path}: {one.reason}"),))
     folders = sorted(file.parent for file in path.glob("*/run.json"))
     started = [_unfinished(folder) for folder in sorted(path.iterdir())
                if folder.is_dir() and folder.name not in SHARED and _is_unfinished(folder)]
@@ -94,21 +107,36 @@ def find(path: Path) -> Found:
     unfinished = tuple({**{one.variant: one for one in started}, **failed}.values())
     if not folders and not unfinished:
         raise InvalidInput(f"no run.json below {path}", _WHAT_TO_NAME)
-    runs = [(load(folder), folder) for folder in folders]
-    named = {(run.reference.variant, run.reference.artifact_digest) for run, _ in runs if run.reference is not None}
-    return Found(unfinished=unfinished, subjects=tuple(
-        _subject(run, folder) for run, folder in runs
-        if run.reference is not None or (run.variant, run.artifact.digest) not in named))
+    whole = _read(folders)
+    named = {(one.run.reference.variant, one.run.reference.artifact_digest)
+             for one in whole.subjects if one.run.reference is not None}
+    return Found(unfinished=(*unfinished, *whole.unfinished), subjects=tuple(
+        one for one in whole.subjects
+        if one.run.reference is not None or (one.run.variant, one.run.artifact.digest) not in named))
+
+
+def _read(places: Sequence[Path]) -> Found:
+    subjects, unfinished = [], []
+    for place in places:
+        folder = place if place.is_dir() else place.parent
+        try:
+            run = load(place)
+            subjects.append(Subject(run=run, folder=folder, reference=_reference(run, folder)))
+        except InvalidInput as error:
+            unfinished.append(Unfinished(variant=folder.resolve().name, reason=error.message, hint=error.hint,
+                                         since=_written(folder)))
+    return Found(subjects=tuple(subjects), unfinished=tuple(unfinished))
 
 
 def placed(path: Path) -> tuple[Run, Path]:
     """Return the one run at `path` and its folder.
 
     Raises:
-        InvalidInput: As `find`.
+        InvalidInput: Nothing there, or it is unfinished, damaged or of another schema.
         UsageError: Several runs lie there.
     """
     found = find(path)
+    _refuse_unreadable(found)
     if len(found.subjects) != 1 or found.unfinished:
         names = [one.run.variant for one in found.subjects]
         raise UsageError(f"{path} holds {len(names)} runs to choose from, expected one",
@@ -138,8 +166,11 @@ def judge(path: Path, policy_name: str, *, baseline: str | None = None, history:
         allow: Fields in which reference and baseline may differ, of `edgebench.compare.FIELDS`.
         floors: Files of noise floors of this device.
 
+    A run that cannot be judged, for it or what rules compare it with is damaged or not comparable, has a verdict that
+    says so: the others are judged nonetheless.
+
     Raises:
-        InvalidInput: Nothing to judge, or what rules compare with is not comparable.
+        InvalidInput: Nothing to judge, or a policy or noise floor that is not valid.
         UsageError: A name that does not exist.
         MissingDependency: `baseline` needs a package that is not installed.
     """
@@ -147,41 +178,58 @@ def judge(path: Path, policy_name: str, *, baseline: str | None = None, history:
     chosen = read_policy(policy_name, [one.run for one in found.subjects])
     pairs = any(rule.against == "baseline" and rule.of != metric_names.PERFORMANCE for rule in chosen.rules)
     known = [_floor(file) for file in floors]
-    gates, others, notes = [], {}, []
-    for floor, one in product(known, found.subjects):
-        notes += [f"{one.run.variant}: the noise floor of {floor.metric} is not used: {words}"
-                  for words in _differing(floor, one.run)]
+    gates = []
     with Baselines(baseline, history, predictions=pairs) as baselines:
         for one in found.subjects:
-            other, note = baselines.of(one.run, one.folder)
-            if other is not None:
-                others[one.run.variant] = other
-            notes += [note] if note else []
-            usable = {floor.metric: floor.floor for floor in known if not _differing(floor, one.run)}
-            judged = confirming.confirmed(
-                partial(_judge, chosen, one, other, allow, usable), confirming.reruns(chosen, one.run, one.folder))
-            gates.append(confirming.without_invalid(decisions.decided(
-                judged, chosen, one.run, one.folder, other[0] if other else None), one.run))
-    gates += [_not_judged(chosen, one) for one in found.unfinished]
-    return Judgement(policy=chosen, gates=tuple(gates), found=found, baselines=others,
-                     notes=tuple(dict.fromkeys(notes)))
+            try:
+                gates.append(_judged(chosen, one, baselines, allow, known))
+            except InvalidInput as error:
+                gates.append(_not_judged(
+                    chosen, COMPARABLE, "the run and what it is compared with are whole and comparable",
+                    one.run.variant, error.message, error.hint, one.run.created_at, one.run.device.id))
+    gates += [_not_judged(chosen, FINISHED, "every variant was measured to its end", one.variant, one.reason, one.hint,
+                          one.since) for one in found.unfinished]
+    return Judgement(policy=chosen, gates=tuple(gates), found=found)
 
 
-def _judge(chosen: Policy, one: Subject, baseline: Placed | None, allow: Collection[str], floors: Mapping[str, float],
-           reruns: Mapping[str, Rerun] | None) -> Gate:
-    return gate.judge(chosen, (one.run, one.folder), reference=one.reference, baseline=baseline, allow=allow,
-                      floors=floors, reruns=reruns)
+def _judged(chosen: Policy, one: Subject, baselines: Baselines, allow: Collection[str],
+            floors: Sequence[NoiseFloor]) -> Gate:
+    other, note = baselines.of(one.run, one.folder)
+    notes = [f"{one.run.variant}: the noise floor of {floor.metric} is not used: {words}"
+             for floor in floors for words in _differing(floor, one.run)]
+    usable = {floor.metric: floor.floor for floor in floors if not _differing(floor, one.run)}
+
+    def judge_with(reruns: Mapping[str, Rerun] | None) -> Gate:
+        return gate.judge(chosen, (one.run, one.folder), reference=one.reference, baseline=other, allow=allow,
+                          floors=usable, reruns=reruns)
+
+    found = confirming.confirmed(judge_with, confirming.reruns(chosen, one.run, one.folder))
+    found = decisions.decided(found, chosen, one.run, one.folder, other[0] if other else None)
+    found = confirming.without_invalid(found, one.run)
+    return replace(found, notes=(*notes, *([note] if note else [])))
 
 
 def plan(path: Path, policy_name: str, *, baseline: str | None = None, history: str = HISTORY,
-         ) -> tuple[Policy, dict[str, tuple[Need, ...]]]:
-    """Return a policy, and for each variant at a path how many images and timings its rules need; see `judge`."""
+         allow: Collection[str] = ()) -> Planned:
+    """Return for each variant at a path how many images and timings the rules of a policy need; see `judge`.
+
+    Raises:
+        InvalidInput: Nothing to plan with, or what rules compare with is not comparable.
+        UsageError: A name that does not exist.
+        MissingDependency: `baseline` needs a package that is not installed.
+    """
     found = find(path)
+    if not found.subjects:
+        _refuse_unreadable(found)
     chosen = read_policy(policy_name, [one.run for one in found.subjects])
+    needs, notes = {}, [f"{one.variant}: {one.reason}" for one in found.unfinished]
     with Baselines(baseline, history) as baselines:
-        return chosen, {one.run.variant: gate.plan(
-            chosen, (one.run, one.folder), reference=one.reference, baseline=baselines.of(one.run, one.folder)[0])
-            for one in found.subjects}
+        for one in found.subjects:
+            other, note = baselines.of(one.run, one.folder)
+            notes += [note] if note else []
+            needs[one.run.variant] = gate.plan(chosen, (one.run, one.folder), reference=one.reference, baseline=other,
+                                               allow=allow)
+    return Planned(policy=chosen, needs=needs, notes=tuple(notes))
 
 
 def flips(one: Subject) -> tuple[tuple[Flips, ...], str]:
@@ -189,13 +237,17 @@ def flips(one: Subject) -> tuple[tuple[Flips, ...], str]:
     if one.reference is None or one.reference[1] is None:
         return (), "the FP32 reference is not at hand" if one.run.reference else "the run has no FP32 reference"
     reference = one.reference[0], one.reference[1]
-    before, after = compare.common_predictions(reference, (one.run, one.folder), {"accuracy"})
+    try:
+        before, after = compare.common_predictions(reference, (one.run, one.folder), {"accuracy"})
+    except InvalidInput as error:
+        return (), error.message
     found = tuple(compare.flips(key, before[key], after[key]) for key in after)
     return found, "" if found else "reference and run saw no labelled images in common"
 
 
-def _subject(run: Run, folder: Path) -> Subject:
-    return Subject(run=run, folder=folder, reference=_reference(run, folder))
+def _refuse_unreadable(found: Found) -> None:
+    for one in found.unfinished:
+        raise InvalidInput(one.reason, one.hint)
 
 
 def _reference(run: Run, folder: Path) -> Placed | None:
@@ -213,9 +265,12 @@ def _is_unfinished(folder: Path) -> bool:
 
 
 def _unfinished(folder: Path) -> Unfinished:
-    since = datetime.fromtimestamp(folder.stat().st_mtime, timezone.utc).isoformat(timespec="seconds")
-    return Unfinished(variant=folder.name, reason="its measurement was not finished: there is no run.json", since=since,
-                      hint=f"go on with it: edgebench profile … --out {folder.parent} --resume")
+    return Unfinished(variant=folder.name, reason="its measurement was not finished: there is no run.json",
+                      hint=f"go on with it: edgebench profile … --out {folder.parent} --resume", since=_written(folder))
+
+
+def _written(path: Path) -> str:
+    return datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).isoformat(timespec="seconds")
 
 
 def _failures(out: Path) -> list[Unfinished]:
@@ -224,16 +279,16 @@ def _failures(out: Path) -> list[Unfinished]:
     data = read_json(file) if file.is_file() else {}
     if not isinstance(data, Mapping) or not str(data.get("schema", "")).startswith("edgebench.summary/"):
         return []
-    since = datetime.fromtimestamp(file.stat().st_mtime, timezone.utc).isoformat(timespec="seconds")
     return [Unfinished(variant=str(one.get("variant")), reason=f"it could not be measured: {one.get('message')}",
-                       hint=str(one.get("hint") or ""), since=since) for one in data.get("failures", ())]
+                       hint=str(one.get("hint") or ""), since=_written(file)) for one in data.get("failures", ())]
 
 
-def _not_judged(chosen: Policy, one: Unfinished) -> Gate:
-    verdict = Verdict(rule=FINISHED, status="error", severity="error", message=one.reason, hint=one.hint, of="run",
-                      demand="every variant was measured to its end", metric="run")
-    return Gate(policy=chosen.id, title=chosen.title, path=chosen.path, variant=one.variant, device="unknown",
-                created_at=one.since, reference=None, baseline=None, allowed=(), verdicts=(verdict,))
+def _not_judged(chosen: Policy, rule: str, demand: str, variant: str, reason: str, hint: str, created_at: str,
+                device: str = "unknown") -> Gate:
+    verdict = Verdict(rule=rule, status="error", severity="error", message=reason, hint=hint, of="run", demand=demand,
+                      metric="run")
+    return Gate(policy=chosen.id, title=chosen.title, path=chosen.path, variant=variant, device=device,
+                created_at=created_at, reference=None, baseline=None, allowed=(), verdicts=(verdict,))
 
 
 def _floor(file: Path) -> NoiseFloor:

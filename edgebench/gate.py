@@ -93,6 +93,8 @@ class Gate:
     allowed: tuple[str, ...]
     """Differences to the baseline or reference that were let pass, in words."""
     verdicts: tuple[Verdict, ...]
+    notes: tuple[str, ...] = ()
+    """What else should be known, such as that there is no baseline yet."""
 
     def count(self, status: Status) -> int:
         """Return how many verdicts have that status."""
@@ -148,7 +150,8 @@ def judge(policy: Policy, run: Placed, *, reference: Placed | None = None, basel
         allow: Fields in which the other runs may differ, of `edgebench.compare.FIELDS`; they are recorded.
         floors: Noise floors of the device by metric: relative changes that equal runs show by chance, from A/A runs.
         reruns: Fresh timings by the id of the rule, without which a timing failure is not believed. None where no
-            device is at hand: failures then stand, and say that they were not confirmed.
+            device is at hand: failures against the reference and of budgets then stand, and say that they were not
+            confirmed; those against a baseline stand where the metric has a floor, and are inconclusive without.
 
     Raises:
         InvalidInput: A run that rules compare with is not comparable; or predictions are damaged.
@@ -176,7 +179,8 @@ def judge(policy: Policy, run: Placed, *, reference: Placed | None = None, basel
         against = others[tested.rule.against] if tested.rule.against else None
         named = against[0].variant if against else \
             mine.reference.variant if tested.rule.against and mine.reference else None
-        verdicts[number].append(_verdict(replace(tested, broken=broken), policy, named, reruns))
+        verdicts[number].append(_verdict(replace(tested, broken=broken), policy, named, reruns,
+                                          (floors or {}).get(tested.rule.metric)))
     ordered = [verdict for number in sorted(verdicts) for verdict in verdicts[number]]
     return Gate(policy=policy.id, title=policy.title, path=policy.path, variant=mine.variant, device=mine.device.id,
                 created_at=mine.created_at, reference=mine.reference.variant if mine.reference else None,
@@ -198,7 +202,7 @@ def exit_code(gates: Sequence[Gate], *, strict: bool = False) -> ExitCode:
 
 
 def plan(policy: Policy, run: Placed, *, reference: Placed | None = None, baseline: Placed | None = None,
-         ) -> tuple[Need, ...]:
+         allow: Collection[str] = ()) -> tuple[Need, ...]:
     """Return how many images and timings each rule needs, from how much a pilot run flips and spreads.
 
     Changes are taken to be none in truth, with the pilot's flips and spread; absolute budgets as the pilot shows them.
@@ -208,11 +212,14 @@ def plan(policy: Policy, run: Placed, *, reference: Placed | None = None, baseli
         run: The pilot.
         reference: Its FP32 sibling.
         baseline: An earlier run.
+        allow: Fields in which the other runs may differ, of `edgebench.compare.FIELDS`.
 
     Raises:
-        InvalidInput: Predictions are damaged.
+        InvalidInput: A run that rules compare with is not comparable; or predictions are damaged.
+        UsageError: `allow` names no field.
     """
     others = {"reference": reference, "baseline": baseline}
+    _comparable(policy, run[0], others, allow)
     needs: list[Need] = []
     changes = _changes(policy, run, baseline)
     for rule in policy.rules:
@@ -297,19 +304,23 @@ def _tested(rule: Rule, found: Evidence) -> _Judged:
     return _Judged(rule, found, *evidence.tested(rule, found))
 
 
-def _verdict(one: _Judged, policy: Policy, against: str | None, reruns: Mapping[str, Rerun] | None) -> Verdict:
+def _verdict(one: _Judged, policy: Policy, against: str | None, reruns: Mapping[str, Rerun] | None,
+             floor: float | None) -> Verdict:
     rule, found, confidence = one.rule, one.found, policy.confidence_of(one.rule)
     alpha = 1.0 - confidence
     status: Status = "fail" if one.broken <= alpha else "pass" if one.kept <= alpha else "inconclusive"
-    confirmed, note = None, ""
-    if status == "fail" and metric_names.is_timing(rule.metric) and found.sampled == "timings":
-        confirmed, note = _confirmed(rule, reruns, alpha)
-        status = "inconclusive" if confirmed is False else status
+    confirmed, note, hint = None, "", ""
+    if status == "fail" and metric_names.is_timing(rule.metric) and (
+            found.sampled == "timings" or rule.against == "baseline"):
+        if rule.against == "baseline" and reruns is None:
+            status, note, hint = _on_another_day(floor)
+        else:
+            confirmed, note = _confirmed(rule, reruns, alpha)
+            status = "inconclusive" if confirmed is False else status
     ends = found.interval(confidence)
     needed = found.needed(rule.bound, found.value, confidence, policy.power) if status == "inconclusive" else None
     # A failure that a correction held back, or that was not confirmed, is not a matter of more of the same.
-    needed = needed if needed is not None and needed > found.n else None
-    hint = ""
+    needed = needed if needed is not None and needed > found.n and not note else None
     if status == "inconclusive" and not note:
         hint = f"{needed:,} {found.sampled} would decide it, were the truth as estimated" if needed else \
             f"more {found.sampled} would decide it; the estimate is next to the limit"
@@ -320,6 +331,16 @@ def _verdict(one: _Judged, policy: Policy, against: str | None, reruns: Mapping[
         against=against, limit=rule.bound, value=found.value, low=low, high=high, unit=found.unit,
         confidence=confidence if ends else None, n=found.n, sampled="" if found.sampled == "none" else found.sampled,
         needed=needed, p_kept=one.kept, p_broken=one.broken, method=found.method, confirmed=confirmed, line=rule.line)
+
+
+def _on_another_day(floor: float | None) -> tuple[Status, str, str]:
+    """Return what becomes of a timing failure against a run of another day, what to say about it, and the hint."""
+    if floor is not None:
+        return "fail", f"; above this device's noise floor of {quantity(floor, 'fraction')}", ""
+    note = ("; not confirmed: runs of different days differ by more than their intervals say, and by how much equal "
+            "runs do on this device is not known")
+    return "inconclusive", note, ("measure it, then name it: edgebench profile … --noise-floor FILE, "
+                                  "edgebench gate … --noise-floor FILE")
 
 
 def _confirmed(rule: Rule, reruns: Mapping[str, Rerun] | None, alpha: float) -> tuple[bool | None, str]:

@@ -86,13 +86,15 @@ def compare(first: Path, second: Path, *, allow: tuple[str, ...], html: Path | N
 @click.option("--summary", type=_FILE, metavar="FILE", help="Write Markdown for a job's summary; added to "
               "$GITHUB_STEP_SUMMARY where that is the file.")
 @click.option("--comment", type=_FILE, metavar="FILE", help="Write Markdown for a comment on a pull request.")
+@click.option("--comment-key", default="", metavar="TEXT", help="Tells comments on one policy apart, such as those of "
+              "two jobs: part of the marker that a comment is found by.")
 @click.option("--html", type=_FILE, metavar="FILE", help="Write a page with intervals and flips.")
 @_JSON
 @click.option("--strict", is_flag=True, help="End with 4 where a rule is inconclusive.")
 @click.option("--plan", is_flag=True, help="Judge nothing; say how many images and timings each rule needs, from how "
               "much this run flips and spreads.")
 def gate(run: Path, policy_name: str, *, baseline_rule: str | None, history: str, allow: tuple[str, ...],
-         floors: tuple[Path, ...], strict: bool, plan: bool, as_json: bool, html: Path | None,
+         floors: tuple[Path, ...], strict: bool, plan: bool, as_json: bool, html: Path | None, comment_key: str,
          **outputs: Path | None) -> None:
     """Judge finished runs by a policy: passed, failed, or inconclusive with what would decide it.
 
@@ -103,7 +105,7 @@ def gate(run: Path, policy_name: str, *, baseline_rule: str | None, history: str
     from edgebench.gate import exit_code
 
     if plan:
-        _plan(run, policy_name, baseline_rule, history, as_json=as_json)
+        _plan(run, policy_name, baseline_rule, history, _flat(allow), as_json=as_json)
         return
     judgement = finished.judge(run, policy_name, baseline=baseline_rule, history=history, allow=_flat(allow),
                                floors=floors)
@@ -115,7 +117,7 @@ def gate(run: Path, policy_name: str, *, baseline_rule: str | None, history: str
         click.echo(json.dumps(verdicts(judgement.gates, strict=strict), indent=1, ensure_ascii=False))
     else:
         print_judgement(judgement, strict=strict)
-    _write_outputs(judgement.gates, outputs, strict=strict)
+    _write_outputs(judgement.gates, outputs, comment_key, strict=strict)
     if html:
         from edgebench import verdict_pages
         from edgebench.record import write_bytes
@@ -270,14 +272,14 @@ def _rule(one: Verdict) -> str:
     return f"{one.rule} ({one.where})" if one.where else one.rule
 
 
-def _write_outputs(gates: Sequence[Gate], outputs: dict[str, Path | None], *, strict: bool) -> None:
+def _write_outputs(gates: Sequence[Gate], outputs: dict[str, Path | None], comment_key: str, *, strict: bool) -> None:
     from edgebench import verdict_outputs
     from edgebench.record import write_bytes, write_json
 
     makers: dict[str, Callable[[], str]] = {
         "junit": lambda: verdict_outputs.junit(gates, strict=strict),
         "summary": lambda: verdict_outputs.summary(gates, strict=strict),
-        "comment": lambda: verdict_outputs.comment(gates, strict=strict)}
+        "comment": lambda: verdict_outputs.comment(gates, strict=strict, key=comment_key)}
     for kind, file in outputs.items():
         hint = f"choose another file with --{kind}"
         if file is None:
@@ -292,18 +294,22 @@ def _write_outputs(gates: Sequence[Gate], outputs: dict[str, Path | None], *, st
             write_bytes(file, makers[kind]().encode(), hint)
 
 
-def _plan(path: Path, policy_name: str, baseline_rule: str | None, history: str, *, as_json: bool) -> None:
+def _plan(path: Path, policy_name: str, baseline_rule: str | None, history: str, allow: tuple[str, ...], *,
+          as_json: bool) -> None:
     from edgebench import finished
     from edgebench.record import to_builtins
 
-    chosen, planned = finished.plan(path, policy_name, baseline=baseline_rule, history=history)
+    planned = finished.plan(path, policy_name, baseline=baseline_rule, history=history, allow=allow)
+    chosen = planned.policy
+    for note in planned.notes:
+        click.echo(f"note: {note}", err=True)
     if as_json:
-        click.echo(json.dumps({"policy": chosen.id, "variants": {
-            variant: [to_builtins(need) for need in needs] for variant, needs in planned.items()}}, indent=1))
+        click.echo(json.dumps({"policy": chosen.id, "notes": planned.notes, "variants": {
+            variant: [to_builtins(need) for need in needs] for variant, needs in planned.needs.items()}}, indent=1))
         return
     from rich.text import Text
 
-    for variant, needs in planned.items():
+    for variant, needs in planned.needs.items():
         console().print(Text(f"{chosen.id} for {variant}, at a chance of {chosen.power:.0%} to be decided",
                              style="bold"))
         listing([{"rule": f"{one.rule} ({one.where})" if one.where else one.rule, **_needed(one),

@@ -25,7 +25,8 @@ class GateCheck:
         self._request = request
 
     def __call__(self, run: str | Path, policy: str | Path, *, baseline: str | Path | None = None,
-                 history: str = "runs", allow: Collection[str] = (), strict: bool | None = None) -> tuple[Gate, ...]:
+                 history: str = "runs", allow: Collection[str] = (), floors: Collection[str | Path] = (),
+                 strict: bool | None = None) -> tuple[Gate, ...]:
         """Judge finished runs; the test fails where a rule fails, and where one cannot be judged.
 
         Inconclusive rules pass and are listed at the end of the session, unless `strict`. Relative paths are from the
@@ -37,13 +38,14 @@ class GateCheck:
             baseline: A run, ``latest:BRANCH`` or ``promoted[:NAME]``.
             history: Where the latter two look.
             allow: Fields in which the baseline and the reference may differ.
+            floors: Files of noise floors of the device.
             strict: Whether what is inconclusive fails too; as ``--edgebench-strict`` says by default.
 
         Returns:
             The verdicts, a gate per run, for further assertions.
 
         Raises:
-            EdgebenchError: Nothing to judge, or what is not comparable.
+            EdgebenchError: Nothing to judge, or a name or file that is wrong.
         """
         __tracebackhide__ = True
         from edgebench import finished
@@ -51,7 +53,7 @@ class GateCheck:
         from edgebench.gate import exit_code
 
         judgement = finished.judge(Path(run), str(policy), baseline=None if baseline is None else str(baseline),
-                                   history=history, allow=allow)
+                                   history=history, allow=allow, floors=[Path(file) for file in floors])
         config, node = self._request.config, self._request.node
         demanding = bool(config.getoption(_OPTION)) if strict is None else strict
         told = config.stash.setdefault(_TOLD, [])

@@ -21,6 +21,8 @@ VERDICTS_SCHEMA = "edgebench.verdicts/1"
 # History: 1 (0.3.0) first published form.
 SARIF_SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 FINGERPRINT = "edgebenchVerdict/v1"
+LONGEST_COMMENT = 65_536
+"""Characters that GitHub takes."""
 _MARKS: Mapping[Status, str] = {"pass": "✅", "fail": "❌", "inconclusive": "❔", "error": "⛔", "skipped": "➖"}
 _ORDER: tuple[Status, ...] = ("fail", "error", "inconclusive", "skipped", "pass")
 _WARNED = "⚠️"
@@ -53,6 +55,7 @@ def junit(gates: Sequence[Gate], *, strict: bool = False) -> str:
 
     Failures of severity error are failures, what could not be judged is an error, skipped and inconclusive verdicts are
     skipped with their reason (inconclusive ones are failures under `strict`); warnings pass and tell their message.
+    What else should be known stands in the suite's output.
     """
     root = ET.Element("testsuites", name="edgebench")
     totals = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
@@ -76,6 +79,8 @@ def junit(gates: Sequence[Gate], *, strict: bool = False) -> str:
             if kind != "skipped":
                 element.set("type", f"edgebench.{verdict.status}")
             element.text = body
+        if gate.notes:
+            ET.SubElement(suite, "system-out").text = _text("\n".join(gate.notes))
         for name, count in counts.items():
             suite.set(name, str(count))
             totals[name] += count
@@ -89,7 +94,8 @@ def sarif(gates: Sequence[Gate], root: Path | None = None) -> dict[str, Any]:
     """Return a SARIF 2.1.0 log: a run per gate, a rule per rule, a result per failed or inconclusive verdict.
 
     Results point at the rule's line in the policy file. Inconclusive ones are of kind ``open``: there was not enough
-    information to decide. What could not be judged is a notification of the tool, for it is no finding.
+    information to decide. What could not be judged is a notification of the tool, for it is no finding; so is what else
+    should be known.
 
     Args:
         gates: What to tell.
@@ -103,28 +109,46 @@ def summary(gates: Sequence[Gate], *, strict: bool = False) -> str:
     """Return Markdown for a job's summary: one table per run, the worst first, and what to do."""
     blocks = [f"# {_headline(gates, strict=strict)}", ""]
     for gate in gates:
-        blocks += [f"## {_escaped(gate.variant)}", "", _against(gate), "", *_table(gate.verdicts), ""]
+        blocks += [f"## {_escaped(gate.variant)}", "", _against(gate), "", *_notes(gate), *_table(gate.verdicts), ""]
         hints = [f"- **{_escaped(_case(one))}**: {_escaped(one.hint)}" for one in _sorted(gate.verdicts) if one.hint]
         blocks += [*hints, ""] if hints else []
     return "\n".join(blocks)
 
 
-def comment(gates: Sequence[Gate], *, strict: bool = False) -> str:
+def comment(gates: Sequence[Gate], *, strict: bool = False, key: str = "") -> str:
     """Return Markdown for a pull request: what needs attention, the rest folded.
 
-    Begins with a marker by which a later run finds and replaces its own comment.
+    Begins with a marker of policy and key by which a later run finds and replaces its own comment. Where it would be
+    longer than `LONGEST_COMMENT`, what is folded is left out first, then what comes last.
+
+    Args:
+        gates: What to tell.
+        strict: Whether what is inconclusive fails.
+        key: Tells apart comments on one policy, such as those of two jobs.
     """
-    marker = hashlib.sha256("\n".join(sorted(f"{gate.policy}|{gate.device}" for gate in gates)).encode()).hexdigest()
+    text = _comment(gates, key, strict=strict, folded=True)
+    if len(text) > LONGEST_COMMENT:
+        text = _comment(gates, key, strict=strict, folded=False)
+    if len(text) > LONGEST_COMMENT:
+        told = "\n\nThis is cut short: the files of verdicts hold all of it.\n"
+        text = text[:LONGEST_COMMENT - len(told)].rpartition("\n")[0] + told
+    return text
+
+
+def _comment(gates: Sequence[Gate], key: str, *, strict: bool, folded: bool) -> str:
+    named = [*sorted({gate.policy for gate in gates}), key]
+    marker = hashlib.sha256("\n".join(named).encode()).hexdigest()
     blocks = [f"<!-- edgebench:{marker[:16]} -->", f"### {_headline(gates, strict=strict)}", ""]
     for gate in gates:
         open_ = [one for one in gate.verdicts if one.status in ("fail", "error", "inconclusive")]
         rest = [one for one in gate.verdicts if one not in open_]
-        blocks += [f"**{_escaped(gate.variant)}** · {_against(gate)}", ""]
+        blocks += [f"**{_escaped(gate.variant)}** · {_against(gate)}", "", *_notes(gate)]
         blocks += [*_table(open_), ""] if open_ else []
         if rest:
             passed = sum(one.status == "pass" for one in rest)
             words = f"{passed} passed" + (f", {len(rest) - passed} skipped" if len(rest) > passed else "")
-            blocks += [f"<details><summary>{words}</summary>", "", *_table(rest), "", "</details>", ""]
+            blocks += [f"<details><summary>{words}</summary>", "", *_table(rest), "", "</details>", ""] if folded else [
+                words, ""]
     return "\n".join(blocks)
 
 
@@ -144,14 +168,15 @@ def _sarif_run(gate: Gate, root: Path) -> dict[str, Any]:
     return {
         "tool": {"driver": {"name": "edgebench", "semanticVersion": __version__,
                             "rules": [_descriptor(gate, rules[id_]) for id_ in order]}},
-        "automationDetails": {"id": f"edgebench/{gate.policy}/{gate.variant}/"},
+        "automationDetails": {"id": f"edgebench/{gate.policy}/{gate.variant}/{gate.device}/"},
         "originalUriBaseIds": {"%SRCROOT%": {"description": {"text": "The folder that paths are told from."}}},
         "invocations": [{
             "executionSuccessful": not errors,
-            "toolExecutionNotifications": [{
+            "toolExecutionNotifications": [*({
                 "level": "error" if one.severity == "error" else "warning", "message": {"text": _paragraph(one)},
                 "associatedRule": {"id": one.rule, "index": order.index(one.rule)},
-                "locations": [_location(gate, one, root)]} for one in errors]}],
+                "locations": [_location(gate, one, root)]} for one in errors), *(
+                    {"level": "note", "message": {"text": _sentence(note)}} for note in gate.notes)]}],
         "results": [{
             "ruleId": one.rule, "ruleIndex": order.index(one.rule),
             "kind": "fail" if one.status == "fail" else "open",
@@ -224,6 +249,10 @@ def _against(gate: Gate) -> str:
     parts += [f"against {_escaped(gate.reference)}"] if gate.reference else []
     parts += [f"baseline {_escaped(gate.baseline)}"] if gate.baseline else []
     return ", ".join(parts) + "".join(f"; differs by permission: {_escaped(words)}" for words in gate.allowed)
+
+
+def _notes(gate: Gate) -> list[str]:
+    return [line for note in gate.notes for line in (f"Note: {_escaped(note)}", "")]
 
 
 def _table(verdicts: Sequence[Verdict]) -> list[str]:

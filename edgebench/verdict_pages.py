@@ -13,7 +13,7 @@ from edgebench.compare import Comparison, Flips, Item, Outcome
 from edgebench.contact_sheet import Sheet
 from edgebench.decision_curves import SIZE, curve
 from edgebench.decisions import decision_paths
-from edgebench.finished import Judgement, flips
+from edgebench.finished import COMPARABLE, Judgement, flips
 from edgebench.gate import Gate, Status, Verdict
 from edgebench.rule_words import quantity
 from edgebench.wording import fixed, title
@@ -41,7 +41,8 @@ def gate_page(judgement: Judgement) -> str:
     upper = {rule.id: rule.upper for rule in judgement.policy.rules}
     subjects = {one.run.variant: one for one in judgement.found.subjects}
     for one in judgement.gates:
-        subject = subjects.get(one.variant)
+        whole = all(verdict.rule != COMPARABLE for verdict in one.verdicts)
+        subject = subjects.get(one.variant) if whole else None
         changed, reason = flips(subject) if subject else ((), "")
         names = subject.run.artifact.classes.names if subject and subject.run.artifact.classes else ()
         parts.append({

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.conftest import PROJECT
-from tests.finished_runs import ACCURACY, FLIPS, policy_file, write_pair
+from tests.finished_runs import ACCURACY, FLIPS, INT8, policy_file, write_pair
 
 TEXT = (PROJECT / "docs" / "ci.md").read_text(encoding="utf-8")
 ACTION: dict[str, Any] = yaml.safe_load((PROJECT / "action.yml").read_text(encoding="utf-8"))
@@ -98,9 +98,22 @@ class TestAction:
 
     def test_baseline_and_exceptions_are_handed_over(self, project):
         script(project / "bin" / "edgebench", 'printf "%s\\n" "$@" > words')
-        step(project, "Judge", {"run": "r", "policy": "p", "baseline": "latest:main", "allow": "governor,threads"})
+        step(project, "Judge", {"run": "r", "policy": "p", "baseline": "latest:main", "allow": "governor,threads",
+                                "noise-floor": "a b.json\nc.json\n", "key": "jetson"})
         words = (project / "words").read_text().splitlines()
-        assert ["--baseline", "latest:main", "--allow", "governor,threads"] == words[-4:]
+        assert ["--comment-key", "jetson", "--baseline", "latest:main", "--allow", "governor,threads",
+                "--noise-floor", "a b.json", "--noise-floor", "c.json"] == words[-10:]
+
+    def test_what_may_be_refused_for_want_of_rights_does_not_decide(self):
+        optional, last = [one for one in STEPS.values() if one.get("continue-on-error")], STEPS["End with the verdict"]
+        assert ["Show findings in the code-scanning view", "Comment on the pull request"] == [one["name"] for one in optional]
+        assert last["if"].startswith("${{ always() && ")
+
+    def test_a_damaged_run_leaves_every_file_too(self, project):
+        (project / "runs" / "this" / INT8 / "run.json").write_text("{")
+        step(project, "Judge", {"run": "runs/this", "policy": "gates.toml"})
+        assert "exit-code=3\nfolder=edgebench-verdicts\njudged=true\n" == (project / "GITHUB_OUTPUT").read_text()
+        assert "⛔" in (project / "edgebench-verdicts" / "comment.md").read_text()
 
     @pytest.mark.parametrize(("known", "call"), [
         ("", "--method POST repos/o/r/issues/12/comments"), ("77\n78", "--method PATCH repos/o/r/issues/comments/77")])

@@ -152,9 +152,27 @@ class TestSpeed:
             found = judged(body, slow, baseline=run, reruns={"r0": again})
             assert (status, confirmed) == (found.status, found.confirmed)
         assert "inconclusive" == judged(body, slow, baseline=run, reruns={}).status
-        unchecked = judged(body, slow, baseline=run)
+        unchecked = judged(body.replace("baseline", "reference"), slow, reference=run)
         assert ("fail", None) == (unchecked.status, unchecked.confirmed)
         assert unchecked.message.endswith("not confirmed by a re-run")
+
+    @pytest.mark.parametrize("metric", ["latency_p50", "load_time"])
+    def test_a_failure_against_a_run_of_another_day_stands_only_above_a_known_noise_floor(self, metric):
+        def measured(seconds: float):
+            one = builders.run(latency_s=spread(seconds))
+            return replace(one, performance=(*one.performance, Score(
+                name="load_time", value=seconds, unit="s", better="lower", n=1, method="m", reason="measured once")))
+
+        body = f'metric = "{metric}"\nagainst = "baseline"\nmax_increase_relative = 0.05'
+        run, baseline = measured(0.015), measured(0.010)
+        unknown = judged(body, run, baseline=baseline)
+        assert ("inconclusive", None, None) == (unknown.status, unknown.needed, unknown.confirmed)
+        assert "runs of different days differ by more than their intervals say" in unknown.message
+        assert "gate … --noise-floor FILE" in unknown.hint
+        known = judged(body, run, baseline=baseline, floors={metric: 0.03})
+        assert ("fail", True) == (known.status, known.message.endswith("above this device's noise floor of 3 %"))
+        assert "inconclusive" == judged(body, run, baseline=baseline, floors={"latency_p99": 0.03}).status
+        assert "error" == judged(body, run, baseline=baseline, floors={metric: 0.06}).status
 
     def test_a_budget_is_confirmed_by_fresh_timings(self):
         run = builders.run(latency_s=spread(0.010))

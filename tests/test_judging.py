@@ -90,6 +90,14 @@ def only_error(done: Done, code: int) -> str:
     return next(line for line in lines if line.startswith("error: ")).removeprefix("error: ")
 
 
+def not_judged(done: Done) -> dict[str, str]:
+    """Return the one verdict, that a run could not be judged, of a gate that printed JSON."""
+    assert (3, False) == (done.code, "error:" in done.err), done
+    ((verdict,),) = [one["verdicts"] for one in json.loads(done.out)["gates"]]
+    assert "error" == verdict["status"]
+    return verdict
+
+
 class TestVerdicts:
     @pytest.mark.parametrize(("which", "strict", "code", "words"), [
         ("good", False, 0, "passed: 2 passed"), ("good", True, 0, "passed: 2 passed"),
@@ -232,10 +240,9 @@ class TestBadBaselines:
     def test_of_other_circumstances_are_refused_with_both_values(self, run, finished, tmp_path, rule, change, words):
         other = rewritten(finished / "good" / INT8, tmp_path / "old" / INT8, change)
         policy = policy_file(tmp_path, rule)
-        done = run("gate", finished / "good", "--policy", policy, "--baseline", other)
-        message = only_error(done, 3)
-        assert re.search(rf"the baseline {INT8} and {INT8} are not comparable: .*{words}", message)
-        field = re.search(r"--allow '(.*)'", done.err)[1]
+        verdict = not_judged(run("gate", finished / "good", "--policy", policy, "--baseline", other, "--json"))
+        assert re.search(rf"the baseline {INT8} and {INT8} are not comparable: .*{words}", verdict["message"])
+        field = re.search(r"--allow '(.*)'", verdict["hint"])[1]
         allowed = run("gate", finished / "good", "--policy", policy, "--baseline", other, "--allow", field)
         assert allowed.code in (0, 3)
         assert "differs by permission" in allowed.out
@@ -249,7 +256,7 @@ class TestBadBaselines:
         words = ["gate", finished / "bad", "--policy", policy_file(tmp_path, SINCE + 'missing = "skip"\n'),
                  "--baseline", other]
         assert ("dataset (accuracy): field of 800 images, digest eeeeeeeeeeee against inspection of 800 images, digest "
-                "eeeeeeeeeeee") in only_error(run(*words), 3)
+                "eeeeeeeeeeee") in not_judged(run(*words, "--json"))["message"]
         allowed = run(*words, "--allow", "dataset")
         assert 0 == allowed.code
         assert "accuracy_top1 has no paired change against the baseline here" in allowed.out
@@ -257,7 +264,8 @@ class TestBadBaselines:
     def test_of_another_method_of_timing_are_refused(self, run, finished, tmp_path):
         other = rewritten(finished / "good" / INT8, tmp_path / "old" / INT8, lambda one: replace(one, performance=tuple(
             replace(score, method="another way") for score in one.performance)))
-        message = only_error(run("gate", finished / "good", "--policy", policy_file(tmp_path, SPEED), "--baseline", other), 3)
+        message = not_judged(run("gate", finished / "good", "--policy", policy_file(tmp_path, SPEED), "--baseline", other,
+                                 "--json"))["message"]
         assert re.search(r"method \(latency_p50\): 'another way' against 'order statistic", message)
         assert "latency_p90" not in message
 
@@ -268,15 +276,15 @@ class TestBadBaselines:
         for text, words in ((whole.replace("edgebench.run/1", "edgebench.run/7"), "schema 'edgebench.run/7' was written by another version"),
                             (whole[:4000], "is not valid JSON"), ("{}", "expected schema 'edgebench.run/1', got None")):
             (folder / "run.json").write_text(text)
-            message = only_error(run("gate", finished / "good", "--policy", policy_file(tmp_path, SPEED), "--baseline", folder), 3)
-            assert words in message
+            done = run("gate", finished / "good", "--policy", policy_file(tmp_path, SPEED), "--baseline", folder, "--json")
+            assert words in not_judged(done)["message"]
 
     def test_that_do_not_exist_are_named(self, run, finished, tmp_path):
         policy = policy_file(tmp_path, SPEED)
-        assert "no such baseline: gone" == only_error(run("gate", finished / "good", "--policy", policy, "--baseline", "gone"), 3)
         (tmp_path / "empty").mkdir()
-        assert "no run.json below the baseline empty" == only_error(
-            run("gate", finished / "good", "--policy", policy, "--baseline", "empty"), 3)
+        for name, words in (("gone", "no such baseline: gone"), ("empty", "no run.json below the baseline empty")):
+            done = run("gate", finished / "good", "--policy", policy, "--baseline", name, "--json")
+            assert words == not_judged(done)["message"]
 
     def test_an_unknown_exception_is_a_usage_error(self, run, finished, tmp_path):
         done = run("gate", finished / "good", "--policy", policy_file(tmp_path, SPEED), "--baseline", finished / "bad",
@@ -354,8 +362,8 @@ class TestTimingsInTurns:
     def test_of_another_schema_are_refused(self, run, tmp_path):
         write_pair(tmp_path / "out")
         (tmp_path / "out" / "paired.json").write_text('{"schema": "edgebench.paired/9"}')
-        assert "paired.json: expected schema 'edgebench.paired/1'" in only_error(
-            run("gate", "out", "--policy", policy_file(tmp_path, self.RULE)), 3)
+        done = run("gate", "out", "--policy", policy_file(tmp_path, self.RULE), "--json")
+        assert "paired.json: expected schema 'edgebench.paired/1'" in not_judged(done)["message"]
 
 
 def test_timings_of_a_throttled_device_cannot_be_judged_but_quality_can(run, tmp_path):
@@ -385,15 +393,32 @@ class TestBadRuns:
                              ("half", "half: its measurement was not finished: there is no run.json"),
                              ("file.json", "file.json is not valid JSON"),
                              ("old.json", "old.json: schema 'edgebench.run/9' was written by another version")):
-            assert only_error(run("gate", where, "--policy", policy), 3).startswith(words)
+            done = run("gate", where, "--policy", policy, "--json")
+            found = only_error(done, 3) if where in ("gone", "empty") else not_judged(done)["message"]
+            assert found.startswith(words)
+            assert only_error(run("gate", where, "--policy", policy, "--plan"), 3).startswith(words)
             assert only_error(run("compare", where, finished / "good" / INT8), 3).startswith(words)
 
     def test_damaged_predictions_are_named(self, run, finished, tmp_path):
         shutil.copytree(finished / "bad" / INT8, tmp_path / "new")
         (file,) = (tmp_path / "new" / "predictions").iterdir()
         file.write_bytes(file.read_bytes()[:500])
-        done = run("gate", "new", "--policy", policy_file(tmp_path, SINCE), "--baseline", finished / "good" / INT8)
-        assert only_error(done, 3).startswith("cannot read the predictions new/predictions/")
+        done = run("gate", "new", "--policy", policy_file(tmp_path, SINCE), "--baseline", finished / "good" / INT8, "--json",
+                   "--html", "page.html")
+        assert not_judged(done)["message"].startswith("cannot read the predictions new/predictions/")
+        assert "read the predictions new/predictions/" in (tmp_path / "page.html").read_text()
+
+    def test_one_that_is_damaged_leaves_the_others_their_verdicts_and_every_output(self, run, finished, tmp_path):
+        shutil.copytree(finished / "bad", tmp_path / "out")
+        write_run(tmp_path / "out", "openvino-int8")
+        (tmp_path / "out" / "demo-inspection--openvino-int8--openvino" / "run.json").write_text("{")
+        files = [f"--{kind}={tmp_path / kind}" for kind in ("junit", "sarif", "summary", "comment", "html")]
+        done = run("gate", "out", "--policy", policy_file(tmp_path, ACCURACY), "--json", *files)
+        assert 1 == done.code
+        assert {INT8: ["fail"], "demo-inspection--openvino-int8--openvino": ["error"]} == {
+            one["variant"]: [each["status"] for each in one["verdicts"]] for one in json.loads(done.out)["gates"]}
+        for kind in ("junit", "sarif", "summary", "comment", "html"):
+            assert "is not valid JSON" in (tmp_path / kind).read_text()
 
     def test_a_missing_policy_option_is_a_usage_error(self, run, finished):
         assert "Missing option '--policy'" in only_error(run("gate", finished / "good"), 2)
@@ -487,6 +512,21 @@ class TestPages:
 
 
 class TestPlanning:
+    def test_says_what_it_leaves_out_and_refuses_what_is_not_comparable(self, run, finished, tmp_path):
+        shutil.copytree(finished / "good", tmp_path / "out")
+        (tmp_path / "out" / "demo--other--onnxruntime" / "predictions").mkdir(parents=True)
+        (tmp_path / "old").mkdir()
+        words = ["gate", "out", "--policy", policy_file(tmp_path, SPEED), "--plan", "--baseline"]
+        shutil.copytree(finished / "good" / FP32, tmp_path / "old" / FP32)
+        done = run(*words, "old")
+        assert 0 == done.code
+        assert "note: demo--other--onnxruntime: its measurement was not finished" in done.err
+        assert f"note: {INT8}: no baseline: old holds no such variant" in done.err
+        other = rewritten(finished / "good" / INT8, tmp_path / "other" / INT8,
+                          lambda one: replace(one, settings=replace(one.settings, threads=1)))
+        assert "threads: 1 against 4" in only_error(run(*words, other), 3)
+        assert 0 == run(*words, other, "--allow", "threads").code
+
     def test_tells_images_and_timings_for_each_rule(self, run, finished, tmp_path):
         words = ["gate", finished / "unsure", "--policy", policy_file(tmp_path, FLIPS, ACCURACY, SPEED), "--plan"]
         done = run(*words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from edgebench.catalog import tomllib
 from tests.conftest import PROJECT
-from tests.finished_runs import ACCURACY, FLIPS, INT8, policy_file, write_pair
+from tests.finished_runs import ACCURACY, FLIPS, INT8, SPEED, policy_file, write_pair
 
 TEST = "def test_it(edgebench_gate):\n    gates = edgebench_gate('runs', 'gates.toml'{})\n    assert 1 == len(gates)\n"
 
@@ -85,6 +86,19 @@ def test_a_baseline_is_taken_as_on_the_command_line(project: Path) -> None:
     done = session(project, test=TEST.format(", baseline='promoted', history='old'"))
     assert "there is no baseline" in done.stdout
     assert "no run on cpu was promoted to 'release' in old" in done.stdout
+
+
+def test_noise_floors_are_taken_as_on_the_command_line(project: Path) -> None:
+    write_pair(project / "runs", latency_s=0.008)
+    write_pair(project / "old")
+    policy_file(project, SPEED, name="gates.toml")
+    done = session(project, test=TEST.format(", baseline='old'"))
+    assert 0 == done.returncode
+    assert "runs of different days differ by more than their intervals say" in done.stdout
+    (project / "floor.json").write_text(json.dumps({
+        "device": "cpu", "metric": "latency_p50", "floor": 0.05, "confidence": 0.95, "content": 0.95, "n": 5,
+        "conditions": {}, "ratios": [1.0], "false_differences": 0, "measured_at": "2026-01-01"}))
+    assert 1 == session(project, test=TEST.format(", baseline='old', floors=['floor.json']")).returncode
 
 
 def test_verdicts_are_properties_of_the_test_in_junit_files(project: Path) -> None:

@@ -156,6 +156,8 @@ class TestSarif:
         found = verdict_outputs.sarif([judged, judged], tmp_path)
         jsonschema.validate(json.loads(json.dumps(found, allow_nan=False)), SARIF)
         assert 2 == len(found["runs"])
+        other, = verdict_outputs.sarif([replace(judged, device="jetson")], tmp_path)["runs"]
+        assert found["runs"][0]["automationDetails"] != other["automationDetails"]
 
     def test_points_at_the_line_of_the_rule_in_the_policy_file(self, judged, tmp_path):
         (run,) = verdict_outputs.sarif([judged], tmp_path)["runs"]
@@ -210,6 +212,21 @@ class TestMarkdown:
         assert "✅ pass | precision" in folded
         assert "1 passed, 1 skipped" in folded
 
+    def test_the_marker_is_of_policy_and_key_alone(self, judged):
+        def marker(*gates, **options):
+            return verdict_outputs.comment(gates, **options).splitlines()[0]
+
+        assert marker(judged, key="a") == marker(judged, replace(judged, variant="more", device="other"), key="a")
+        assert 3 == len({marker(judged), marker(judged, key="a"), marker(replace(judged, policy="other"))})
+
+    def test_a_comment_is_no_longer_than_github_takes(self, judged):
+        for most, words in ((60, "1 passed, 1 skipped"), (3000, "This is cut short")):
+            found = verdict_outputs.comment([replace(judged, variant=f"v{k}") for k in range(most)])
+            assert 40_000 < len(found) <= verdict_outputs.LONGEST_COMMENT
+            assert words in found
+            assert "<details>" not in found
+        assert not found.splitlines()[-1].startswith("|")
+
     def test_names_cannot_break_the_table(self, judged):
         odd = replace(judged, verdicts=(replace(judged.verdicts[0], rule="a|b", message="x\ny | <z>"),))
         (row,) = [line for line in verdict_outputs.summary([odd]).splitlines() if "a\\|b" in line]
@@ -220,6 +237,17 @@ class TestMarkdown:
         only = replace(judged, verdicts=tuple(one for one in judged.verdicts if one.status in ("pass", "inconclusive")))
         assert verdict_outputs.summary([only]).startswith("# ❔ ")
         assert verdict_outputs.summary([replace(only, verdicts=only.verdicts[:1])]).startswith("# ✅ ")
+
+
+def test_notes_stand_in_every_output(judged, tmp_path):
+    noted = replace(judged, notes=("no baseline: none was promoted",))
+    for text in (json.dumps(verdict_outputs.as_json([noted])), verdict_outputs.junit([noted]), verdict_outputs.summary([noted]),
+                 verdict_outputs.comment([noted])):
+        assert "no baseline: none was promoted" in text
+    found = verdict_outputs.sarif([noted], tmp_path)
+    jsonschema.validate(found, SARIF)
+    last = found["runs"][0]["invocations"][0]["toolExecutionNotifications"][-1]
+    assert {"level": "note", "message": {"text": "No baseline: none was promoted."}} == last
 
 
 class TestJson:
