@@ -316,13 +316,12 @@ def _budget(score: Score, run: Run) -> Evidence | Absent:
                          n=values.size, sampled="timings", method=f"mean, normal error{_told(worth, values.size)}")
     if _single(score):
         return exact(score.value, score.unit, score.method)
-    count = _count(score) if "Wilson" in score.method else None
-    if count is not None:
+    if score.count is not None:
         queries = run.observed.queries if run.observed is not None else ()
         filmed = next((one for one in queries if score.name == "camera_miss_rate" and one.scenario == "camera"), None)
         # Misses come in bursts.
         worth = percentiles.effective_count(scenario_scores.missed(filmed)) if filmed is not None else score.n
-        return replace(from_count(count, score.n, worth=worth), sampled="timings")
+        return replace(from_count(score.count, score.n, worth=worth), sampled="timings")
     found = ends(score)
     if found is None:
         return Absent(where="", reason=score.reason or f"{score.name} has no interval", hint="use a longer --budget")
@@ -396,13 +395,12 @@ def _share_or_mean(score: Score, where: str, siblings: Mapping[str, Score]) -> E
         return Absent(where=where, reason=score.reason or f"{score.name} has no value")
     flipped = siblings.get("negative_flips"), siblings.get("positive_flips")
     if score.name == "accuracy_top1_change" and flipped[0] and flipped[1]:
-        negative, positive = (_count(one) for one in flipped if one is not None)
+        negative, positive = (one.count for one in flipped if one is not None)
         if negative is not None and positive is not None and \
                 math.isclose((positive - negative) / score.n, score.value, abs_tol=1e-9):
             return from_flips(negative, positive, score.n, where=where)
-    count = _count(score) if "Wilson" in score.method else None
-    if count is not None:
-        return from_count(count, score.n, where=where)
+    if score.count is not None:
+        return from_count(score.count, score.n, where=where)
     found = ends(score)
     changed = metric_names.plain(score.name) != score.name
     if changed and score.value == 0.0 and score.n > 0 and (found is None or found.low == found.high):
@@ -424,12 +422,6 @@ def _resampled(found: Evidence) -> Evidence:
         return found
     return replace(found, tails=lambda _: Tails(1.0, 1.0), needed=lambda *asked: max(
         LEAST_RESAMPLED, found.needed(*asked) or 0))
-
-
-def _count(score: Score) -> int | None:
-    """Return how many images a share counts; None where it is no share of `n`."""
-    product = (score.value or 0.0) * score.n
-    return round(product) if abs(product - round(product)) < 1e-6 * max(1, score.n) else None
 
 
 def _single(score: Score) -> bool:

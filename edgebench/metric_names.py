@@ -67,7 +67,7 @@ METRICS: Mapping[str, Mapping[str, str]] = {
         **{f"{stem}_{name}": unit for stem in ("probe", "probe_swap") for name, unit in _PAIRED.items()
            if name != "disagreement"}},
     "synthetic": {
-        "accuracy": "fraction", "accuracy_clustered": "fraction", "accuracy_paper": "fraction",
+        "accuracy": "fraction", "accuracy_paper": "fraction",
         "mean_accuracy": "fraction", "mean_accuracy_without_scene_light": "fraction", "mean_accuracy_paper": "fraction",
         **_PAIRED},
     "invariance": {

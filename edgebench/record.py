@@ -386,8 +386,12 @@ class Score:
     """How it was computed, in words."""
     reason: str | None = None
     """Why `value`, or an end of its interval, is absent."""
+    count: int | None = None
+    """How many of the `n` images or frames it is the share of, where each counts by itself: it is then tested exactly.
+    None: it is no share, or images hang together."""
 
     def __post_init__(self) -> None:
+        check(self.count is None or 0 <= self.count <= self.n, f"a count of {self.name} between 0 and n", self.count)
         for number in (self.value, self.low, self.high):
             check(number is None or math.isfinite(number), f"a finite number for {self.name}", number)
         check(self.value is not None or self.reason is not None, f"a reason for the absent {self.name}", self.reason)

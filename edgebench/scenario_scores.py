@@ -89,7 +89,7 @@ def _camera_scores(trace: QueryTrace, confidence: float) -> list[Score]:
     one = "one result has none" if summary.jitter_s is None else None
     return [
         Score(name="camera_miss_rate", value=summary.miss_rate, low=low, high=high, unit="fraction", better="lower",
-              n=summary.frames, confidence=confidence,
+              n=summary.frames, confidence=confidence, count=count,
               method=f"frames dropped or later than {limit}; {told}; Wilson interval of {worth} independent frames"),
         Score(name="camera_jitter", value=summary.jitter_s, unit="s", better="lower", n=len(trace.end_s),
               method=f"mean difference of successive latencies (RFC 3550); {told}",

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgebench import metrics, stats
+from edgebench import gate, metrics, policy, stats
 from edgebench.errors import InvalidInput
 from edgebench.properties import Pass, Predictions, synthetic
 from edgebench.pug import SUBSETS, check_map, read_map
 from edgebench.record import DatasetIdentity, Evaluation, Score
+from tests import builders
 
 MULTI = {
     "Wolf": range(269, 273), "Fox": range(277, 281), "Elephant": (385, 386), "Frog": range(30, 33),
@@ -122,15 +123,13 @@ class TestMembership:
 
 
 class TestScores:
-    def test_the_interval_of_a_subset_is_wilsons_and_a_wider_one_by_class_folder(self) -> None:
+    def test_the_interval_of_a_subset_is_over_class_folders(self) -> None:
         # Whole folders are right or wrong.
         names = list(MAP)[:40]
         answers = [(name, MAP[name][0] if k % 2 else 999) for k, name in enumerate(names) for _ in range(20)]
         evaluation, = synthetic.score(predictions("Worlds", answers), None)
-        scores = by_name(evaluation.scores)
-        plain, wide = scores["accuracy@Worlds"], scores["accuracy_clustered@Worlds"]
-        assert stats.wilson(400, 800) == (plain.low, plain.high)
-        assert 0.5 == plain.value == wide.value
+        wide = by_name(evaluation.scores)["accuracy@Worlds"]
+        assert (0.5, None) == (wide.value, wide.count)
         # 40 coins instead of 800.
         assert pytest.approx(2 * 1.96 * 0.5 / 40**0.5, rel=0.1) == wide.high - wide.low
         assert "class folders" in wide.method
@@ -147,22 +146,33 @@ class TestScores:
         answers = [("Cat", 282 if k % 2 else 0) for k in range(40) for _ in range(10)]
         files = [f"Cat{k:02d}_{step}.png" for k in range(40) for step in range(10)]
         evaluation, = synthetic.score(predictions("Worlds", answers, files=files), None)
-        wide = by_name(evaluation.scores)["accuracy_clustered@Worlds"]
+        wide = by_name(evaluation.scores)["accuracy@Worlds"]
         assert pytest.approx(2 * 1.96 * 0.5 / 40**0.5, rel=0.1) == wide.high - wide.low
         assert "rendered objects" in wide.method
         assert "class folders" not in wide.method
 
     def test_a_single_folder_gives_no_interval_by_folder(self) -> None:
         evaluation, = synthetic.score(predictions("Worlds", [("Cat", 282), ("Cat", 1)]), None)
-        wide = by_name(evaluation.scores)["accuracy_clustered@Worlds"]
+        wide = by_name(evaluation.scores)["accuracy@Worlds"]
         assert (0.5, None, None) == (wide.value, wide.low, wide.high)
         assert "too few clusters" in wide.reason
 
-    def test_a_share_that_resampling_cannot_bound_has_no_interval_by_folder(self) -> None:
-        evaluation, = synthetic.score(predictions("Worlds", [("Cat", 282), ("Wolf", 269)]), None)
-        scores = by_name(evaluation.scores)
-        assert scores["accuracy_clustered@Worlds"].low is None
-        assert scores["accuracy@Worlds"].low < 1.0
+    def test_a_share_that_resampling_cannot_bound_is_bounded_as_that_of_its_clusters(self) -> None:
+        answers = [(name, MAP[name][0]) for name in list(MAP)[:40] for _ in range(20)]
+        score = by_name(synthetic.score(predictions("Worlds", answers), None)[0].scores)["accuracy@Worlds"]
+        assert (1.0, stats.wilson(40, 40)) == (score.value, (score.low, score.high))
+        assert "Wilson interval of 40 clusters" in score.method
+
+    def test_rules_on_shares_are_decided_by_objects_and_not_by_images(self) -> None:
+        names = list(MAP)[:40]
+        theirs = [(name, MAP[name][0]) for name in names for _ in range(20)]
+        # All images of two objects are lost: 40 of 800 images, 2 of 40 objects.
+        mine = [(folder, 999) if folder in names[:2] else (folder, answer) for folder, answer in theirs]
+        run = builders.run(evaluations=synthetic.score(predictions("Worlds", mine), predictions("Worlds", theirs)))
+        for metric, limit in (("negative_flips@Worlds", "max = 0.03"), ("accuracy@Worlds", "min = 0.97")):
+            rules = policy.parse('id = "p"\ntitle = "t"\npurpose = "w"\n[[rules]]\nid = "r"\nof = "synthetic"\n'
+                                 f'metric = "{metric}"\n{limit}\n', "p.toml")
+            assert "inconclusive" == gate.judge(rules, (run, None)).verdicts[0].status
 
     def test_one_evaluation_per_subset_and_one_over_all(self) -> None:
         names = ("Scene_Light", "Worlds", "Object_Yaw")
@@ -210,7 +220,7 @@ class TestScores:
         answers = [(name, MAP[name][0] if k % 2 else 999) for k, name in enumerate(names) for _ in range(4)]
         mine = predictions("Worlds", answers) | predictions("Object_Yaw", answers)
         one, _, whole = synthetic.score(mine, None)
-        narrow, wide = by_name(one.scores)["accuracy_clustered@Worlds"], by_name(whole.scores)["mean_accuracy"]
+        narrow, wide = by_name(one.scores)["accuracy@Worlds"], by_name(whole.scores)["mean_accuracy"]
         assert pytest.approx((narrow.low, narrow.high)) == (wide.low, wide.high)
 
     def test_published_means(self) -> None:

@@ -96,9 +96,10 @@ def is_constant(low: float, high: float) -> bool:
 
 
 def proportion(name: str, count: int, n: int, better: Better | None, method: str) -> Score:
-    """Return a share of images with its Wilson interval."""
+    """Return a share of images, each of which counts by itself, with its Wilson interval."""
     low, high = stats.wilson(count, n)
-    return Score(name=name, value=count / n, low=low, high=high, unit="fraction", better=better, n=n, method=method)
+    return Score(name=name, value=count / n, low=low, high=high, unit="fraction", better=better, n=n, method=method,
+                 count=count)
 
 
 def _by_margin(differs: BoolArray, margin: FloatArray) -> tuple[Score, ...]:

@@ -22,7 +22,7 @@ from edgebench import stats
 from edgebench.errors import InvalidInput, MissingDependency
 from edgebench.metrics import BoolArray
 from edgebench.properties import Pass, Predictions, paired
-from edgebench.properties.fidelity import CONSTANT, is_constant
+from edgebench.properties.fidelity import CONSTANT, is_constant, proportion
 from edgebench.record import Better, Evaluation, Score
 from edgebench.stats import FloatArray, IntArray
 
@@ -401,8 +401,7 @@ def _accuracy(name: str, value: float | None, n: int, method: str) -> Score:
     method = f"{method}; Wilson interval"
     if value is None:
         return _absent(name, "fraction", "higher", n, method, "no image is left")
-    low, high = stats.wilson(round(value * n), n)
-    return Score(name=name, value=value, low=low, high=high, unit="fraction", better="higher", n=n, method=method)
+    return proportion(name, round(value * n), n, "higher", method)
 
 
 def _bounded(name: str, value: float | None, bounds: tuple[float, float], better: Better, n: int, method: str,

@@ -14,7 +14,7 @@ from edgebench import metrics, stats
 from edgebench.errors import InvalidInput
 from edgebench.metrics import BoolArray
 from edgebench.properties import Pass, Predictions, paired
-from edgebench.properties.fidelity import CONSTANT, is_constant
+from edgebench.properties.fidelity import CONSTANT, is_constant, proportion
 from edgebench.record import Better, Evaluation, Score
 from edgebench.stats import FloatArray, IntArray
 
@@ -310,10 +310,7 @@ def _bounded(name: str, value: float | None, low: float, high: float, better: Be
 
 def _share(name: str, count: int, n: int, better: Better | None, method: str, why: str) -> Score:
     method = f"{method}; Wilson interval"
-    if n == 0:
-        return _absent(name, method, n, why, better)
-    low, high = stats.wilson(count, n)
-    return Score(name=name, value=count / n, low=low, high=high, unit="fraction", better=better, n=n, method=method)
+    return proportion(name, count, n, better, method) if n else _absent(name, method, n, why, better)
 
 
 def _absent(name: str, method: str, n: int, reason: str, better: Better | None = None) -> Score:

@@ -15,16 +15,16 @@ import numpy.typing as npt
 from edgebench import metrics, stats
 from edgebench.metrics import BoolArray
 from edgebench.properties import CLEAN, Pass, Predictions, paired
-from edgebench.properties.fidelity import CONSTANT, is_constant, proportion
+from edgebench.properties.fidelity import CONSTANT, is_constant
 from edgebench.pug import CLASSES, SUBSETS
-from edgebench.record import DatasetIdentity, Evaluation, Score
+from edgebench.record import Better, DatasetIdentity, Evaluation, Score
 from edgebench.stats import FloatArray, IntArray
 
 SUMMARY = "Accuracy on rendered images (PUG-ImageNet), by the factor that is varied; flips against the FP32 reference"
 NEEDS = "the PUG-ImageNet images: --data ROOT with ROOT/pug_imagenet/<Subset>/<ClassName>/<image>"
 
 PREFIX = "pug/"
-_Shares = Callable[[FloatArray, FloatArray, FloatArray], FloatArray]
+_Shares = Callable[..., FloatArray]
 DOUBTFUL = "Scene_Light"
 _DOUBT = ("Scene_Light, for which 0.005 to 0.024 was published, next to guessing among the 151 classes (0.007), and "
           "0.18 to 0.47 for the other subsets: its images or folders are in doubt")
@@ -33,6 +33,8 @@ _FIXED = ("share of images whose largest of the 1,000 logits, the first on ties,
 _PAPER = ("share of images right the paper's way: as accuracy, but a class that several names stand for counts for the "
           "last of them alone, in sorted order, of the {} names at hand")
 # <asset>_000012.png or <asset>-12.png; the published files are bare numbers.
+_LOST = "share of images that the reference gets right and this variant wrong"
+_WON = "share of images that the reference gets wrong and this variant right"
 _NUMBERED = re.compile(r"(?P<asset>.*[A-Za-z].*?)[ _.-]*\d*")
 
 
@@ -172,28 +174,31 @@ def _member(predicted: IntArray, labels: IntArray) -> BoolArray:
 
 
 def _scores(one: _Subset, names: int) -> tuple[Score, ...]:
-    n, right = len(one.correct), int(one.correct.sum())
     doubt = f"; {_DOUBT}" if one.name == DOUBTFUL else ""
-    kind, ((low, high),) = _intervals([one], lambda mine, _, __: mine)
-    return (
-        proportion(f"accuracy@{one.name}", right, n, "higher", f"{_FIXED}; Wilson interval{doubt}"),
-        _bounded(f"accuracy_clustered@{one.name}", right / n, low, high, n, f"{_FIXED}; {kind}{doubt}",
-                 "all are right, or none is: resampling cannot bound the share" if right in {0, n} else ""),
-        proportion(f"accuracy_paper@{one.name}", int(one.paper.sum()), n, "higher",
-                   f"{_PAPER.format(names)}; Wilson interval{doubt}"))
+    return (_share("accuracy", one, one.correct, "higher", _FIXED, doubt),
+            _share("accuracy_paper", one, one.paper, "higher", _PAPER.format(names), doubt))
+
+
+def _share(name: str, one: _Subset, flags: BoolArray, better: Better, what: str, doubt: str = "") -> Score:
+    """Return the share of images that are flagged, with an interval over clusters of images."""
+    kind, ((low, high),), clusters = _intervals([one], lambda share: share, lambda _: (flags,))
+    if clusters > 1 and flags.all() == flags.any():
+        # Resampling sees no spread: each cluster counts as one image.
+        kind = f"Wilson interval of {clusters:,} clusters that are all alike"
+        low, high = stats.wilson(clusters if flags.all() else 0, clusters)
+    return _bounded(f"{name}@{one.name}", float(flags.mean()), low, high, len(flags), f"{what}; {kind}{doubt}", better)
 
 
 def _changes(one: _Subset, p_values: tuple[float, float], tests: int) -> tuple[Score, ...]:
+    assert one.theirs is not None
     n, (negative, positive) = len(one.correct), one.flips
-    kind, ((low, high),) = _intervals([one], lambda mine, _, theirs: mine - theirs)
+    kind, ((low, high),), _ = _intervals([one], lambda mine, _, theirs: mine - theirs)
     test = "exact two-sided McNemar test that both kinds of flips are equally likely, images taken as independent"
     return (
         _bounded(f"accuracy_change@{one.name}", (positive - negative) / n, low, high, n,
                  f"accuracy minus the reference's on the same images; paired {kind}"),
-        proportion(f"negative_flips@{one.name}", negative, n, "lower",
-                   "share of images that the reference gets right and this variant wrong; Wilson interval"),
-        proportion(f"positive_flips@{one.name}", positive, n, "higher",
-                   "share of images that the reference gets wrong and this variant right; Wilson interval"),
+        _share("negative_flips", one, one.theirs & ~one.correct, "lower", _LOST),
+        _share("positive_flips", one, ~one.theirs & one.correct, "higher", _WON),
         Score(name=f"mcnemar_p@{one.name}", value=p_values[0], unit="1", better=None, n=n, method=test),
         Score(name=f"mcnemar_p_holm@{one.name}", value=p_values[1], unit="1", better=None, n=n,
               method=f"{test}; Holm-adjusted over subsets, {tests} in all"))
@@ -227,7 +232,7 @@ def _mean(name: str, subsets: Sequence[_Subset], what: str, shares: _Shares, not
     names = [one.name for one in subsets]
     values = shares(*(np.array([flags.mean() for flags in column])
                       for column in zip(*(_columns(one) for one in subsets), strict=True)))
-    kind, ((low, high),) = _intervals(subsets, lambda *found: shares(*found).mean(keepdims=True))
+    kind, ((low, high),), _ = _intervals(subsets, lambda *found: shares(*found).mean(keepdims=True))
     which = "all ten subsets" if set(names) == set(SUBSETS) else f"{len(names)} of ten subsets ({', '.join(names)})"
     return _bounded(name, mean_accuracy(dict(zip(names, values.tolist(), strict=True))), low, high,
                     sum(len(one.correct) for one in subsets),
@@ -239,10 +244,12 @@ def _columns(one: _Subset) -> tuple[BoolArray, BoolArray, BoolArray]:
     return one.correct, one.paper, one.correct if one.theirs is None else one.theirs
 
 
-def _intervals(subsets: Sequence[_Subset], statistic: _Shares) -> tuple[str, list[tuple[float, float]]]:
-    """Return how, and the intervals of `statistic`, over clusters of images; NaN where there are too few.
+def _intervals(subsets: Sequence[_Subset], statistic: _Shares,
+               columns: Callable[[_Subset], Sequence[BoolArray]] = _columns,
+               ) -> tuple[str, list[tuple[float, float]], int]:
+    """Return how, the intervals of `statistic` over clusters of images, NaN where there are too few, and how many.
 
-    One object is in all subsets: its images stay together across them.
+    One object is in all subsets: its images stay together across them. `statistic` takes the shares of `columns`.
     """
     by_asset = all(one.assets for one in subsets)
     clusters = [(one.assets or ()) if by_asset else one.folders for one in subsets]
@@ -253,14 +260,14 @@ def _intervals(subsets: Sequence[_Subset], statistic: _Shares) -> tuple[str, lis
     places = np.split(place.reshape(-1), np.cumsum([len(names) for names in clusters])[:-1])
     count = len(everything)
     if count < 2:
-        return kind, [(np.nan, np.nan)]
+        return kind, [(np.nan, np.nan)], count
 
     def by_cluster(flags: Sequence[npt.NDArray[Any]]) -> FloatArray:
         return np.stack([np.bincount(where, one, minlength=count) for where, one in zip(places, flags, strict=True)], 1)
 
-    # (C, S) each: images, and how many of them are right here, by the paper's way, and in the reference.
+    # (C, S) each: images, and how many of them are in each of the columns.
     table = np.stack([by_cluster([np.ones(len(one.correct)) for one in subsets]),
-                      *map(by_cluster, zip(*map(_columns, subsets), strict=True))])
+                      *map(by_cluster, zip(*map(columns, subsets), strict=True))])
 
     def shares(chosen: IntArray) -> FloatArray:
         images, *right = np.bincount(chosen, minlength=count) @ table
@@ -268,17 +275,18 @@ def _intervals(subsets: Sequence[_Subset], statistic: _Shares) -> tuple[str, lis
         return statistic(*(np.divide(part, images, out=nothing.copy(), where=images > 0) for part in right))
 
     low, high = stats.bootstrap(shares, count)
-    return kind, list(zip(low.tolist(), high.tolist(), strict=True))
+    return kind, list(zip(low.tolist(), high.tolist(), strict=True)), count
 
 
-def _bounded(name: str, value: float, low: float, high: float, n: int, method: str, unbounded: str = "") -> Score:
+def _bounded(name: str, value: float, low: float, high: float, n: int, method: str, better: Better = "higher") -> Score:
+    unbounded = ""
     if not np.isfinite([low, high]).all():
         unbounded = "too few clusters: a single one, or so few that some resamples leave a subset without images"
     elif is_constant(low, high):
-        unbounded = unbounded or CONSTANT
+        unbounded = CONSTANT
     if unbounded:
-        return Score(name=name, value=value, unit="fraction", better="higher", n=n, method=method, reason=unbounded)
-    return Score(name=name, value=value, low=low, high=high, unit="fraction", better="higher", n=n, method=method)
+        return Score(name=name, value=value, unit="fraction", better=better, n=n, method=method, reason=unbounded)
+    return Score(name=name, value=value, low=low, high=high, unit="fraction", better=better, n=n, method=method)
 
 
 def _evaluation(key: Pass, dataset: DatasetIdentity, scores: tuple[Score, ...],
