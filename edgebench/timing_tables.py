@@ -341,16 +341,24 @@ def _device_times(variants: Sequence[Variant]) -> TextTable:
 
 
 def _energy(variants: Sequence[Variant]) -> TextTable:
+    # Mostly the same for all variants, and too long for cells.
+    unknown: dict[str, None] = {}
+
     def cells(variant: Variant, observed: Observed) -> tuple[Cell, ...] | None:
         if observed.energy is None:
             return None
         idle = observed.energy.idle_w
+        if observed.energy.gross_j is None:
+            unknown[f"Unknown (–): {observed.energy.reason}." if observed.energy.reason else "Unknown (–)."] = None
+            return Cell(text="–"), Cell(text="–"), Cell(text="–"), Cell(text=observed.energy.scope or "–")
         return (*_scores(variant, "energy_per_inference", "energy_per_inference_net"),
                 Cell(text="–" if idle is None else f"{fixed(idle, 2)} W"), Cell(text=observed.energy.scope or "–"))
 
-    return TextTable(title="Energy per inference", rows=_rows(variants, cells),
-                     headers=("Gross", "Above idle", "Idle", "Scope"),
-                     note="Of the single-stream inferences; ranges are twice the uncertainty that sampling leaves.")
+    rows = _rows(variants, cells)
+    return TextTable(title="Energy per inference", rows=rows, headers=("Gross", "Above idle", "Idle", "Scope"),
+                     note=" ".join((
+                         "Of the single-stream inferences; ranges are twice the uncertainty that sampling leaves.",
+                         *unknown)))
 
 
 def _residency(variants: Sequence[Variant]) -> TextTable:
