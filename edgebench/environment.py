@@ -7,17 +7,37 @@ import platform
 import re
 import socket
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import __version__ as pillow_version
 
+from edgebench.observed import MemoryTaken
 from edgebench.record import Environment
 from edgebench.telemetry import clocks
 
 # Instruction-set extensions that decide which kernels a runtime picks.
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimddp", "i8mm",
             "bf16", "sve")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreeMemory:
+    """Memory that could be taken at one moment."""
+
+    available_bytes: int | None
+    """The kernel's estimate (``MemAvailable``); None where it makes none."""
+    contiguous_bytes: int | None
+    """Of it, in the area that devices share in one piece (``CmaFree``); None where there is no such area."""
+
+    def less(self, later: FreeMemory) -> MemoryTaken:
+        """Return how much was taken until `later`; by other processes too."""
+        def fallen(before: int | None, after: int | None) -> int | None:
+            return None if before is None or after is None else before - after
+
+        return MemoryTaken(available_bytes=fallen(self.available_bytes, later.available_bytes),
+                           contiguous_bytes=fallen(self.contiguous_bytes, later.contiguous_bytes))
 
 
 def observe(packages: dict[str, str], root: Path = Path("/"), load_before: float | None = None) -> Environment:
@@ -32,7 +52,7 @@ def observe(packages: dict[str, str], root: Path = Path("/"), load_before: float
     return Environment(
         hostname=socket.gethostname(), os=f"{platform.system()} {platform.release()}",
         python=platform.python_version(), machine=platform.machine(), cpu=cpu, cpu_features=features,
-        cpus_online=os.cpu_count() or 1, cpus_usable=usable_cpus(root), memory_bytes=_memory_bytes(root),
+        cpus_online=os.cpu_count() or 1, cpus_usable=usable_cpus(root), memory_bytes=_memory_bytes(root, "MemTotal"),
         governor=clocks.governor(root, "cpu"), gpu_governor=clocks.governor(root, "gpu"),
         clocks_pinned=clocks.pinned(root), cpu_limit=cpu_limit(root), memory_limit_bytes=memory_limit_bytes(root),
         load_before=load_before, load_after=busy_cpus(root),
@@ -132,11 +152,15 @@ def processor(root: Path = Path("/")) -> tuple[str, tuple[str, ...]]:
     return name, tuple(feature for feature in FEATURES if feature in flags)
 
 
-def _memory_bytes(root: Path) -> int | None:
-    for line in (_text(root / "proc/meminfo") or "").splitlines():
-        if line.startswith("MemTotal:"):
-            return int(line.split()[1]) * 1024
-    return None
+def free_memory(root: Path = Path("/")) -> FreeMemory:
+    """Return how much of the machine's memory could be taken now."""
+    return FreeMemory(available_bytes=_memory_bytes(root, "MemAvailable"),
+                      contiguous_bytes=_memory_bytes(root, "CmaFree") if _memory_bytes(root, "CmaTotal") else None)
+
+
+def _memory_bytes(root: Path, what: str) -> int | None:
+    found = re.search(rf"^{what}:\s*(\d+) kB$", _text(root / "proc/meminfo") or "", re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
 
 
 def _text(path: Path) -> str | None:

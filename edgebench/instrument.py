@@ -290,8 +290,18 @@ def scores(observed: Observed, confidence: float) -> tuple[Score, ...]:
         found += _energy_scores(observed.energy)
     if observed.device_memory_bytes is not None:
         found.append(Score(name="device_memory", value=float(observed.device_memory_bytes), unit="bytes",
-                           better="lower", n=1, method="memory that the runtime says the artifact takes on the device",
-                           reason="told by the runtime"))
+                           better="lower", n=1, reason="told by the runtime",
+                           method="weights, scratch memory and buffers of inputs and outputs of the single-stream "
+                           "session, as the runtime tells; CUDA's own context comes on top"))
+    if observed.shared_memory is not None:
+        taken = observed.shared_memory.available_bytes
+        reason = "this system does not tell (no MemAvailable)" if taken is None else \
+            "one process was observed, with others beside it" if taken > 0 else "others gave back more meanwhile"
+        found.append(Score(
+            name="shared_memory", value=float(taken) if taken is not None and taken > 0 else None, unit="bytes",
+            better="lower", n=1, reason=reason,
+            method="fall of the available memory, which CPU and GPU share, from before opening until after the first "
+                   "inference; it overlaps with the figures of device and host"))
     if observed.loadgen is not None:
         found += loadgen.scores(observed.loadgen)
     times = observed.device_times

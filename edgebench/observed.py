@@ -31,6 +31,16 @@ class Steadiness:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryTaken:
+    """How far the machine's free memory fell between two moments."""
+
+    available_bytes: int | None
+    """Of ``MemAvailable``; below 0 where others gave back more meanwhile. None where the kernel does not tell."""
+    contiguous_bytes: int | None
+    """Of ``CmaFree``; None where there is no such area."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
     """Everything beside the plain timings."""
 
@@ -51,7 +61,9 @@ class Observed:
     loadgen: LoadGenResult | None = None
     """MLPerf's LoadGen on the same session, right after the scenarios; None where it was not asked for."""
     device_memory_bytes: int | None = None
-    """Memory that the artifact takes on the device; None where the runtime does not tell."""
+    """Weights, scratch memory and buffers of the session on the device; None where the runtime does not tell."""
+    shared_memory: MemoryTaken | None = None
+    """From before the artifact was opened until after its first inference, where CPU and GPU share one memory."""
     ambient_c: float | None = None
     """Temperature of the room, as the user gave it."""
     ceilings: Ceilings | None = None

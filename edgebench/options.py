@@ -87,7 +87,8 @@ TIMING_OPTIONS = (
     click.option("--noise-floor", type=click.Path(path_type=Path), metavar="FILE", help="Compare the first variant "
                  "with itself, and write by how much equals differ on this device: 'gate' refuses limits below it."),
     click.option("--no-telemetry", is_flag=True, help="Do not watch power, heat, clocks and throttling."),
-    click.option("--meter", metavar="FILE", help="File or FIFO of an external power meter (devices/README.md)."),
+    click.option("--meter", metavar="FILE", help="File or FIFO of an external power meter's lines "
+                 "'seconds,watts' (docs/instrument.md)."),
     click.option("--ambient", "ambient_c", type=float, metavar="°C", help="Temperature of the room, for the record."),
     click.option("--power-mode", metavar="NAME", help="Jetson: set this nvpmodel mode, and set it back afterwards."),
     click.option("--jetson-clocks", is_flag=True, help="Jetson: pin all clocks to the mode's ceiling meanwhile."),

@@ -148,6 +148,12 @@ def _notes(variant: Variant) -> tuple[str, ...]:
         notes += [f"Under sustained load: {words}" for words in (
             *([throttling.message] if throttling is not None else []),
             *(event.message for event in observed.sustained.events))]
+    taken = observed.shared_memory
+    if taken is not None and taken.available_bytes is not None:
+        contiguous = "" if taken.contiguous_bytes is None else \
+            f", {fixed(taken.contiguous_bytes / 1e6, 0)} MB of it in one piece (CMA)"
+        notes.append(f"Opening took {fixed(taken.available_bytes / 1e6, 0)} MB of the memory that CPU and GPU share"
+                     f"{contiguous}; figures of host and device overlap with this one")
     telemetry = observed.telemetry
     if telemetry is None:
         return (*notes, "No telemetry was recorded")

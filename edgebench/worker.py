@@ -201,11 +201,13 @@ def _measure(job: Job, artifact: Artifact, backend: backends.Backend,
     tell("opening", 0.0)
     begin = time.perf_counter()
     packages = backend.packages()
+    free = environment.free_memory()
     imported = time.perf_counter()
     session = open_session(single)
     loaded = time.perf_counter()
     session.infer(feeds)
     answered = time.perf_counter()
+    taken = free.less(environment.free_memory()) if job.device.memory_shared else None
     measured, observed, memory = None, None, None
     if job.budget is not None:
         opened = _Infers(job, artifact, inputs, session, open_session, single)
@@ -218,7 +220,8 @@ def _measure(job: Job, artifact: Artifact, backend: backends.Backend,
             alone = next(one for one in measured.traces if one.scenario == "single-stream")
             budgets.write(Path(job.out), artifact.digest, alone.latency_s)
         memory = opened.memory_bytes or environment.peak_memory_bytes()
-        observed = replace(measured.observed, device_memory_bytes=getattr(session, "device_memory_bytes", None))
+        observed = replace(measured.observed, device_memory_bytes=getattr(session, "device_memory_bytes", None),
+                           shared_memory=taken)
         if measured.sustained is not None and observed.sustained is not None:
             file = sustained.save(Path(job.out), measured.sustained)
             observed = replace(observed, sustained=replace(observed.sustained, file=file))

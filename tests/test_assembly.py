@@ -123,7 +123,9 @@ def test_a_throttled_run_is_kept_without_its_scores_and_profile_ends_with_3(tmp_
 
     monkeypatch.setattr(profiler, "run_worker", throttled)
     artifact_folder = next((tmp_path / "artifacts").iterdir())
-    done = CliRunner().invoke(cli, ["profile", str(artifact_folder), "--budget", "smoke", "--no-telemetry", "--properties", "none", "--out",
+    device = tmp_path / "shared.toml"
+    device.write_text('id = "shared"\ntitle = "A board"\nbackends = ["onnxruntime"]\nsource = "A test."\nmemory_shared = true\n')
+    done = CliRunner().invoke(cli, ["profile", str(artifact_folder), "--device", str(device), "--budget", "smoke", "--no-telemetry", "--properties", "none", "--out",
                                     str(tmp_path / "out")])
     assert 3 == done.exit_code, done.output
     assert f"its timings are invalid: {HOT.message}" in done.stderr
@@ -132,3 +134,5 @@ def test_a_throttled_run_is_kept_without_its_scores_and_profile_ends_with_3(tmp_
     assert "throttled" in [one.code for one in run.caveats]
     assert run.traces[0].latency_s, "what was observed is kept"
     assert run.score("artifact_size").value > 0
+    assert isinstance(run.observed.shared_memory.available_bytes, int)
+    assert run.score("shared_memory").unit == "bytes"

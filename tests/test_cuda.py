@@ -216,7 +216,13 @@ class TestInference:
         session, _ = opened(FakeCuda(), batch=2)
         assert ("image", (2, 3, 2, 2)) == (session.inputs[0].name, session.inputs[0].shape)
         assert ("logits", (2, 1)) == (session.outputs[0].name, session.outputs[0].shape)
-        assert 12_345 == session.device_memory_bytes
+
+    def test_its_memory_is_weights_scratch_and_buffers(self):
+        cuda = FakeCuda()
+        made = DoublingEngine(cuda)
+        session = EngineSession(made, made, cuda, batch=2, cuda_graph=False, weights_bytes=1_000_000)
+        # Two images of 3 · 2 · 2 floats, and two logits.
+        assert 1_000_000 + 12_345 + 4 * (2 * 12 + 2) == session.device_memory_bytes
 
     def test_device_times_are_the_events(self):
         cuda = FakeCuda(tick_s=0.002)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgebench import environment
+from edgebench.observed import MemoryTaken
 from tests import trees
 
 X86 = """\
@@ -135,6 +136,15 @@ class TestObserve:
         ("memory/memory.limit_in_bytes", "1048576", 2**20)])
     def test_memory_limit_of_a_container(self, tmp_path, file, text, expected):
         assert expected == environment.memory_limit_bytes(trees.grow(tmp_path, {f"sys/fs/cgroup/{file}": text}))
+
+    def test_memory_taken_is_the_fall_between_two_moments(self, tmp_path):
+        text = "MemTotal: 8000 kB\nMemFree: 1 kB\nMemAvailable: {} kB\nCmaTotal: {} kB\nCmaFree: {} kB\n"
+        looks = [environment.free_memory(tree(tmp_path, meminfo=text.format(*numbers))) for numbers in (
+            (6000, 512, 500), (4500, 512, 420), (5000, 0, 0))]
+        assert MemoryTaken(available_bytes=1500 * 1024, contiguous_bytes=80 * 1024) == looks[0].less(looks[1])
+        assert MemoryTaken(available_bytes=-500 * 1024, contiguous_bytes=None) == looks[1].less(looks[2])
+        nothing = environment.free_memory(tmp_path / "none")
+        assert MemoryTaken(available_bytes=None, contiguous_bytes=None) == looks[0].less(nothing)
 
     def test_what_is_missing_is_none_never_zero(self, tmp_path):
         found = environment.observe({}, root=tmp_path)

@@ -14,6 +14,7 @@ import pytest
 from edgebench import catalog, instrument, latency, scenarios
 from edgebench.errors import MissingDependency, UsageError
 from edgebench.instrument import TimingPlan
+from edgebench.observed import MemoryTaken
 from edgebench.telemetry.observe import WHICH_GPU
 from edgebench.telemetry.types import Absent, EnergyPerInference, ThrottleEvent
 from edgebench.timing_types import DeviceTrace
@@ -218,6 +219,12 @@ class TestScores:
         trace = DeviceTrace(h2d_s=(3e-4, 1e-4, 2e-4), compute_s=(0.02, 0.03, 0.01), d2h_s=(1e-5,) * 3, enqueue_s=(5e-4,) * 3, wall_s=(0.04,) * 3)
         found = self.scored(device_times=trace)
         assert (2e-4, 0.02) == (found["device_h2d_p50"].value, found["device_compute_p50"].value)
+
+    @pytest.mark.parametrize(("taken", "value", "reason"), [
+        (420_000_000, 420_000_000.0, "one process was observed"), (-5, None, "others gave back more"), (None, None, "no MemAvailable")])
+    def test_memory_that_cpu_and_gpu_share(self, taken, value, reason):
+        found = self.scored(shared_memory=MemoryTaken(available_bytes=taken, contiguous_bytes=None))["shared_memory"]
+        assert (value, True, True) == (found.value, reason in found.reason, "overlaps" in found.method)
 
     def test_a_scenario_that_never_got_steady_is_a_caveat_with_the_diagnosis(self):
         verdict = replace(ob.STEADY, verdict="unstable", diagnosis="the level changes", hint="cool the device")

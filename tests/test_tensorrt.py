@@ -124,6 +124,16 @@ class TestSessions:
         session.close()
         assert {} == backend.cuda.held
 
+    @pytest.mark.parametrize("version", DIALECTS)
+    def test_memory_holds_the_weights_or_the_plan_where_the_version_does_not_tell(self, entry, version):
+        backend = fake(version)
+        session = backend.open_session(entry, recipe(), batch=2, threads=1)
+        tells = hasattr(backend.library.trt, "EngineStat")
+        weights = 54_321 if tells else len(backend.engine_for(entry, recipe()).plan)
+        buffers = sum(tensor.size_bytes for tensor in (*session._inputs, *session._outputs))
+        assert weights + 4096 + buffers == session.device_memory_bytes
+        assert tells == version.startswith("11")
+
     def test_the_rtx_flavour_runs_and_keeps_what_it_compiled(self, entry, cache_folder):
         backend = fake("1.7.1.116", flavour="tensorrt_rtx")
         assert [] == list(cache_folder.rglob("*.compiled"))

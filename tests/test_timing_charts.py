@@ -11,7 +11,7 @@ import pytest
 from plotly.graph_objects import Figure
 
 from edgebench import report, timing_charts, timing_tables, wording
-from edgebench.observed import Steadiness
+from edgebench.observed import MemoryTaken, Steadiness
 from edgebench.record import Run
 from edgebench.telemetry.types import PowerTrace, Residency, ThermalTrace, ThrottleEvent
 from edgebench.timing_types import LayerTime
@@ -171,6 +171,13 @@ class TestVerdicts:
         assert ["Under sustained load: the median rose from 10 ms to 12 ms after 120 s and stayed up",
                 "Under sustained load: core 0 was throttled 2 times"] == [one for one in found.notes if "sustained" in one]
         assert not found.unsteady
+
+    def test_shared_memory_is_told_to_overlap(self):
+        taken = MemoryTaken(available_bytes=412_000_000, contiguous_bytes=80_000_000)
+        found, = timing_tables.variant_timings(variants(run(shared_memory=taken)))
+        note, = (one for one in found.notes if "share" in one)
+        assert note.startswith("Opening took 412 MB of the memory that CPU and GPU share, 80 MB of it in one piece (CMA); figures")
+        assert note.endswith("of host and device overlap with this one")
 
     def test_a_missing_total_power_says_why(self):
         telemetry = replace(ob.telemetry(4.0), power=PowerTrace(total=None, total_reason="only root may read it"))

@@ -87,6 +87,7 @@ class EngineSession:
         cuda: The runtime.
         batch: Images per inference.
         cuda_graph: Whether to replay a captured graph.
+        weights_bytes: Of the engine, for `device_memory_bytes`.
         log: The library's messages, for errors.
         after_warm_up: Called once the first inference is done.
 
@@ -98,7 +99,8 @@ class EngineSession:
     """
 
     def __init__(self, engine: trt.ICudaEngine, context: trt.IExecutionContext, cuda: Cuda, *, batch: int,
-                 cuda_graph: bool, log: Log = lambda: "", after_warm_up: Callable[[], None] = lambda: None) -> None:
+                 cuda_graph: bool, weights_bytes: int = 0, log: Log = lambda: "",
+                 after_warm_up: Callable[[], None] = lambda: None) -> None:
         self._cuda, self._log = cuda, log
         # The context must go before its engine.
         self._alive: tuple[trt.IExecutionContext, trt.ICudaEngine] | None = context, engine
@@ -106,14 +108,15 @@ class EngineSession:
         self._close = weakref.finalize(self, owned.release)
         self.notes: tuple[str, ...] = ()
         """What did not go as asked, such as a CUDA graph that could not be captured."""
-        self.device_memory_bytes = int(engine.device_memory_size_v2)
-        """Scratch memory of the execution context; buffers and weights come on top."""
         self._graph: Handle | None = None
         try:
             self._stream = cuda.stream()
             owned.take(partial(cuda.stream_destroy, self._stream))
             self._set_shapes(engine, context, batch)
             self._inputs, self._outputs = (self._allocate(engine, mode, owned) for mode in ("INPUT", "OUTPUT"))
+            self.device_memory_bytes = weights_bytes + int(engine.device_memory_size_v2) + sum(
+                tensor.size_bytes for tensor in (*self._inputs, *self._outputs))
+            """Weights, scratch memory of the execution context, and the buffers of inputs and outputs."""
             self._events = [self._event(owned) for _ in range(4)]
             for tensor in (*self._inputs, *self._outputs):
                 context.set_tensor_address(tensor.name, tensor.device)

@@ -230,8 +230,15 @@ class TensorRT:
         ready = self.engine_for(entry, recipe, build_number)
         context, keep = self._context(ready.loaded, ready.engine)
         return EngineSession(ready.loaded, context, self._runtime(), batch=batch,
-                             cuda_graph=engines.settings(recipe).cuda_graph, log=self.library.log.errors,
-                             after_warm_up=keep)
+                             cuda_graph=engines.settings(recipe).cuda_graph, weights_bytes=self._weights_bytes(ready),
+                             log=self.library.log.errors, after_warm_up=keep)
+
+    def _weights_bytes(self, ready: Ready) -> int:
+        """Return the size of the engine's weights; where TensorRT does not tell, of its plan, which is little more."""
+        engine: Any = ready.loaded
+        stat = getattr(self.library.trt, "EngineStat", None)
+        told = int(engine.get_engine_stat(stat.TOTAL_WEIGHTS_SIZE)) if stat is not None else 0
+        return told if told > 0 else len(ready.plan)
 
     def _deserialize(self, record: Engine, plan: bytes, folder: Path) -> trt.ICudaEngine:
         library = self.library
