@@ -206,7 +206,7 @@ def _judged(chosen: Policy, one: Subject, baselines: Baselines, allow: Collectio
     found = confirming.confirmed(judge_with, confirming.reruns(chosen, one.run, one.folder))
     found = decisions.decided(found, chosen, one.run, one.folder, other[0] if other else None)
     found = confirming.without_invalid(found, one.run)
-    return replace(found, notes=(*notes, *([note] if note else [])))
+    return replace(found, notes=(*found.notes, *notes, *([note] if note else [])))
 
 
 def plan(path: Path, policy_name: str, *, baseline: str | None = None, history: str = HISTORY,

@@ -18,7 +18,7 @@ from edgebench import compare, evidence, metric_names, sequential
 from edgebench.errors import ExitCode
 from edgebench.evidence import Absent, Evidence
 from edgebench.policy import Policy, Rule, Severity
-from edgebench.published import reference_verdict_parts
+from edgebench.published import nothing_known, reference_verdict_parts
 from edgebench.record import Evaluation, Run
 from edgebench.rule_words import allowance, demand, quantity, spoken
 
@@ -181,11 +181,12 @@ def judge(policy: Policy, run: Placed, *, reference: Placed | None = None, basel
             mine.reference.variant if tested.rule.against and mine.reference else None
         verdicts[number].append(_verdict(replace(tested, broken=broken), policy, named, reruns,
                                           (floors or {}).get(tested.rule.metric)))
+    shown = reference[0] if reference else mine
     ordered = [verdict for number in sorted(verdicts) for verdict in verdicts[number]]
     return Gate(policy=policy.id, title=policy.title, path=policy.path, variant=mine.variant, device=mine.device.id,
                 created_at=mine.created_at, reference=mine.reference.variant if mine.reference else None,
                 baseline=baseline[0].variant if baseline else None, allowed=let_pass,
-                verdicts=(*ordered, *_sanity(reference[0] if reference else mine)))
+                verdicts=(*ordered, *_sanity(shown)), notes=tuple(filter(None, [nothing_known(shown)])))
 
 
 def exit_code(gates: Sequence[Gate], *, strict: bool = False) -> ExitCode:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
 from edgebench.catalog import content, read_toml
 from edgebench.datasets import IMAGENET_VAL
-from edgebench.record import Run, Score
+from edgebench.record import DatasetIdentity, ModelIdentity, Run, Score
 from edgebench.rule_words import quantity
 
 Level = Literal["fine", "caveat", "error"]
@@ -46,23 +48,52 @@ def reference_verdict_parts(run: Run) -> tuple[Level, str, str] | None:
     """Return (level, message, hint) of an FP32 run's accuracy against the published one; None where none applies.
 
     On all of ImageNet's validation images either direction is doubted; on other images of its classes only far less
-    than published, for those may be easier.
+    than published, for those may be easier. Weights from a file may be others than the published ones of their
+    architecture: what does not fit is a caveat then.
     """
-    known = published().get(run.artifact.model.id)
-    if known is None or run.precision.executed != "fp32" or run.artifact.model.weights != "pretrained":
-        return None
-    for one in run.evaluations:
-        score = next((score for score in one.scores if score.name == "accuracy_top1"), None)
-        if one.property != "accuracy" or one.preset != "native" or score is None or score.value is None \
-                or run.artifact.classes is None or len(run.artifact.classes.ids) != CLASSES:
-            continue
-        if one.dataset.name == IMAGENET_VAL and one.dataset.images >= 0.99 * IMAGES:
-            return _on_all(known, score, score.value)
+    sure = run.artifact.model.weights == "pretrained" and run.artifact.model.id in published()
+    for dataset, score in _judgeable(run):
+        assert score.value is not None
+        known = _nearest(run.artifact.model, score.value)
+        if known is None:
+            return None
+        if dataset.name == IMAGENET_VAL and dataset.images >= 0.99 * IMAGES:
+            level, words, hint = _on_all(known, score, score.value)
+            return (level, words, hint) if sure or level == "fine" else (
+                "caveat", f"{words}; whether these are the published weights is not known", hint)
         if (score.high or score.value) < known.accuracy_top1 - OTHER_IMAGES:
-            words = (f"{_numbers(known, score.value)}; {one.dataset.name} is not all of ImageNet's validation set, but "
+            words = (f"{_numbers(known, score.value)}; {dataset.name} is not all of ImageNet's validation set, but "
                      "as far below is seldom the images' doing")
             return "caveat", words, _HINT
     return None
+
+
+def nothing_known(run: Run) -> str:
+    """Return in words that no published accuracy of an FP32 run on ImageNet's classes is known; empty else."""
+    model = run.artifact.model
+    if not any(_nearest(model, score.value or 0.0) is None for _, score in _judgeable(run)):
+        return ""
+    return (f"{run.variant}: no published accuracy of {model.id} is known: hold the FP32 reference against its source "
+            "before blaming quantization")
+
+
+def _judgeable(run: Run) -> Iterator[tuple[DatasetIdentity, Score]]:
+    """Yield the top-1 accuracies on ImageNet's classes of an FP32 run with weights that may be published."""
+    if run.precision.executed != "fp32" or run.artifact.model.weights not in ("pretrained", "file") \
+            or run.artifact.classes is None or len(run.artifact.classes.ids) != CLASSES:
+        return
+    for one in run.evaluations:
+        if one.property == "accuracy" and one.preset == "native":
+            yield from ((one.dataset, score) for score in one.scores
+                        if score.name == "accuracy_top1" and score.value is not None)
+
+
+def _nearest(model: ModelIdentity, accuracy: float) -> PublishedModel | None:
+    """Return what is published of a model; where its id names no weights, the nearest of its architecture's."""
+    if model.id in published():
+        return published()[model.id]
+    alike = [one for one in published().values() if re.split(r"[./]", one.id, maxsplit=1)[0] == model.id]
+    return min(alike, key=lambda one: abs(one.accuracy_top1 - accuracy), default=None)
 
 
 _HINT = "check preprocessing, class order and weights before blaming quantization"

@@ -442,6 +442,25 @@ class TestSanity:
         assert published.reference_verdict_parts(replace(
             quantized, precision=replace(quantized.precision, executed="int8"))) is None
 
+    def of_file(self, accuracy: float, model: str):
+        run = self.run(accuracy)
+        return replace(run, artifact=replace(run.artifact, model=replace(run.artifact.model, id=model, weights="file")))
+
+    @pytest.mark.parametrize(("accuracy", "status"), [(0.7484, "pass"), (0.72, "fail"), (0.5, "fail")])
+    def test_weights_from_a_file_are_held_against_their_architecture_and_only_warned_about(self, accuracy, status):
+        found = gate.judge(rules('metric = "caveats"\nmax = 3'), (self.of_file(accuracy, "timm:tf_efficientnet_lite0"), None))
+        assert (gate.SANITY, status) == (found.verdicts[-1].rule, found.verdicts[-1].status)
+        assert "against 74.8 % published" in found.verdicts[-1].message
+        assert ExitCode.PASSED == gate.exit_code([found])
+        assert () == found.notes
+
+    def test_it_is_said_where_nothing_is_known(self):
+        for run in (self.of_file(0.7, "timm:resnet26"), self.of_file(0.7, "timm:resnet50.a1_in1k")):
+            found = gate.judge(rules('metric = "caveats"\nmax = 3'), (run, None))
+            assert gate.SANITY not in [one.rule for one in found.verdicts]
+            (note,) = found.notes
+            assert note.startswith(f"{run.variant}: no published accuracy of {run.artifact.model.id} is known")
+
     def test_the_table_is_of_fractions_with_sources(self):
         for one in published.published().values():
             assert 0.3 < one.accuracy_top1 < 0.95
