@@ -120,6 +120,10 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
                          | ({"reason": score.reason} if score.value is None else {})
                    for name in HEADLINE if (score := headline_score(variant.run, name))},
         "roofline": roofline_charts.summary(variant), "loadgen": _loadgen(variant.run),
+        "container": {"cpus": variant.run.environment.cpu_limit,
+                      "memory_bytes": variant.run.environment.memory_limit_bytes},
+        "cpu_clocks": [record.to_builtins(one) for one in variant.run.observed.residency]
+        if variant.run.observed is not None else [],
         "caveats": [caveat.code for caveat in variant.run.caveats],
         "skips": [record.to_builtins(skip) for skip in variant.run.skips],
     } for variant in _variants(runs)]}

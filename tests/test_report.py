@@ -12,7 +12,9 @@ from plotly.graph_objects import Figure
 
 from edgebench import charts, drawing, property_charts, record, report, score_tables, timing_charts, wording
 from edgebench.errors import InvalidInput
+from edgebench.observed import Observed
 from edgebench.record import Caveat, ColdStart, DatasetIdentity, Evaluation, ModelIdentity, Run, Score, Skip
+from edgebench.telemetry.types import Residency
 from tests import builders
 
 STEADY = tuple(0.010 + 0.00001 * (k % 7) for k in range(400))
@@ -321,12 +323,24 @@ class TestSummary:
                 "reference": "demo-inspection--ort-fp32--onnxruntime",
             "datasets": ["inspection"],
                 "caveats": ["drift"], "skips": [{"what": "energy", "reason": "no power sensor"}],
-                } == {key: value for key, value in second.items() if key not in ("scores", "roofline", "loadgen")}
+                } == {key: value for key, value in second.items() if key not in (
+                    "scores", "roofline", "loadgen", "container", "cpu_clocks")}
         assert {"value": 0.0032, "low": None, "high": None, "unit": "s"} == second["scores"]["latency_p50"]
         assert {"value": 3_700_000.0, "low": None, "high": None, "unit": "bytes"} == second["scores"]["artifact_size"]
         assert 0.021 == second["scores"]["negative_flips"]["value"]
         assert first["reference"] is None
         assert "negative_flips" not in first["scores"]
+
+    def test_limits_of_the_container_and_the_cpus_time_at_each_frequency(self):
+        run = builders.run()
+        residency = Residency(policy="policy0", shares={"1510400": 1.0}, top_share=1.0, mean_hz=1.51e9)
+        limited = replace(run, environment=replace(run.environment, cpu_limit=1.5, memory_limit_bytes=2**31),
+                          observed=Observed(residency=(residency,)))
+        plain, found = report.summary([run, limited])["variants"]
+        assert ({"cpus": None, "memory_bytes": None}, []) == (plain["container"], plain["cpu_clocks"])
+        assert {"cpus": 1.5, "memory_bytes": 2**31} == found["container"]
+        assert [("policy0", {"1510400": 1.0}, 1.51e9)] == [(one["policy"], one["shares"], one["mean_hz"]) for one in found["cpu_clocks"]]
+        assert "Container limits 1.5 CPUs, 2.1 GB" in page(limited).words
 
     def test_an_absent_score_comes_with_its_reason(self):
         run = builders.run()
