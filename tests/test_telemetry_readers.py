@@ -278,7 +278,7 @@ class TestCounters:
         # A card that is held at its limit shows the cap on and off all the time.
         ([4, 0, 4, 4] * 10, 30, False), ([0, 0, 0, 4] * 10, 10, False),
         ([0] * 20 + [4] * 20, 20, True), ([4] * 5 + [0] * 35, 5, True),
-        ([0] * 39 + [4], 1, False), ([0] * 20 + [4, 4] + [0] * 18, 2, False), ([0] * 20 + [4, 4, 4] + [0] * 17, 3, True)])
+        ([0, 0, 4, 0], 1, False), ([0] * 39 + [4], 1, False), ([0] * 20 + [4, 4] + [0] * 18, 2, False), ([0] * 20 + [4, 4, 4] + [0] * 17, 3, True)])
     def test_a_power_cap_is_a_condition_unless_it_is_there_in_a_part_of_the_time(self, capped, count, invalidates):
         found = self.sampled("nvml/0/throttle-reasons", capped)
         assert [("gpu-power-cap", count, invalidates)] * (count > 0) == [(one.code, one.count, one.invalidates) for one in found]

@@ -35,6 +35,8 @@ CAP_SHARE = 0.05
 """Of a stretch's readings with a power cap; below it the cap is stated, wherever it lies."""
 PARTS = 4
 """Of a stretch; a power cap that all of them show is the card's normal state under this load."""
+CAP_READINGS = 20
+"""With fewer, a part without a cap may be chance: a card that is held at its limit shows it on and off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,7 +189,7 @@ def _window_events(one: Series, what: str, window: tuple[int, int]) -> Iterable[
         span = (window[1] - window[0]) // PARTS + 1
         parts = {(at - window[0]) // span for at, _ in inside}
         shown = {(at - window[0]) // span for (at, _), cap in zip(inside, capped, strict=True) if cap}
-        passing = sum(capped) > CAP_SHARE * len(capped) and parts != shown
+        passing = len(capped) >= CAP_READINGS and sum(capped) > CAP_SHARE * len(capped) and parts != shown
         yield from event("gpu-power-cap", f"NVML: power cap{' in a part of the time only,' if passing else ''}", capped,
                          invalidates=passing)
     else:
