@@ -90,8 +90,7 @@ def profile(models: tuple[str, ...], recipes_: Any, backends_: Any, precisions: 
     MODEL is timm:NAME[.TAG], open_clip:ARCH/TAG, demo:inspection, or a .onnx or .pt2 file. ARTIFACT is a folder that
     'edgebench export' wrote; profiling it needs no torch.
     """
-    from edgebench.instrument import TimingPlan
-    from edgebench.telemetry.control import Control
+    from edgebench.timing_types import Control, TimingPlan
 
     def seconds(milliseconds: float | None) -> float | None:
         return None if milliseconds is None else milliseconds / 1e3
@@ -102,11 +101,11 @@ def profile(models: tuple[str, ...], recipes_: Any, backends_: Any, precisions: 
         drop=options.pop("drop"), latency_bound_s=seconds(options.pop("latency_bound")),
         sustained_s=None if sustained is None else sustained * 60, preprocessing=options.pop("preprocessing"),
         loadgen=options.pop("loadgen"),
-        telemetry=not options.pop("no_telemetry"), meter=options.pop("meter"), ambient_c=options.pop("ambient_c"))
-    control = Control(power_mode=options.pop("power_mode"), jetson_clocks=options.pop("jetson_clocks"),
-                      governor=options.pop("governor"))
+        telemetry=not options.pop("no_telemetry"), meter=options.pop("meter"), ambient_c=options.pop("ambient_c"),
+        control=Control(power_mode=options.pop("power_mode"), jetson_clocks=options.pop("jetson_clocks"),
+                        governor=options.pop("governor")))
     _profile(models, options, recipes=flat(recipes_), backends=flat(backends_), precisions=flat(precisions),
-             timing=timing, control=control)
+             timing=timing)
 
 
 @cli.command()

@@ -15,13 +15,14 @@ from edgebench import metric_names, properties, tails
 from edgebench.errors import InvalidInput, UsageError, suggest
 from edgebench.properties import Pass, Predictions
 from edgebench.reading import ends, place, place_words, timed_ends
-from edgebench.record import Better, DatasetIdentity, Evaluation, PassRecord, Run, Score
+from edgebench.record import Better, DatasetIdentity, Evaluation, LatencyTrace, PassRecord, Run, Score
 from edgebench.tails import Ends
+from edgebench.timing_types import QueryTrace
 
 Outcome = Literal["better", "worse", "same", "inconclusive", "changed"]
 
 TIMING = ("device", "cpu", "power mode", "governor", "GPU governor", "clocks", "threads", "batch", "scenario",
-          "boundary")
+          "boundary", "preprocessing", "frame rate", "deadline", "drop", "latency bound")
 DATA = ("dataset", "preset", "classes")
 FIELDS = (*TIMING, *DATA, "method")
 """What may be allowed to differ, by name."""
@@ -147,11 +148,21 @@ def timing_differences(first: Run, second: Run, metrics: Collection[str] | None 
             found["GPU governor", ""] = run.environment.gpu_governor
         for kind, pinned in run.environment.clocks_pinned.items():
             found["clocks", kind] = "pinned" if pinned else "not pinned"
-        if run.traces:
+        queries = run.observed.queries if run.observed is not None else ()
+        if run.traces or queries:
             found["threads", ""] = run.settings.threads
+        if run.traces:
             found["scenario", ""] = ", ".join(sorted(trace.scenario for trace in run.traces))
-        for trace in run.traces:
-            found["batch", trace.scenario], found["boundary", trace.scenario] = trace.batch, trace.boundary
+        timed: list[LatencyTrace | QueryTrace] = [*run.traces, *queries]
+        for one in timed:
+            found["batch", one.scenario] = one.batch if isinstance(one, LatencyTrace) else one.images_per_query
+            found["boundary", one.scenario], found["preprocessing", one.scenario] = one.boundary, one.preprocessing
+        for filmed in (one for one in queries if one.scenario == "camera"):
+            found["frame rate", "camera"], found["drop", "camera"] = filmed.rate_hz, filmed.policy
+            found["deadline", "camera"] = f"{(filmed.limit_s or 0.0) * 1e3:g} ms"
+        if run.settings.timing is not None and "server" in run.settings.timing.scenarios:
+            asked = run.settings.timing.latency_bound_s
+            found["latency bound", "server"] = "by the median latency" if asked is None else f"{asked * 1e3:g} ms"
         return found
 
     one, two = facts(first), facts(second)

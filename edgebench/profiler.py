@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from edgebench import (
     ceilings,
     environment,
     evaluate,
+    instrument,
     interleaved,
     latency,
     properties,
@@ -41,7 +42,6 @@ from edgebench.errors import (
     writing,
 )
 from edgebench.history import HISTORY
-from edgebench.instrument import TimingPlan
 from edgebench.named_sets import fit_sets, open_sets
 from edgebench.observed import Observed
 from edgebench.planning import Planner, Wanted
@@ -63,8 +63,7 @@ from edgebench.record import (
 )
 from edgebench.stopping_timings import MOST_ROUNDS, Ratios
 from edgebench.telemetry import commands, control, nvml
-from edgebench.telemetry.control import Control
-from edgebench.timing_types import NoiseFloor
+from edgebench.timing_types import Control, NoiseFloor, TimingPlan
 from edgebench.worker import Job, load_measurement, run_worker
 
 OLD = "run.old.json"
@@ -110,9 +109,7 @@ class Request:
     """None: the usable CPUs."""
     batch: int = 16
     timing: TimingPlan = field(default_factory=TimingPlan)
-    """Scenarios, and what is watched meanwhile."""
-    control: Control = field(default_factory=Control)
-    """Power mode, clocks and governor to set for the measurement, and to set back."""
+    """Scenarios, what is watched meanwhile, and what the device is set to, and set back."""
     paired_rounds: int = 0
     """Rounds in which all variants are timed in turns at the end, each against its reference; 0: none, but where
     `until` has rules on ratios, which end them."""
@@ -204,7 +201,7 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
         InvalidInput: Data, artifact or weights that cannot be used, or an output folder that cannot be written.
         MissingDependency: A package that the request needs is not installed.
     """
-    request.timing.refuse_unfit()
+    instrument.refuse_unfit(request.timing)
     device, _, _ = resolve_device(request.device)
     note(f"device: {device.title}")
     chosen, missing = properties.usable(request.properties, request.data)
@@ -241,7 +238,7 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
     if request.force:
         _set_aside(request.out, variants)
     with Baselines(request.baseline, request.history) as baselines, \
-            _controlled(request.control, device, note) as settings:
+            _controlled(request.timing.control, device, note) as settings:
         # Asked again: another power mode may be in force now, set for this measurement or set back after a crash.
         _, doubts, power_mode = resolve_device(request.device)
         shared = _Shared(request=request, device=device, chosen=chosen, missing=missing, until=until, planner=planner,
@@ -529,18 +526,22 @@ def _run_variant(shared: _Shared, variant: _Variant, earlier: Sequence[Run], pro
         batch=artifacts.fixed_batch(artifact) or request.batch, preset=request.preset, properties=chosen,
         data=", ".join(dict.fromkeys(job.dataset.source for job in jobs)) or None,
         sweep_images=request.sweep_images, store="compact" if request.store == "compact" else "logits",
-        builds=request.builds, until=until.name if until else None)
+        builds=request.builds, until=until.name if until else None, timing=request.timing if request.budget else None)
     file = out / "run.json"
     if file.exists():
         kept = load(file)
-        if (replace(kept.settings, data=None), kept.artifact.digest, set(map(assembly.known, kept.passes))) == (
-                replace(settings, data=None), artifact.digest, set(map(assembly.known, records))):
+        # Where the data lie may change; what they are is known by the passes.
+        changed = [one.name for one in fields(Settings)
+                   if one.name != "data" and getattr(kept.settings, one.name) != getattr(settings, one.name)]
+        if not changed and (kept.artifact.digest, set(map(assembly.known, kept.passes))) == (
+                artifact.digest, set(map(assembly.known, records))):
             # A reference that was measured since is worth scoring against: timings and predictions are kept.
             if kept.reference is not None or reference is None:
                 progress("kept from before", 1.0)
                 return kept
         else:
-            raise UsageError(f"{file} was measured with other settings, data or artifact",
+            what = f"settings ({', '.join(changed)})" if changed else "data or artifact"
+            raise UsageError(f"{file} was measured with other {what}",
                              "--force measures again, --out DIR writes elsewhere")
     job = Job(artifact=str(variant.folder.resolve()), out=str(out.resolve()), threads=settings.threads,
               batch=settings.batch, budget=request.budget, passes=stopping.ordered(until, jobs), builds=request.builds,

@@ -23,7 +23,7 @@ from edgebench.device import Device as Device  # noqa: PLC0414  # a type of the 
 from edgebench.errors import InvalidInput, suggest, writing
 from edgebench.observed import Observed
 from edgebench.recipe import Precision, Recipe
-from edgebench.timing_types import GraphWork, LayerTime
+from edgebench.timing_types import GraphWork, LayerTime, TimingPlan
 
 RUN_SCHEMA = "edgebench.run/1"
 # History: 1 (0.1.0) first published form.
@@ -484,6 +484,8 @@ class Settings:
     """Builds of each artifact that were compared."""
     until: str | None = None
     """Policy, with a digest of its rules, whose decisions ended the evaluation; None: all images were evaluated."""
+    timing: TimingPlan | None = None
+    """None: nothing was timed, or by a version that did not keep it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,19 +6,60 @@ Seconds, hertz and fractions; times within a trace count from its `begin_ns`, wh
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from edgebench.checks import check
 from edgebench.telemetry.types import ThrottleEvent
 
 Scenario = Literal["single-stream", "multi-stream", "offline", "server", "camera"]
+PLAIN: tuple[Scenario, ...] = ("single-stream", "offline")
+"""Scenarios that are timed where nothing else is asked for."""
 Preprocessing = Literal["excluded", "included"]
 """Whether decoding, resizing and normalizing happened inside the clock."""
 DropPolicy = Literal["queue", "newest"]
 """``queue``: every frame waits its turn; ``newest``: a free session takes the newest frame, older ones are dropped."""
 Stopped = Literal["count-and-duration", "max-duration", "given-up", "decided"]
 """``given-up``: the remaining queries could not change the answer any more; ``decided``: a policy needs no more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """What to set for the measurement; None and False leave things as they are."""
+
+    power_mode: str | None = None
+    """Name of one of nvpmodel's modes."""
+    jetson_clocks: bool = False
+    """Pin all clocks to the ceiling of the power mode."""
+    governor: str | None = None
+    """CPU frequency governor, such as ``performance``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimingPlan:
+    """What is timed, what is watched meanwhile, and what the device is set to."""
+
+    scenarios: tuple[Scenario, ...] = PLAIN
+    fps: float = 30.0
+    """Frames per second of the camera scenario."""
+    deadline_s: float | None = None
+    """Of the camera scenario; None: one frame period."""
+    drop: DropPolicy = "newest"
+    latency_bound_s: float | None = None
+    """Of the server scenario; None: ten times the median latency."""
+    sustained_s: float | None = None
+    """Duration of a sustained run after the scenarios; None: none."""
+    preprocessing: bool = False
+    """Whether decoding, resizing and normalizing happen inside the clock."""
+    loadgen: bool = False
+    """Whether MLPerf's LoadGen times single-stream too, for comparison."""
+    telemetry: bool = True
+    meter: str | None = None
+    """File or FIFO of an external power meter."""
+    ambient_c: float | None = None
+    """Temperature of the room."""
+    control: Control = field(default_factory=Control)
+    """What the device is set to meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

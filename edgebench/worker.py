@@ -38,7 +38,6 @@ from edgebench.device import Device
 from edgebench.errors import CannotMeasure
 from edgebench.evaluate import run_pass, save_predictions
 from edgebench.imagecache import load_cache, normalize, transform
-from edgebench.instrument import TimingPlan
 from edgebench.observed import Observed
 from edgebench.properties import CLEAN, Pass
 from edgebench.record import (
@@ -57,7 +56,7 @@ from edgebench.record import (
 )
 from edgebench.scenarios import MULTI_STREAM_IMAGES
 from edgebench.stopping_timings import Budgets
-from edgebench.timing_types import Scenario
+from edgebench.timing_types import Scenario, TimingPlan
 
 # Distinct inputs that timing goes round in, so that no inference repeats its predecessor's.
 TIMING_INPUTS = 8

@@ -14,7 +14,9 @@ from edgebench.errors import InvalidInput, UsageError
 from edgebench.properties import Pass, Predictions, accuracy
 from edgebench.record import DatasetIdentity, PassRecord, Score, dump
 from edgebench.tails import Ends
+from edgebench.timing_types import ServerSearch, TimingPlan
 from tests import builders
+from tests import observations as ob
 
 IMAGES = 300
 DATA = DatasetIdentity(name="inspection", source="demo", images=IMAGES, classes=3, digest="e" * 64)
@@ -228,6 +230,37 @@ class TestComparing:
         file.write_bytes(file.read_bytes()[:2000])
         with pytest.raises(InvalidInput, match="cannot read the predictions"):
             compare.compare((one, folder), second)
+
+
+class TestScenarios:
+    def filmed(self, **more):
+        camera = ob.query("camera", [0.01] * 100, **{"rate_hz": 30.0, "limit_s": 1 / 30, "policy": "newest", **more})
+        return ob.watched(builders.run(), queries=(camera,))
+
+    @pytest.mark.parametrize(("more", "told"), [
+        ({"rate_hz": 15.0}, "frame rate (camera): 30.0 against 15.0"), ({"policy": "queue"}, "drop (camera): newest against queue"),
+        ({"limit_s": 0.05}, "deadline (camera): 33.3333 ms against 50 ms"),
+        ({"preprocessing": "included"}, "preprocessing (camera): excluded against included")])
+    def test_cameras_that_were_issued_otherwise_are_not_comparable(self, more, told):
+        assert told == compare.timing_differences(self.filmed(), self.filmed(**more))[0].words
+        assert () == compare.timing_differences(self.filmed(), self.filmed())
+
+    def served(self, bound_s: float, asked_s: float | None):
+        search = ServerSearch(rate_hz=50.0, reason="confirmed", bound_s=bound_s, q=0.99, confidence=0.99, lowest_failing_hz=60.0,
+                              trials=())
+        run = ob.watched(builders.run(), server=search)
+        return replace(run, settings=replace(run.settings, timing=TimingPlan(scenarios=("server",), latency_bound_s=asked_s)))
+
+    def differences(self, one, two):
+        return [found.words for found in (*compare.timing_differences(one, two), *compare.data_differences(one, two))]
+
+    def test_bounds_that_follow_from_each_runs_own_median_are_no_difference(self):
+        assert [] == self.differences(self.served(0.101, None), self.served(0.102, None))
+
+    def test_bounds_that_were_asked_for_are(self):
+        assert ["latency bound (server): 100 ms against 50 ms"] == self.differences(self.served(0.1, 0.1), self.served(0.05, 0.05))
+        assert ["latency bound (server): 100 ms against by the median latency"] == self.differences(
+            self.served(0.1, 0.1), self.served(0.1, None))
 
 
 class TestOutcome:

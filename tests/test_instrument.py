@@ -13,11 +13,10 @@ import pytest
 
 from edgebench import catalog, instrument, latency, scenarios
 from edgebench.errors import MissingDependency, UsageError
-from edgebench.instrument import TimingPlan
 from edgebench.observed import MemoryTaken
 from edgebench.telemetry.observe import WHICH_GPU
 from edgebench.telemetry.types import Absent, EnergyPerInference, ThrottleEvent
-from edgebench.timing_types import DeviceTrace
+from edgebench.timing_types import DeviceTrace, TimingPlan
 from tests import builders, trees
 from tests import observations as ob
 
@@ -186,14 +185,14 @@ class TestPlan:
         (TimingPlan(scenarios=("offline",), loadgen=True), "--loadgen checks the single-stream timings")])
     def test_what_cannot_be_measured_is_refused(self, plan, told):
         with pytest.raises(UsageError) as caught:
-            plan.refuse_unfit()
+            instrument.refuse_unfit(plan)
         assert told in f"{caught.value.message} {caught.value.hint}"
 
     def test_loadgen_is_looked_for_before_anything_is_timed(self, monkeypatch):
-        TimingPlan(loadgen=True).refuse_unfit()
+        instrument.refuse_unfit(TimingPlan(loadgen=True))
         monkeypatch.setitem(sys.modules, "mlperf_loadgen", None)
         with pytest.raises(MissingDependency, match="mlperf_loadgen"):
-            TimingPlan(loadgen=True).refuse_unfit()
+            instrument.refuse_unfit(TimingPlan(loadgen=True))
 
 
 class TestScores:

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import pytest
 from edgebench import catalog, profiler
 from edgebench.artifacts import write_manifest
 from edgebench.record import Caveat, load, load_artifact, run_schema
-from edgebench.telemetry.control import Control
+from edgebench.timing_types import Control, TimingPlan
 from tests.commands import cli, interrupt
 from tests.conftest import picture
 from tests.models import CLASSES, class_file, onnx_file, preprocess_file, tiny_weights
@@ -179,10 +179,19 @@ def test_resume_keeps_what_is_finished(profiled: Path, inputs: dict[str, Path], 
     assert [variant(out, "openvino-int8").name] == changed
 
 
-def test_resume_with_other_settings_is_refused(profiled: Path, inputs: dict[str, Path]) -> None:
-    done = cli(*words(inputs, profiled, "--resume", "--threads", "1"))
+@pytest.mark.parametrize(("other", "told"), [
+    (("--threads", "1"), "threads"), (("--scenario", "single-stream"), "timing"), (("--sustained", "1"), "timing"),
+    (("--fps", "15"), "timing"), (("--governor", "performance"), "timing")])
+def test_resume_with_other_settings_is_refused(profiled: Path, inputs: dict[str, Path], other, told, monkeypatch) -> None:
+    # No governor of this machine is set.
+    monkeypatch.setattr(profiler.control, "controlled", lambda wanted: nullcontext(()))
+    artifact = next((profiled / "artifacts").glob("*--ort-fp32"))
+    command = ["profile", artifact, "--data", inputs["data"], "--budget", "smoke", "--properties", "accuracy,calibration",
+               "--out", profiled, "--resume"]
+    assert 0 == cli(*command).returncode
+    done = cli(*command, *other)
     assert 2 == done.returncode
-    assert "other settings" in error_line(done)
+    assert f"other settings ({told})" in error_line(done)
 
 
 def test_interrupting_keeps_finished_variants_and_says_how_to_go_on(profiled: Path, inputs: dict[str, Path],
@@ -405,7 +414,8 @@ def test_the_power_mode_is_that_of_the_measurement_and_not_the_one_before_it(mon
     monkeypatch.setattr(profiler, "resolve_device", lambda name: (device, (Caveat(code=mode[-1], message="m", hint="h"),), mode[-1]))
     monkeypatch.setattr(profiler.control, "controlled", controlled)
     monkeypatch.setattr(profiler, "_interleave", lambda shared, *rest: seen.append(shared))
-    profiler.profile(profiler.Request(models=(), out=tmp_path, properties=("none",), control=Control(power_mode="25W")))
+    profiler.profile(profiler.Request(models=(), out=tmp_path, properties=("none",),
+                                       timing=TimingPlan(control=Control(power_mode="25W"))))
     assert [("25W", ["25W"])] == [(one.power_mode, [doubt.code for doubt in one.doubts]) for one in seen]
 
 

@@ -16,8 +16,9 @@ import pytest
 from edgebench.errors import CannotMeasure, InvalidInput, UsageError
 from edgebench.telemetry import nvpmodel
 from edgebench.telemetry.commands import Outcome
-from edgebench.telemetry.control import Control, controlled, restore_pending
+from edgebench.telemetry.control import controlled, restore_pending
 from edgebench.telemetry.nvpmodel import Mode
+from edgebench.timing_types import Control
 from tests import trees
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -298,7 +299,7 @@ CRASH = """
 import os, sys
 sys.path.insert(0, {project!r})
 from pathlib import Path
-from edgebench.telemetry.control import Control, controlled
+from edgebench.telemetry.control import controlled
 from tests.test_telemetry_control import Board, ALL
 
 board = Board(Path({root!r}))

@@ -11,8 +11,8 @@ from PIL import Image
 
 from edgebench import catalog, worker
 from edgebench.artifacts import fixed_batch
-from edgebench.instrument import TimingPlan
 from edgebench.record import Artifact
+from edgebench.timing_types import Control, TimingPlan
 from edgebench.worker import Job
 from tests import builders
 
@@ -67,3 +67,13 @@ class TestQueries:
         opened = Image.open
         monkeypatch.setattr(Image, "open", lambda path: read.append(path) or opened(path))
         assert (expected, 8) == (given(batch, "multi-stream", (str(file),)), len(read))
+
+
+class TestTimingDigest:
+    def test_another_plan_or_setting_of_the_device_is_another_measurement(self):
+        of, plans = artifact("batch"), (
+            TimingPlan(), TimingPlan(fps=15.0), TimingPlan(control=Control(governor="performance")),
+            TimingPlan(control=Control(power_mode="15W")))
+        jobs = [Job(artifact="", out="", threads=1, batch=16, budget="smoke", passes=(), device=catalog.device("cpu"), timing=plan)
+                for plan in plans]
+        assert len(plans) == len({job.timing_digest(of) for job in jobs})

@@ -26,21 +26,10 @@ from edgebench.telemetry import nvpmodel
 from edgebench.telemetry.clocks import pinned, policies
 from edgebench.telemetry.commands import Runner, run
 from edgebench.telemetry.files import text
+from edgebench.timing_types import Control
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GOVERNOR_PLACE = re.compile(r"sys/devices/system/cpu/(?:cpufreq/policy\d+|cpu\d+/cpufreq)/scaling_governor")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Control:
-    """What to set for the measurement; None and False leave things as they are."""
-
-    power_mode: str | None = None
-    """Name of one of nvpmodel's modes."""
-    jetson_clocks: bool = False
-    """Pin all clocks to the ceiling of the power mode."""
-    governor: str | None = None
-    """CPU frequency governor, such as ``performance``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
