@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgebench import builder, catalog, child, sources, worker
+from edgebench import builder, catalog, child, paired_worker, sources, worker
 from edgebench.datasets import open_images
 from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput
 from edgebench.export import Wanted, export_all
@@ -170,6 +170,16 @@ def test_all_that_is_measured_is_built_before_the_measuring_process_starts(plugi
     # One image, the offline batch, a multi-stream query, the golden images, and each further build.
     assert [["model.onnx 1 0", "model.onnx 16 0", "model.onnx 8 0", "model.onnx 4 0", "model.onnx 1 1", "model.onnx 1 2"]] \
         == started
+
+
+def test_what_is_timed_in_turns_is_built_before_its_processes_start(plugin, tmp_path: Path) -> None:
+    # They are given up on after ten minutes, which an engine may take.
+    (_, folder), = export_all(sources.open_source(str(onnx_file(tmp_path / "m.onnx"))), [moody("prepares")], tmp_path / "out")
+    (tmp_path / "prepared").unlink()
+    job = paired_worker.PairedJob(artifact=str(folder), threads=1, batch=2, warmup_s=0.0, warmup_max_s=0.1)
+    with paired_worker.processes({"a": job}, tmp_path / "turns") as sessions:
+        assert ["a"] == list(sessions)
+        assert ["model.onnx 2 0"] == prepared(tmp_path)
 
 
 def test_calibration_arrives_normalized_and_batch_by_batch(build, tmp_path: Path) -> None:
