@@ -16,9 +16,9 @@ from edgebench import builder, catalog, child, paired_worker, sources, worker
 from edgebench.datasets import open_images
 from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput
 from edgebench.export import Wanted, export_all
-from edgebench.instrument import TimingPlan
 from edgebench.recipe import Build, Recipe
 from edgebench.record import Preprocess
+from edgebench.timing_types import TimingPlan
 from tests.models import onnx_file
 
 BACKEND = """
