@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgebench import artifacts, backends, environment, latency
+from edgebench import artifacts, backends, environment, scenarios
 from edgebench.latency import Budget
 
 BLOCK = Budget(name="block", warmup_count=1, warmup_s=0, min_count=10, min_batches=10, min_s=0, max_s=60)
@@ -54,7 +54,9 @@ def against_bare_loop(folder: Path, threads: int, rounds: int) -> dict[str, floa
     theirs: list[int] = []
     ratios = []
     for number in range(rounds):
-        pair = [lambda: latency.measure(lambda: session.infer(next(upcoming)), BLOCK)[1],
+        pair = [lambda: [round(one * 1e9) for one in scenarios.closed_loop(
+                    "single-stream", lambda: session.infer(next(upcoming)), BLOCK, images_per_query=1,
+                    threads=threads).service_s],
                 lambda: bare(session.infer, feeds, BLOCK.min_count)]
         order = (0, 1) if number % 2 else (1, 0)
         found = {which: pair[which]() for which in order}
@@ -70,11 +72,13 @@ def one_process(folder: Path, threads: int, seconds: float) -> float:
     code = (
         "import sys, json; sys.path.insert(0, sys.argv[1]); import timing; import numpy as np;"
         "from itertools import cycle;"
-        "from pathlib import Path; from edgebench import latency;"
+        "from pathlib import Path; from edgebench import latency, scenarios;"
         "session, feeds = timing.opened(Path(sys.argv[2]), int(sys.argv[3])); upcoming = cycle(feeds);"
         "budget = latency.Budget(name='b', warmup_count=10, warmup_s=1, min_count=100, min_batches=1,"
         " min_s=float(sys.argv[4]), max_s=60);"
-        "print(json.dumps(float(np.median(latency.measure(lambda: session.infer(next(upcoming)), budget)[1])) / 1e6))")
+        "trace = scenarios.closed_loop('single-stream', lambda: session.infer(next(upcoming)), budget,"
+        " images_per_query=1, threads=int(sys.argv[3]));"
+        "print(json.dumps(float(np.median(trace.service_s)) * 1e3))")
     done = subprocess.run([sys.executable, "-c", code, str(Path(__file__).parent), str(folder), str(threads),
                            str(seconds)], capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout.splitlines()[-1]))

@@ -1,16 +1,12 @@
-"""The clocked loop: warm-up, stopping rule, raw timings, and the doubts it raises about its own result.
-
-The clock is an argument, so that a scripted one gives exact numbers.
-"""
+"""How long is measured, what timings come to, and the doubts that they raise about themselves."""
 
 from __future__ import annotations
 
-import gc
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -96,56 +92,6 @@ def altered(budget: Budget, **changes: float) -> Budget:
             else f"{key} {value:g}" for key, value in changes.items() if value != getattr(budget, key)]
     values: dict[str, Any] = {**changes, "name": f"{budget.name} ({', '.join(told)})" if told else budget.name}
     return replace(budget, **values)
-
-
-def measure(infer: Callable[[], object], budget: Budget, *, count: int | None = None,
-            clock: Clock = time.perf_counter_ns, progress: Callable[[float], None] | None = None,
-            ) -> tuple[list[int], list[int], Literal["count-and-duration", "max-duration"]]:
-    """Time `infer` one call after the other; returns warm-up and timings in nanoseconds and why it stopped.
-
-    Warm-up ends when its count and duration are both reached (or at `max_s`); so does the measurement. The garbage
-    collector is off meanwhile. Between two timings lie a comparison and, at most once a second, `progress`.
-
-    Args:
-        infer: Runs one inference and returns when its outputs are in host memory.
-        budget: Counts and durations.
-        count: Timings to take at least, instead of the budget's `min_count`.
-        clock: Monotonic nanoseconds; scripted in tests.
-        progress: Told the share of the budget that is done, 0 to 1.
-    """
-    collecting = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        warmup, _ = _loop(infer, clock, budget.warmup_count, budget.warmup_s, budget.max_s, None)
-        timings, complete = _loop(infer, clock, count or budget.min_count, budget.min_s, budget.max_s, progress)
-    finally:
-        if collecting:
-            gc.enable()
-    return warmup, timings, "count-and-duration" if complete else "max-duration"
-
-
-def _loop(infer: Callable[[], object], clock: Clock, min_count: int, min_s: float, max_s: float,
-          progress: Callable[[float], None] | None) -> tuple[list[int], bool]:
-    timings: list[int] = []
-    append = timings.append
-    enough, limit, second = int(min_s * 1e9), int(max_s * 1e9), 1_000_000_000
-    first = last_told = None
-    while True:
-        start = clock()
-        infer()
-        end = clock()
-        append(end - start)
-        if first is None:
-            first = last_told = start
-        elapsed = end - first
-        if elapsed >= enough and len(timings) >= min_count:
-            return timings, True
-        if elapsed >= limit:
-            return timings, False
-        if progress is not None and last_told is not None and end - last_told >= second:
-            last_told = end
-            progress(min(elapsed / enough if enough else 1.0, len(timings) / min_count, 1.0))
 
 
 def clock_resolution_s(clock: Clock = time.perf_counter_ns) -> float:
@@ -276,20 +222,3 @@ def environment_caveats(environment: Environment, threads: int) -> tuple[Caveat,
         found.append(Caveat(code="oversubscribed", hint="use --threads with at most the usable CPUs",
                             message=f"{threads} threads on {environment.cpus_usable} usable CPUs"))
     return tuple(found)
-
-
-def trace(scenario: Literal["single-stream", "offline"], infer: Callable[[], object], budget: Budget, *, batch: int,
-          threads: int, clock: Clock = time.perf_counter_ns, progress: Callable[[float], None] | None = None,
-          ) -> LatencyTrace:
-    """Measure one scenario and return its raw timings."""
-    count = budget.batches(batch) if scenario == "offline" else budget.min_count
-    warmup, timings, stopped = measure(infer, budget, count=count, clock=clock, progress=progress)
-    return LatencyTrace(
-        scenario=scenario, batch=batch, threads=threads, clock=getattr(clock, "__name__", "clock"),
-        clock_resolution_s=clock_resolution_s() if clock is time.perf_counter_ns else 0.0,
-        warmup_s=_seconds(warmup), latency_s=_seconds(timings),
-        stopped=stopped)
-
-
-def _seconds(nanoseconds: Sequence[int]) -> tuple[float, ...]:
-    return tuple(value / 1e9 for value in nanoseconds)

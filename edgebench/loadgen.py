@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgebench import percentiles
+from edgebench import percentiles, steady
 from edgebench.errors import CannotMeasure, UsageError, require
 from edgebench.latency import Budget
 from edgebench.record import Caveat, LatencyTrace, Score
@@ -124,7 +124,8 @@ def _drive(loadgen: Any, infer: Callable[[Sequence[int]], object], scenario: Sce
     system = loadgen.ConstructSUT(issue, nothing)
     library = loadgen.ConstructQSL(inputs, inputs, nothing, nothing)
     try:
-        loadgen.StartTestWithLogSettings(system, library, settings, log, str(folder / "audit.config"))
+        with steady.quiet():
+            loadgen.StartTestWithLogSettings(system, library, settings, log, str(folder / "audit.config"))
     finally:
         loadgen.DestroyQSL(library)
         loadgen.DestroySUT(system)

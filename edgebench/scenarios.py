@@ -6,11 +6,9 @@ when that one is done, and its latency counts from when it was due. Clock and sl
 
 from __future__ import annotations
 
-import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -91,7 +89,7 @@ def closed_loop(scenario: Scenario, infer: Infer, budget: Budget, *, images_per_
     starts: list[int] = []
     ends: list[int] = []
     stopped: Stopped = "count-and-duration"
-    with _quiet():
+    with steady.quiet():
         warm = _warm_up(infer, budget, warmup_factor, clock)
         told = looked = begin = clock()
         next_look = 1.0
@@ -156,7 +154,7 @@ def server(infer: Infer, rate_hz: float, bound_s: float, budget: Budget, *, quer
     count = queries or max(budget.server_queries, math.ceil(budget.min_s * rate_hz))
     due = np.cumsum(np.random.default_rng(seed).exponential(1.0 / rate_hz, count))
     allowed = percentiles.late_allowed(count, q, confidence) if give_up else None
-    with _quiet():
+    with steady.quiet():
         warm = _warm_up(infer, budget, warmup_factor, clock)
         served = _open_loop(infer, due, budget.max_s, clock, sleep, spin_s, progress,
                             lambda late: allowed is not None and late > allowed, bound_s)
@@ -322,7 +320,7 @@ def camera(infer: Infer, fps: float, budget: Budget, *, deadline_s: float | None
     taken: list[int] = []
     dropped: list[int] = []
     stopped: Stopped = "count-and-duration"
-    with _quiet():
+    with steady.quiet():
         warm = _warm_up(infer, budget, warmup_factor, clock)
         told = begin = clock()
         frame = 0
@@ -396,19 +394,6 @@ def _wait_until(moment: int, clock: Clock, sleep: Sleep, spin_s: float) -> None:
     while (left := moment - clock()) > 0:
         if left > spin_s * 1e9:
             sleep(left / 1e9 - spin_s)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the garbage collector out of timings."""
-    collecting = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _clock_facts(clock: Clock) -> dict[str, Any]:

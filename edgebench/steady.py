@@ -10,10 +10,12 @@ that itself moves the level by 5 % and more is a changing level, and about one i
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -302,6 +304,19 @@ def two_states(values: FloatArray) -> TwoStates | None:
         return None
     return TwoStates(low_s=float(mean_low[best]), high_s=float(mean_high[best]),
                      high_share=float(1 - left[best] / n), separation=float(separation))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the garbage collector out of timings."""
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,6 @@ The loop keeps every latency in a compact array; what is reported is derived fro
 from __future__ import annotations
 
 import array
-import gc
 import io
 import itertools
 import math
@@ -71,10 +70,7 @@ def run(infer: Callable[[], object], duration_s: float = DURATION_S, *, clock: C
         stop: Asked once a second whether to end early, such as at a critical temperature.
     """
     starts, durations = array.array("q"), array.array("q")
-    collecting = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
+    with steady.quiet():
         begin = told = clock()
         limit = begin + round(duration_s * 1e9)
         while True:
@@ -91,9 +87,6 @@ def run(infer: Callable[[], object], duration_s: float = DURATION_S, *, clock: C
                     progress((end - begin) / (duration_s * 1e9))
                 if stop():
                     break
-    finally:
-        if collecting:
-            gc.enable()
     return Timings(np.array(starts, np.int64), np.array(durations, np.int64))
 
 
