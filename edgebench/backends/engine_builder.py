@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgebench import steady
 from edgebench.backends import engines
 from edgebench.backends.engine_session import sizes
 from edgebench.backends.engines import Built
@@ -176,6 +177,9 @@ class Library:
         return found
 
 
+# TensorRT writes to its log under a lock that freeing one of its objects takes too: a collector that frees an earlier
+# builder from within a message would wait for ever.
+@steady.quiet()
 def build_plan(library: Library, entry: Path, recipe: Recipe, *, on_device: bool, timings: bytes | None,
                capability: tuple[int, int] | None) -> tuple[bytes, Built, bytes | None]:
     """Build a plan from an ONNX file.

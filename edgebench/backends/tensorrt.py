@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgebench import steady
 from edgebench.backends import Batches, Feeds, engines, inspector, is_installed
 from edgebench.backends.cuda import Cuda, CudaError, CudaRuntime, Gpu
 from edgebench.backends.engine_builder import Library, build_plan
@@ -240,6 +241,7 @@ class TensorRT:
         told = int(engine.get_engine_stat(stat.TOTAL_WEIGHTS_SIZE)) if stat is not None else 0
         return told if told > 0 else len(ready.plan)
 
+    @steady.quiet()
     def _deserialize(self, record: Engine, plan: bytes, folder: Path) -> trt.ICudaEngine:
         library = self.library
         runtime = library.runtime()
