@@ -1,7 +1,7 @@
 """How often is the gate wrong? Simulated gates on real paired predictions, with known flips put in.
 
     python benchmarks/gates.py ../shared/data/imagenet-x-predictions [--gates 2000] [--sequential 500] [--markdown]
-    python benchmarks/gates.py --runs OUT [--gates 500]
+    python benchmarks/gates.py --runs OUT [--gates 2000]
 
 The images are ImageNet's validation set, the first model's answers are ResNet-50's. A variant is made from them by
 flipping images at chosen rates, the less confident ones more often, as quantization does; so the true loss of accuracy
@@ -19,17 +19,22 @@ import argparse
 import csv
 import json
 import math
+import sys
 import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
 from edgebench import evidence, gate, metrics, policy, sample_size, sequential
 from edgebench.evaluate import load_passes
 from edgebench.policy import Rule
-from edgebench.properties import accuracy, calibration
-from edgebench.record import load
+from edgebench.properties import Pass, Predictions, accuracy, calibration
+from edgebench.record import Run, load
 
 CONFIDENCE, POWER = 0.95, 0.8
 ALPHA = 1 - CONFIDENCE
@@ -151,64 +156,77 @@ def timing(gates: int, generator: np.random.Generator, pairs: int = 1000) -> dic
     return {name: count / gates for name, count in alarms.items()}
 
 
-def at_the_limit(runs: Path, gates: int, generator: np.random.Generator) -> list[str]:
-    """Return rows of a table: each variant in a folder of runs, gated on limits that it just keeps."""
+def narrowed(names: Iterable[str]) -> AbstractContextManager[object]:
+    """Bootstrap these calibration scores alone, for speed: none of the others moves their intervals."""
+    chosen = tuple(one for one in calibration.ESTIMATORS if one.name in set(names))
+    return mock.patch.multiple(calibration, ESTIMATORS=chosen, _scaling=lambda *_: ((), ()), _classwise=lambda _: ())
+
+
+def quantized(runs: Path) -> dict[Path, tuple[Run, Path, Run]]:
+    """Return the variants in a folder of runs that have a reference there: run, and folder and run of the reference."""
     found = {folder: load(folder / "run.json") for folder in sorted(runs.iterdir()) if (folder / "run.json").exists()}
-    passes = {folder: load_passes(folder, run.passes, run.artifact.digest) for folder, run in found.items()}
-    lines = []
-    for folder, run in found.items():
-        if run.reference is None:
-            continue
-        base = next(place for place, one in found.items() if one.variant == run.reference.variant)
-        for key, mine in passes[folder].items():
-            theirs = passes[base][key]
-            pair = real(folder.name, theirs.outcomes.correct, mine.outcomes.correct)
-            shares = fixed(pair, pair.correct.size, gates, generator, pair.loss)
-            lines.append(f"| {run.artifact.recipe.id} | accuracy_top1 | {-pair.loss * 100:+.2f} points | "
-                         f"{shares['pass']:.1%} | {shares['fail']:.1%} |")
-            truth = {name: score.value for one in run.evaluations if one.property == "calibration"
-                     for score in one.reference_scores for name in SCORES if score.name == f"{name}_change"}
-            rules = [Rule(id=name, metric=name, of="calibration", against="reference", max_increase_absolute=value)
-                     for name, value in truth.items() if value is not None]
-            wrong = {rule.id: [0, 0] for rule in rules}
-            for _ in range(gates):
-                chosen = generator.integers(0, len(mine.targets), len(mine.targets))
-                both = [{key: replace(one, stored_outcomes=one.outcomes.take(chosen), targets=one.targets[chosen])}
-                        for one in (mine, theirs)]
-                changes = calibration.score(*both)
-                for rule in rules:
-                    (decided,) = evidence.find(rule, run, None, changes)
-                    assert isinstance(decided, evidence.Evidence)
-                    above, below = decided.tails(rule.max_increase_absolute or 0.0)
-                    wrong[rule.id][0] += below <= ALPHA
-                    wrong[rule.id][1] += above <= ALPHA
-            lines += [f"| {run.artifact.recipe.id} | {name} | {truth[name]:+.4f} | {kept / gates:.1%} | "
-                      f"{broken / gates:.1%} |" for name, (kept, broken) in wrong.items()]
-    return lines
+    by_name = {run.variant: folder for folder, run in found.items()}
+    return {folder: (run, by_name[run.reference.variant], found[by_name[run.reference.variant]])
+            for folder, run in found.items() if run.reference is not None}
 
 
-def equals(runs: Path, gates: int, generator: np.random.Generator, name: str = "survives-quantization") -> list[str]:
-    """Return rows of a table: how often a policy fails variants that are as good as their reference.
+def read(folder: Path, run: Run) -> tuple[Pass, Predictions]:
+    """Return the one pass of a run."""
+    ((key, found),) = load_passes(folder, run.passes, run.artifact.digest).items()
+    return key, found
+
+
+def changes_of(run: Run) -> dict[str, float]:
+    """Return the changes of `SCORES` that a run holds."""
+    return {name: score.value for one in run.evaluations if one.property == "calibration"
+            for score in one.reference_scores for name in SCORES
+            if score.name == f"{name}_change" and score.value is not None}
+
+
+def calibrated(runs: Path, folder: Path, gates: int, seed: int) -> dict[str, np.ndarray]:
+    """Return by score how often limits that a variant just keeps are passed and failed, [passes, fails]."""
+    run, base, reference = quantized(runs)[folder]
+    (key, mine), (_, theirs) = read(folder, run), read(base, reference)
+    rules = [Rule(id=name, metric=name, of="calibration", against="reference", max_increase_absolute=value)
+             for name, value in changes_of(run).items()]
+    generator = np.random.default_rng(seed)
+    wrong = {rule.id: np.zeros(2, np.int64) for rule in rules}
+    with narrowed(SCORES):
+        for _ in range(gates):
+            chosen = generator.integers(0, len(mine.targets), len(mine.targets))
+            both = [{key: replace(one, stored_outcomes=one.outcomes.take(chosen), targets=one.targets[chosen])}
+                    for one in (mine, theirs)]
+            changes = calibration.score(*both)
+            for rule in rules:
+                (decided,) = evidence.find(rule, run, None, changes)
+                assert isinstance(decided, evidence.Evidence)
+                above, below = decided.tails(rule.max_increase_absolute or 0.0)
+                wrong[rule.id] += (below <= ALPHA, above <= ALPHA)
+    return wrong
+
+
+ANY = "any of them"
+
+
+def equals(runs: Path, folder: Path, gates: int, seed: int, name: str = "survives-quantization",
+           ) -> dict[str, np.ndarray]:
+    """Return by rule how often a variant that is as good as its reference passes and fails, [passes, fails].
 
     Args:
         runs: Folder of finished runs.
-        gates: For each variant.
-        generator: Draws images and tosses coins.
+        folder: Of the variant.
+        gates: How many.
+        seed: Draws images and tosses coins.
         name: Of the policy, whose rules on accuracy and calibration are judged; a mean over the draws is no change.
     """
     chosen = policy.find(name)
     chosen = replace(chosen, rules=tuple(rule for rule in chosen.rules if rule.of in ("accuracy", "calibration")))
-    lines = []
-    for folder in sorted(one.parent for one in runs.glob("*/run.json")):
-        run = load(folder / "run.json")
-        if run.reference is None:
-            continue
-        base = load(runs / run.reference.variant / "run.json")
-        failed, by_rule = 0, {rule.id: [0, 0] for rule in chosen.rules}
-        ((key, mine),) = load_passes(folder, run.passes, run.artifact.digest).items()
-        theirs = load_passes(runs / run.reference.variant, base.passes, base.artifact.digest)[key]
-        images = len(mine.targets)
-        answers = metrics.joined([mine.outcomes, theirs.outcomes])
+    run, base, reference = quantized(runs)[folder]
+    (key, mine), (_, theirs) = read(folder, run), read(base, reference)
+    generator, images = np.random.default_rng(seed), len(mine.targets)
+    answers = metrics.joined([mine.outcomes, theirs.outcomes])
+    counts = {rule.id: np.zeros(2, np.int64) for rule in chosen.rules} | {ANY: np.zeros(2, np.int64)}
+    with narrowed(rule.metric for rule in chosen.rules):
         for _ in range(gates):
             drawn = generator.integers(0, images, images)
             coin = generator.integers(0, 2, images)
@@ -216,16 +234,44 @@ def equals(runs: Path, gates: int, generator: np.random.Generator, name: str = "
                                   stored_outcomes=answers.take(drawn + images * (coin == side)))} for side in (0, 1)]
             evaluations = (*accuracy.score(*both), *calibration.score(*both))
             verdicts = gate.judge(chosen, (replace(run, evaluations=evaluations), None),
-                                  reference=(base, None)).verdicts
-            failed += any(one.status == "fail" for one in verdicts)
-            for one in verdicts:
-                if one.rule in by_rule:
-                    by_rule[one.rule][0] += one.status == "fail"
-                    by_rule[one.rule][1] += one.status == "pass"
-        lines += [f"| {run.artifact.recipe.id} | {rule} | {broken / gates:.1%} | {kept / gates:.1%} |"
-                  for rule, (broken, kept) in by_rule.items()]
-        lines.append(f"| {run.artifact.recipe.id} | any of them | {failed / gates:.1%} | |")
-    return lines
+                                  reference=(reference, None)).verdicts
+            found = [one for one in verdicts if one.rule in counts]
+            for one in found:
+                counts[one.rule] += (one.status == "pass", one.status == "fail")
+            counts[ANY] += (all(one.status == "pass" for one in found), any(one.status == "fail" for one in found))
+    return counts
+
+
+def in_parts(simulated: Callable[[Path, Path, int, int], dict[str, np.ndarray]], runs: Path, folder: Path, gates: int,
+             pool: Executor, part: int = 50) -> dict[str, np.ndarray]:
+    """Return the sum of simulations of `part` gates each, run side by side with seeds of their own."""
+    sizes = [min(part, gates - start) for start in range(0, gates, part)]
+    futures = [pool.submit(simulated, runs, folder, size, seed) for seed, size in enumerate(sizes)]
+    total: dict[str, np.ndarray] = {}
+    for number, one in enumerate(futures, 1):
+        for name, counts in one.result().items():
+            total[name] = total.get(name, np.zeros(2, np.int64)) + counts
+        print(f"{simulated.__name__} {folder.name}: {number} of {len(futures)} parts", file=sys.stderr)
+    return total
+
+
+def on_runs(runs: Path, gates: int) -> None:
+    """Print both tables for a folder of runs."""
+    with ProcessPoolExecutor() as pool:
+        print(f"{gates:,} gates of each kind.\n\n| Variant | score | true change, which is the limit | passes | fails |"
+              "\n|---|---|---|---|---|", flush=True)
+        for folder, (run, base, reference) in quantized(runs).items():
+            pair = real(folder.name, read(base, reference)[1].outcomes.correct, read(folder, run)[1].outcomes.correct)
+            shares = fixed(pair, pair.correct.size, gates, np.random.default_rng(0), pair.loss)
+            print(f"| {run.artifact.recipe.id} | accuracy_top1 | {-pair.loss * 100:+.2f} points | "
+                  f"{shares['pass']:.1%} | {shares['fail']:.1%} |")
+            for name, (kept, broken) in in_parts(calibrated, runs, folder, gates, pool).items():
+                print(f"| {run.artifact.recipe.id} | {name} | {changes_of(run)[name]:+.4f} | {kept / gates:.1%} | "
+                      f"{broken / gates:.1%} |", flush=True)
+        print("\n| Variant exchanged with its reference | rule | fails | passes |\n|---|---|---|---|", flush=True)
+        for folder, (run, *_) in quantized(runs).items():
+            for name, (kept, broken) in in_parts(equals, runs, folder, gates, pool).items():
+                print(f"| {run.artifact.recipe.id} | {name} | {broken / gates:.1%} | {kept / gates:.1%} |", flush=True)
 
 
 def tolerance(rate: float, gates: int) -> float:
@@ -279,10 +325,7 @@ def main() -> None:
     options = parser.parse_args()
     begin = time.monotonic()
     if options.runs is not None:
-        print("| Variant | score | true change, which is the limit | passes | fails |\n|---|---|---|---|---|")
-        print("\n".join(at_the_limit(options.runs, options.gates, np.random.default_rng(0))))
-        print("\n| Variant exchanged with its reference | rule | fails | passes |\n|---|---|---|---|")
-        print("\n".join(equals(options.runs, options.gates, np.random.default_rng(2))))
+        on_runs(options.runs, options.gates)
         return
     if options.folder is None:
         parser.error("a folder of predictions or --runs is needed")

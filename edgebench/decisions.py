@@ -41,7 +41,7 @@ class DecisionPath:
     confidence: float
     """One-sided."""
     sampled: str
-    """What was counted: images, timings, or rounds of timing in turns."""
+    """What was counted: images, timings, or launches (fresh processes) of timing in turns."""
     steps: tuple[Step, ...]
     change: bool = False
     """Whether values are changes, told in points and with a sign."""

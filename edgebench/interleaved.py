@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +11,14 @@ from edgebench import artifacts, paired, paired_worker
 from edgebench.errors import CannotMeasure, UsageError
 from edgebench.record import Artifact, Run, decode, read_json, write_json
 from edgebench.stopping_timings import Ratios
-from edgebench.timing_types import Comparison, NoiseFloor, PairedTrace
+from edgebench.timing_types import Comparison, NoiseFloor, PairedTrace, PairPlan
 
 SCHEMA = "edgebench.paired/1"
 # History: 1 (0.1.0) first published form.
 FILE = "paired.json"
 BLOCK_S = 0.15
 """About how long a session runs in its turn: long against the switch, short against drift."""
-FLOOR_REPEATS, FLOOR_ROUNDS = 8, 12
+FLOOR_REPEATS, FLOOR_ROUNDS = 8, paired.LEAST_ROUNDS
 METRIC = "latency_p50"
 Progress = Callable[[str, float], None]
 
@@ -37,16 +37,19 @@ class Paired:
     """Raw timings, block by block."""
     digests: dict[str, str]
     """Of each variant's artifact: timings of another one say nothing about it."""
+    plan: PairPlan | None = None
+    """How many rounds a margin takes, where one was asked for."""
 
 
-def compare(runs: Mapping[str, tuple[Run, Path]], out: Path, *, rounds: int, progress: Progress,
-            followed: Ratios | None = None) -> Paired:
+def compare(runs: Mapping[str, tuple[Run, Path]], out: Path, *, rounds: int, margin: float | None = None,
+            progress: Progress, followed: Ratios | None = None) -> Paired:
     """Time variants in turns and compare each with its reference; what is found is written to ``paired.json``.
 
     Args:
         runs: Finished runs and the folders of their artifacts, by variant.
         out: Output folder.
-        rounds: Each runs every variant twice.
+        rounds: Each runs every variant twice; with a margin, at most so many.
+        margin: Relative change of latency to find with a power of 80 %: a pilot tells how many rounds that takes.
         progress: Told (what, share done).
         followed: Rules of a policy that end the rounds when all are decided; how, is written beside the runs.
 
@@ -63,20 +66,35 @@ def compare(runs: Mapping[str, tuple[Run, Path]], out: Path, *, rounds: int, pro
     first = runs[wanted[0]][0]
     slowest = max(_median(runs[name][0]) for name in wanted)
     inferences = max(3, round(BLOCK_S / slowest))
-    jobs = {name: paired_worker.PairedJob(artifact=str(runs[name][1].resolve()), threads=first.settings.threads)
-            for name in wanted}
+    opened = _opened({name: paired_worker.PairedJob(artifact=str(runs[name][1].resolve()),
+                                                    threads=first.settings.threads) for name in wanted},
+                     out / "paired")
+    plan = None
     progress("opening all variants at once", 0.0)
-    with paired_worker.processes(jobs, out / "paired") as sessions:
-        trace = paired.interleave(sessions, rounds=rounds, inferences=inferences,
+    if margin is not None:
+        trace, plan = paired.measure_pairs(
+            opened, wanted, pairs, margin, inferences=inferences, most=rounds,
+            told=lambda done, total: progress(f"timing variants in turns, round {done} of {total}", done / total))
+        if followed:
+            followed.decided(trace)
+    else:
+        trace = paired.interleave(opened, wanted, rounds=rounds, inferences=inferences,
                                   told=lambda done: progress("timing variants in turns", done / rounds),
                                   decided=followed.decided if followed else lambda _: False)
     found = Paired(schema=SCHEMA, device=first.device.id, threads=first.settings.threads, inferences=inferences,
                    comparisons=tuple(paired.compare(trace, one, other) for one, other in pairs), trace=trace,
-                   digests={name: runs[name][0].artifact.digest for name in wanted})
+                   digests={name: runs[name][0].artifact.digest for name in wanted}, plan=plan)
     write_json(out / FILE, found)
     if followed:
         followed.write(out)
     return found
+
+
+def _opened(jobs: Mapping[str, paired_worker.PairedJob], folder: Path) -> paired.Opened:
+    def opened(order: Sequence[str]) -> AbstractContextManager[Mapping[str, paired.Run]]:
+        return paired_worker.processes({name: jobs[name] for name in order}, folder)
+
+    return opened
 
 
 def load(out: Path) -> Paired | None:
@@ -88,7 +106,7 @@ def load(out: Path) -> Paired | None:
 def noise_floor(folder: Path, device: str, scratch: Path, *, threads: int, conditions: Mapping[str, str],
                 repeats: int = FLOOR_REPEATS, rounds: int = FLOOR_ROUNDS,
                 progress: Progress = lambda what, share: None) -> NoiseFloor:
-    """Compare an artifact with itself between fresh processes, and return by how much equals differ here.
+    """Compare an artifact with itself, again and again, and return by how much equals differ here.
 
     Args:
         folder: The artifact.
@@ -96,26 +114,20 @@ def noise_floor(folder: Path, device: str, scratch: Path, *, threads: int, condi
         scratch: For the processes' files.
         threads: CPU threads of each session.
         conditions: What must be the same where the floor is used.
-        repeats: Pairs of processes.
-        rounds: Per pair.
+        repeats: Comparisons.
+        rounds: Of each.
         progress: Told (what, share done).
     """
     artifact: Artifact = artifacts.verify(folder)
     job = paired_worker.PairedJob(artifact=str(folder.resolve()), threads=threads)
-    def opened() -> AbstractContextManager[Mapping[str, paired.Run]]:
-        return paired_worker.processes({"a": job, "b": job}, scratch)
-    with opened() as sessions:
-        pilot = paired.interleave(sessions, rounds=1, inferences=5)
+    names = ("a", "b")
+    opened = _opened(dict.fromkeys(names, job), scratch)
+    pilot = paired.interleave(opened, names, rounds=1, inferences=5)
     typical = sorted(value for block in pilot.rounds[0] for value in block.latency_s)
     inferences = max(3, round(BLOCK_S / typical[len(typical) // 2]))
-    done = 0
-
-    def told(_: Comparison) -> None:
-        nonlocal done
-        done += 1
-        progress(f"comparing {artifact.recipe.id} with itself", done / repeats)
-
-    found = paired.compare_equals(opened, repeats=repeats, rounds=rounds, inferences=inferences, told=told)
+    found = paired.compare_equals(
+        opened, names, repeats=repeats, rounds=rounds, inferences=inferences,
+        told=lambda done: progress(f"comparing {artifact.recipe.id} with itself", done / (repeats * rounds)))
     return paired.noise_floor(found, device=device, metric=METRIC, conditions=conditions)
 
 

@@ -43,6 +43,25 @@ class Sizes(Words):
         return tuple(int(size) for size in sizes)
 
 
+class Turns(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
+    """Rounds of timing in turns, or the change of latency that they are to find, in percent."""
+
+    name = "ROUNDS|PERCENT%"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
+        """Return rounds, or a share below 1."""
+        if isinstance(value, (int, float)):
+            return value
+        words = value.strip()
+        try:
+            number = float(words[:-1]) / 100.0 if words.endswith("%") else int(words)
+        except ValueError:
+            self.fail(f"expected rounds, such as 24, or a change to find, such as 3%, got {value!r}", param, ctx)
+        if number < 0 or (isinstance(number, float) and not 0.001 <= number < 1.0):
+            self.fail(f"expected 0 rounds or more, or a change from 0.1% to below 100%, got {value!r}", param, ctx)
+        return number
+
+
 def flat(values: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
     """Return the words of an option that may be repeated."""
     return tuple(word for words in values for word in words)
@@ -82,8 +101,9 @@ TIMING_OPTIONS = (
                  "clock."),
     click.option("--loadgen", is_flag=True, help="Let MLPerf's LoadGen time single-stream too, on the same session, "
                  "as a cross-check of the percentiles (extra 'loadgen')."),
-    click.option("--paired", "paired_rounds", type=int, default=0, metavar="ROUNDS", help="At the end, time all "
-                 "variants in turns and give ratios with intervals; 24 rounds tell 3 % on a quiet machine."),
+    click.option("--paired", type=Turns(), default=0, metavar="ROUNDS|PERCENT%", help="At the end, time all variants "
+                 "in turns, in fresh processes every other round, and give ratios with intervals: so many rounds (14 "
+                 "or more for an interval, 24 for a gate), or as many as find a change of latency such as 3%."),
     click.option("--noise-floor", type=click.Path(path_type=Path), metavar="FILE", help="Compare the first variant "
                  "with itself, and write by how much equals differ on this device: 'gate' refuses limits below it."),
     click.option("--no-telemetry", is_flag=True, help="Do not watch power, heat, clocks and throttling."),

@@ -1,10 +1,16 @@
 """Which of two sessions is faster, on a machine that is never quiet: interleaved blocks, ratios from pairs.
 
 A round runs every session in a random order and then in the reverse order. A slow change of the machine that is linear
-within a round cancels; whatever else the machine does, chance decided whom it hit. Exchanging two sessions of equal
-speed would therefore only change the sign of a round's log ratio, with probability one half, in every round anew: the
-signed-rank test and its interval are exact for any autocorrelation, drift and distribution (randomization inference).
-Random orders are used instead of a Latin square, whose rows are not independent of each other.
+within a round cancels; whatever else the machine does, chance decided whom it hit. Two processes of one artifact still
+differ lastingly (where their memory lies, which caches they share), and no number of rounds between them shows that: so
+all sessions are opened anew every `ROUNDS_PER_LAUNCH` rounds, a launch, and what counts is one log ratio of each.
+Exchanging two artifacts of equal speed would only change the sign of a launch's log ratio, with probability one half,
+in every launch anew: the signed-rank test and its interval are exact for any autocorrelation, drift and distribution
+(randomization inference). Random orders are used instead of a Latin square, whose rows are not independent of each
+other.
+
+Source:
+    Curtsinger & Berger 2013, STABILIZER (ASPLOS): layout alone moves programs by more than most optimizations do.
 """
 
 from __future__ import annotations
@@ -28,104 +34,114 @@ CONFIDENCE = 0.975
 even where an assumption is only nearly met."""
 EXACT_ROUNDS = 200
 """Above, the null distribution is taken as normal."""
-PILOT_ROUNDS = 12
+ROUNDS_PER_LAUNCH = 2
+PILOT_ROUNDS = 20
+LEAST_ROUNDS = 7 * ROUNDS_PER_LAUNCH
+"""Fewer have no interval at `CONFIDENCE`."""
 Run = Callable[[int], Block]
 """Runs that many inferences now and returns their latencies; `Block.session` is set by `interleave`."""
+Opened = Callable[[Sequence[str]], AbstractContextManager[Mapping[str, Run]]]
+"""Opens sessions anew, in this order of their names; in reality each in a process of its own."""
 Statistic = Callable[[FloatArray], float]
 
 
-def interleave(sessions: Mapping[str, Run], *, rounds: int, inferences: int, seed: int = 0,
-               told: Callable[[int], None] = lambda done: None,
-             decided: Callable[[PairedTrace], bool] = lambda trace: False) -> PairedTrace:
+def interleave(opened: Opened, names: Sequence[str], *, rounds: int, inferences: int, seed: int = 0,
+               rounds_per_launch: int = ROUNDS_PER_LAUNCH, told: Callable[[int], None] = lambda done: None,
+               decided: Callable[[PairedTrace], bool] = lambda trace: False) -> PairedTrace:
     """Run all sessions in turns.
 
     Args:
-        sessions: By name; in reality each is a process of its own, so that none shares memory or threads with another.
+        opened: Opens them, again and again.
+        names: Of the sessions.
         rounds: Each runs every session twice.
         inferences: Per block.
         seed: Of the orders.
+        rounds_per_launch: Rounds after which all sessions are opened anew.
         told: Hears after each round how many are done.
-        decided: Hears all rounds after each one; no further ones follow where it says so.
+        decided: Hears all rounds after each launch; no further ones follow where it says so.
 
     Raises:
         UsageError: Fewer than two sessions, or no round or inference.
         CannotMeasure: A session returned another number of latencies, or some that are not above 0.
     """
-    if len(sessions) < 2 or rounds < 1 or inferences < 1:
+    if len(names) < 2 or rounds < 1 or inferences < 1 or rounds_per_launch < 1:
         raise UsageError("expected two sessions or more, and rounds and inferences above 0, "
-                         f"got {len(sessions)} sessions, {rounds} rounds and {inferences} inferences")
+                         f"got {len(names)} sessions, {rounds} rounds and {inferences} inferences")
     generator = np.random.default_rng(seed)
-    runs = list(sessions.items())
-    found = []
-    for number in range(rounds):
-        order = [int(k) for k in generator.permutation(len(runs))]
-        blocks = []
-        for which in (*order, *reversed(order)):
-            name, run = runs[which]
-            block = run(inferences)
-            if len(block.latency_s) != inferences or not all(0 < value < math.inf for value in block.latency_s):
-                raise CannotMeasure(f"{name} returned {len(block.latency_s)} latencies for {inferences} inferences, or "
-                                    "some that are not above 0 s")
-            blocks.append(Block(session=which, begin_ns=block.begin_ns, latency_s=block.latency_s))
-        found.append(tuple(blocks))
-        told(number + 1)
-        if decided(PairedTrace(names=tuple(sessions), seed=seed, rounds=tuple(found))):
-            break
-    return PairedTrace(names=tuple(sessions), seed=seed, rounds=tuple(found))
+    found: list[tuple[Block, ...]] = []
+    while True:
+        with opened([names[int(k)] for k in generator.permutation(len(names))]) as sessions:
+            for _ in range(min(rounds_per_launch, rounds - len(found))):
+                order = [int(k) for k in generator.permutation(len(names))]
+                found.append(tuple(_block(names[which], which, sessions[names[which]], inferences)
+                                   for which in (*order, *reversed(order))))
+                told(len(found))
+        trace = PairedTrace(names=tuple(names), seed=seed, rounds=tuple(found), rounds_per_launch=rounds_per_launch)
+        if len(found) == rounds or decided(trace):
+            return trace
 
 
-def measure_pairs(sessions: Mapping[str, Run], baseline: str, candidate: str, margin: float, *, inferences: int,
-                  power: float = 0.8, confidence: float = CONFIDENCE, pilot: int = PILOT_ROUNDS, most: int = 500,
-                  seed: int = 0, told: Callable[[int, int], None] = lambda done, total: None,
-                  ) -> tuple[PairedTrace, PairPlan]:
+def _block(name: str, which: int, run: Run, inferences: int) -> Block:
+    block = run(inferences)
+    if len(block.latency_s) != inferences or not all(0 < value < math.inf for value in block.latency_s):
+        raise CannotMeasure(f"{name} returned {len(block.latency_s)} latencies for {inferences} inferences, or some "
+                            "that are not above 0 s")
+    return Block(session=which, begin_ns=block.begin_ns, latency_s=block.latency_s)
+
+
+def measure_pairs(opened: Opened, names: Sequence[str], pairs: Sequence[tuple[str, str]], margin: float, *,
+                  inferences: int, power: float = 0.8, confidence: float = CONFIDENCE, pilot: int = PILOT_ROUNDS,
+                  most: int = 500, seed: int = 0,
+                  told: Callable[[int, int], None] = lambda done, total: None) -> tuple[PairedTrace, PairPlan]:
     """Run a pilot, plan from its spread alone how many rounds the margin takes, and run the rest of them.
 
     The pilot's rounds count: the plan looks at how far they scatter and never at where they lie, so that it does not
     stop earlier where chance favours a difference.
 
     Args:
-        sessions: By name; those besides the two that are compared run along.
-        baseline: One of them.
-        candidate: Another.
+        opened: Opens the sessions, again and again.
+        names: Of the sessions; those in no pair run along.
+        pairs: Baseline and candidate of each comparison; the one that needs most decides.
         margin: Relative change to find with the power: 0.03 for 3 %.
         inferences: Per block.
         power: Chance to find it.
         confidence: Of the interval that has to leave 1 out.
-        pilot: Rounds of the pilot, at least 6.
+        pilot: Rounds of the pilot, at least 6 launches.
         most: Limit of all rounds.
         seed: Of the orders.
         told: Hears rounds done and planned.
     """
-    first = interleave(sessions, rounds=pilot, inferences=inferences, seed=seed, told=lambda done: told(done, pilot))
-    plan = rounds_needed(log_ratios(first, baseline, candidate), margin, power=power, confidence=confidence, most=most)
+    first = interleave(opened, names, rounds=pilot, inferences=inferences, seed=seed,
+                       told=lambda done: told(done, pilot))
+    plan = max((rounds_needed(log_ratios(first, *pair), margin, power=power, confidence=confidence,
+                              most=max(1, most // ROUNDS_PER_LAUNCH), rounds_per_launch=ROUNDS_PER_LAUNCH)
+                for pair in pairs), key=lambda one: one.rounds)
     if plan.rounds <= pilot:
         return first, plan
-    rest = interleave(sessions, rounds=plan.rounds - pilot, inferences=inferences, seed=seed + 1,
+    rest = interleave(opened, names, rounds=plan.rounds - pilot, inferences=inferences, seed=seed + 1,
                       told=lambda done: told(pilot + done, plan.rounds))
-    return PairedTrace(names=first.names, seed=seed, rounds=(*first.rounds, *rest.rounds)), plan
+    return PairedTrace(names=first.names, seed=seed, rounds=(*first.rounds, *rest.rounds),
+                       rounds_per_launch=ROUNDS_PER_LAUNCH), plan
 
 
-def compare_equals(opened: Callable[[], AbstractContextManager[Mapping[str, Run]]], *, repeats: int, rounds: int,
-                   inferences: int, seed: int = 0, confidence: float = CONFIDENCE,
-                   told: Callable[[Comparison], None] = lambda comparison: None) -> tuple[Comparison, ...]:
-    """Compare an artifact with itself, each time between two fresh processes: what `noise_floor` takes.
+def compare_equals(opened: Opened, names: tuple[str, str], *, repeats: int, rounds: int, inferences: int,
+                   seed: int = 0, confidence: float = CONFIDENCE,
+                   told: Callable[[int], None] = lambda done: None) -> tuple[Comparison, ...]:
+    """Compare an artifact with itself again and again: what `noise_floor` takes.
 
     Args:
-        opened: Opens two sessions of the same artifact, such as `edgebench.paired_worker.processes` does.
-        repeats: Pairs of processes.
-        rounds: Per pair; as many as the comparisons that the floor is for.
+        opened: Opens two sessions of the same artifact.
+        names: Theirs.
+        repeats: Comparisons.
+        rounds: Of each; as many as those of the comparisons that the floor is for.
         inferences: Per block, likewise.
-        seed: Of the orders; each pair gets another.
+        seed: Of the orders; each comparison gets another.
         confidence: Of each comparison.
-        told: Hears each comparison.
+        told: Hears after each round how many are done, of all comparisons.
     """
-    found = []
-    for number in range(repeats):
-        with opened() as sessions:
-            trace = interleave(sessions, rounds=rounds, inferences=inferences, seed=seed + number)
-        found.append(compare(trace, trace.names[0], trace.names[1], confidence))
-        told(found[-1])
-    return tuple(found)
+    return tuple(compare(interleave(opened, names, rounds=rounds, inferences=inferences, seed=seed + number,
+                                    told=lambda done, before=number * rounds: told(before + done)),  # type: ignore[misc]
+                         *names, confidence) for number in range(repeats))
 
 
 def median(values: FloatArray) -> float:
@@ -134,7 +150,7 @@ def median(values: FloatArray) -> float:
 
 
 def log_ratios(trace: PairedTrace, baseline: str, candidate: str, statistic: Statistic = median) -> FloatArray:
-    """Return per round (R,) the mean of two log ratios, candidate over baseline, of a statistic of their blocks.
+    """Return per launch (P,) the mean log ratio, candidate over baseline, of a statistic of their blocks.
 
     Raises:
         UsageError: A name that is no session of the trace.
@@ -149,7 +165,8 @@ def log_ratios(trace: PairedTrace, baseline: str, candidate: str, statistic: Sta
         for block in blocks:
             sums[block.session] += math.log(statistic(np.asarray(block.latency_s)))
         rows.append((sums[b] - sums[a]) / 2.0)
-    return np.array(rows)
+    return np.array([float(np.mean(rows[start:start + trace.rounds_per_launch]))
+                     for start in range(0, len(rows), trace.rounds_per_launch)])
 
 
 def compare(trace: PairedTrace, baseline: str, candidate: str, confidence: float = CONFIDENCE,
@@ -159,13 +176,14 @@ def compare(trace: PairedTrace, baseline: str, candidate: str, confidence: float
     Raises:
         UsageError: A name that is no session of the trace.
     """
-    estimate, low, high, p_value = signed_rank(log_ratios(trace, baseline, candidate, statistic), confidence)
+    ratios = log_ratios(trace, baseline, candidate, statistic)
+    estimate, low, high, p_value = signed_rank(ratios, confidence)
     return Comparison(
         baseline=baseline, candidate=candidate, ratio=math.exp(estimate), low=None if low is None else math.exp(low),
         high=None if high is None else math.exp(high), p_value=p_value, confidence=confidence,
-        rounds=len(trace.rounds),
-        method="Hodges-Lehmann estimate of log ratios of block medians per mirrored round in random order; interval by "
-               "inversion of the signed-rank test, exact by randomization")
+        rounds=len(trace.rounds), launches=ratios.size,
+        method="Hodges-Lehmann estimate of log ratios of block medians, one per launch of fresh processes, of mirrored "
+               "rounds in random order; interval by inversion of the signed-rank test, exact by randomization")
 
 
 def signed_rank(values: npt.ArrayLike,
@@ -214,22 +232,23 @@ def _signed_rank_cdf(n: int) -> FloatArray:
 
 
 def rounds_needed(pilot: npt.ArrayLike, margin: float, *, power: float = 0.8, confidence: float = CONFIDENCE,
-                  most: int = 500) -> PairPlan:
+                  most: int = 500, rounds_per_launch: int = 1) -> PairPlan:
     """Return how many rounds find a ratio of 1 + margin with at least the power, from a pilot's log ratios (n,).
 
     Noether's formula with the pilot's own shape: n = (z_a + z_b)^2 / (3 (p - 1/2)^2), p the chance that the mean of two
-    rounds exceeds 0 where the change is log(1 + margin). The pilot is spread by the factor that covers its own
-    uncertainty in 80 of 100 pilots, and once more where its rounds follow each other.
+    log ratios exceeds 0 where the change is log(1 + margin). The pilot is spread by the factor that covers its own
+    uncertainty in 80 of 100 pilots, and once more where its log ratios follow each other.
 
     Args:
-        pilot: Log ratios per round, at least 6; their own centre does not matter.
+        pilot: Log ratios, one per launch, at least 6; their own centre does not matter.
         margin: Relative change to find, above 0: 0.03 for 3 %.
         power: Chance to find it, 0 to 1.
         confidence: Of the interval that has to leave 1 out.
-        most: Limit; `PairPlan.capped` tells that it was reached.
+        most: Limit of log ratios; `PairPlan.capped` tells that it was reached.
+        rounds_per_launch: Rounds in each log ratio.
 
     Raises:
-        ValueError: A pilot of fewer than 6 rounds, or a number out of its range.
+        ValueError: A pilot of fewer than 6 log ratios, or a number out of its range.
 
     Source:
         Noether 1987, JASA 82:645; Browne 1995, Statistics in Medicine 14:1933 (upper limit of the pilot's spread).
@@ -237,8 +256,8 @@ def rounds_needed(pilot: npt.ArrayLike, margin: float, *, power: float = 0.8, co
     series = np.asarray(pilot, dtype=np.float64)
     n = series.size
     if n < 6 or margin <= 0 or not (0 < power < 1 and 0 < confidence < 1):
-        raise ValueError(f"expected 6 rounds or more, a margin above 0, power and confidence between 0 and 1, got {n}, "
-                         f"{margin}, {power} and {confidence}")
+        raise ValueError("expected 6 log ratios or more, a margin above 0, power and confidence between 0 and 1, "
+                         f"got {n}, {margin}, {power} and {confidence}")
     first, second = np.triu_indices(n, k=1)
     centred = series - signed_rank(series, confidence)[0]
     z = stats.normal_quantile((1.0 + confidence) / 2.0) + stats.normal_quantile(power)
@@ -250,8 +269,8 @@ def rounds_needed(pilot: npt.ArrayLike, margin: float, *, power: float = 0.8, co
     exact_least = next(k for k in range(1, 100) if 2.0**(1 - k) <= 1.0 - confidence)
     needed = max(exact_least, math.ceil(z**2 / (3.0 * (chance - 0.5)**2))) if chance > 0.5 else most + 1
     robust = 1.4826 * float(np.median(np.abs(centred)))
-    return PairPlan(rounds=min(needed, most), margin=margin, power=power, confidence=confidence, pilot_rounds=n,
-                    spread=robust, capped=needed > most)
+    return PairPlan(rounds=min(needed, most) * rounds_per_launch, margin=margin, power=power, confidence=confidence,
+                    pilot_rounds=n * rounds_per_launch, spread=robust, capped=needed > most)
 
 
 def _dependence(values: FloatArray) -> float:
@@ -284,11 +303,10 @@ def noise_floor(comparisons: Sequence[Comparison], *, device: str, metric: str, 
                 confidence: float = 0.95, content: float = 0.95,
                 now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.timezone.utc),
                 ) -> NoiseFloor:
-    """Return this device's noise floor from comparisons of an artifact with itself, each between fresh processes.
+    """Return this device's noise floor from comparisons of an artifact with itself.
 
     The tolerance limit of log ratios around 0 (normal), and at least the largest that was seen: with the confidence, a
-    share `content` of all further comparisons of equals lies within. It takes several pairs of processes, for what
-    differs between two processes (memory layout, placement) does not differ within one pair.
+    share `content` of all further comparisons of equals lies within.
 
     Args:
         comparisons: Of sessions of the same artifact, at least 3.

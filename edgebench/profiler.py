@@ -110,9 +110,9 @@ class Request:
     batch: int = 16
     timing: TimingPlan = field(default_factory=TimingPlan)
     """Scenarios, what is watched meanwhile, and what the device is set to, and set back."""
-    paired_rounds: int = 0
-    """Rounds in which all variants are timed in turns at the end, each against its reference; 0: none, but where
-    `until` has rules on ratios, which end them."""
+    paired: int | float = 0
+    """Rounds in which all variants are timed in turns at the end, each against its reference, or the relative change
+    that they are to find (below 1); 0: none, but where `until` has rules on ratios, which end them."""
     noise_floor: Path | None = None
     """Where to write by how much the first variant differs from itself on this device; None: it is not measured."""
     builds: int = 1
@@ -220,7 +220,7 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
     if request.store not in ("logits", "compact"):
         raise unknown("store", request.store, ("logits", "compact"))
     for name, number, least in (("--threads", request.threads, 1), ("--batch", request.batch, 1),
-                                ("--builds", request.builds, 1), ("--paired", request.paired_rounds, 0),
+                                ("--builds", request.builds, 1), ("--paired", request.paired, 0),
                                 ("--sweep-images", request.sweep_images, 0)):
         if number is not None and number < least:
             raise UsageError(f"{name}: expected {least} or more, got {number}")
@@ -272,10 +272,11 @@ def _interleave(shared: _Shared, variants: Sequence[_Variant], result: Result, p
     runs = {run.variant: run for run in result.runs}
     try:
         followed = Ratios(shared.until, runs) if shared.until is not None and shared.timed_too else None
-        rounds = request.paired_rounds or (MOST_ROUNDS if followed else 0)
+        margin = request.paired if 0 < request.paired < 1 else None
+        rounds = MOST_ROUNDS if margin or (followed and not request.paired) else int(request.paired)
         if rounds and runs:
-            result.paired = interleaved.compare({name: (run, folders[name]) for name, run in runs.items()},
-                                                request.out, rounds=rounds, progress=progress, followed=followed)
+            result.paired = interleaved.compare({name: (run, folders[name]) for name, run in runs.items()}, request.out,
+                                                rounds=rounds, margin=margin, progress=progress, followed=followed)
         if request.noise_floor is not None and result.runs:
             run = result.runs[0]
             seen = run.environment

@@ -1,7 +1,7 @@
 """Timing that stops as soon as every rule of a policy about it is decided: one after the other, and in turns.
 
-Budgets of latency are looked at while single-stream timings come in, ratios to the reference after every round in which
-both are timed in turns; `edgebench.until` decides. What was decided lies in ``decisions.json`` from then on.
+Budgets of latency are looked at while single-stream timings come in, ratios to the reference after every launch in
+which both are timed in turns; `edgebench.until` decides. What was decided lies in ``decisions.json`` from then on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edgebench.timing_types import PairedTrace
 
 MOST_ROUNDS = 200
 """Of timing in turns, where nobody says how many."""
-TIMINGS, ROUNDS = "timings", "rounds"
+TIMINGS, LAUNCHES = "timings", "launches"
 """What decision paths count."""
 
 
@@ -84,7 +84,7 @@ class Ratios:
         return bool(self._runs)
 
     def decided(self, trace: PairedTrace) -> bool:
-        """Look at all rules after the last of these rounds; returns whether all is decided."""
+        """Look at all rules after the last of these launches; returns whether all is decided."""
         for name, following in self._following.items():
             reference = self._runs[name].reference
             assert reference is not None
@@ -97,7 +97,7 @@ class Ratios:
     def write(self, out: Path) -> None:
         """Write how the rules were decided into the folders of the variants below `out`."""
         for name, following in self._following.items():
-            _write(self._policy, out / name, self._runs[name].artifact.digest, following, ROUNDS, "fraction")
+            _write(self._policy, out / name, self._runs[name].artifact.digest, following, LAUNCHES, "fraction")
 
 
 def _mean(values: np.ndarray) -> float:

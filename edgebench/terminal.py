@@ -184,11 +184,14 @@ def print_draws(found: DrawSpread) -> None:
 
 def print_paired(found: Paired) -> None:
     """Print the ratios of latencies of variants that were timed in turns."""
-    click.echo(f"\ntimed in turns, each in its own process ({found.comparisons[0].rounds} rounds):")
+    rounds, launches = found.comparisons[0].rounds, found.comparisons[0].launches
+    click.echo(f"\ntimed in turns, each in its own process ({rounds} rounds, {launches} times in fresh processes):")
     for one in found.comparisons:
         within = f" [{one.low:.3f}, {one.high:.3f}]" if one.low is not None and one.high is not None else ""
         verdict = "different" if one.different else "no difference shown"
         click.echo(f"  {one.candidate}: {one.ratio:.3f}{within} of {one.baseline}'s latency, {verdict}")
+    if found.plan is not None:
+        click.echo(f"  {found.plan.words}")
 
 
 def print_floor(found: NoiseFloor) -> None:

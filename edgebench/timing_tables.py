@@ -272,15 +272,21 @@ def _turns(variants: Sequence[Variant], paired: Sequence[Paired]) -> TextTable:
                 continue
             rows.append((candidate, (
                 Cell(text=baseline.label), Cell(text=fixed(found.ratio, 3),
-                                                detail=span(found.low, found.high, 3) or "too few rounds"),
+                                                detail=span(found.low, found.high, 3) or "too few launches"),
                 Cell(text="< 0.001" if found.p_value < 0.001 else fixed(found.p_value, 3)),
-                Cell(text=str(found.rounds)), Cell(text=_told_apart(found)))))
+                Cell(text=str(found.rounds)), Cell(text=_launches(found)), Cell(text=_told_apart(found)))))
     confidence = distinct(found.confidence for one in paired for found in one.comparisons)
-    note = (f"Latency over the baseline's, from pairs of timings taken in turns by processes of their own; below 1 is "
-            f"faster. Ranges are {' or '.join(f'{level:.0%}' for level in confidence)} intervals.".replace("%", " %"))
+    note = (f"Latency over the baseline's, from timings taken in turns by processes of their own, launched afresh "
+            "again and again; below 1 is faster. Ranges are "
+            f"{' or '.join(f'{level:.0%}' for level in confidence)} intervals.".replace("%", " %"))
+    note += "".join(f" By the pilot, {one.plan.words}." for one in paired if one.plan is not None)
     return TextTable(title="Timed in turns", rows=tuple(rows), headers=(
-        "Against", "Ratio", "p", "Rounds", "So it is"),
+        "Against", "Ratio", "p", "Rounds", "Launches", "So it is"),
         note=note + (" Comparisons of artifacts that are not in this report are left out." if stale else ""))
+
+
+def _launches(found: Comparison) -> str:
+    return "–" if found.launches is None else str(found.launches)
 
 
 def _told_apart(found: Comparison) -> str:

@@ -287,6 +287,8 @@ class PairedTrace:
     seed: int
     rounds: tuple[tuple[Block, ...], ...]
     """Each holds two blocks per session: order, then reversed order."""
+    rounds_per_launch: int = 1
+    """Rounds after which all sessions were opened anew, in processes of their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,13 +300,15 @@ class Comparison:
     ratio: float
     """Below 1: the candidate is faster."""
     low: float | None
-    """None: too few rounds for this confidence."""
+    """None: too few launches for this confidence."""
     high: float | None
     p_value: float
     """Of equal latency, exact."""
     confidence: float
     rounds: int
     method: str
+    launches: int | None = None
+    """How often both were opened anew: what the interval rests on; None in runs of before it was told."""
 
     @property
     def different(self) -> bool:
@@ -344,9 +348,17 @@ class PairPlan:
     confidence: float
     pilot_rounds: int
     spread: float
-    """Robust standard deviation of the pilot's log ratios per round."""
+    """Robust standard deviation of the pilot's log ratios, one per launch."""
     capped: bool
     """Whether the limit on rounds was reached: the power is then lower than asked for."""
+
+    @property
+    def words(self) -> str:
+        """What the plan says."""
+        change = f"a change of {self.margin:.1%} is found with a power of {self.power:.0%}"
+        spread = f"launches differ by {self.spread:.1%}"
+        return f"{change} in more than {self.rounds} rounds only: {spread}" if self.capped else \
+            f"{change} in {self.rounds} rounds: {spread} in the first {self.pilot_rounds}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,7 +42,7 @@ class RulePath:
     steps: tuple[Step, ...]
     decision: Literal["pass", "fail"] | None
     decided_at: int | None
-    """Images, timings or rounds after which it was."""
+    """Images, timings or launches after which it was."""
 
 
 def image_order(images: int, seed: int) -> npt.NDArray[np.int64]:
@@ -172,14 +172,14 @@ class Following:
         self._seen(looks)
 
     def look_at_ratios(self, log_ratios: Mapping[str, Sequence[float]]) -> None:
-        """Look at ratios to the reference after these rounds of timing in turns.
+        """Look at ratios to the reference after these launches of timing in turns.
 
         Args:
-            log_ratios: Natural logarithms of the variant's latency over the reference's, round by round; by rule.
+            log_ratios: Natural logarithms of the variant's latency over the reference's, launch by launch; by rule.
         """
         looks = {}
         for rule in self._rules:
-            self._methods[rule.id] = "sign test of rounds in turns, beta-binomial mixture"
+            self._methods[rule.id] = "sign test of launches in turns, beta-binomial mixture"
             looks[rule.id] = _ratio_step(rule, log_ratios[rule.id], self._policy.confidence_of(rule))
         self._seen(looks)
 

@@ -63,12 +63,23 @@ def silent(what: str, share: float) -> None:
 
 class TestCompare:
     def test_each_variant_is_held_against_its_reference_and_drift_cancels(self, scripted, tmp_path):
-        found = interleaved.compare(runs("ort-fp32", "ort-int8"), tmp_path, rounds=12, progress=silent)
+        found = interleaved.compare(runs("ort-fp32", "ort-int8"), tmp_path, rounds=14, progress=silent)
         one, = found.comparisons
-        assert (name("ort-fp32"), name("ort-int8"), 12) == (one.baseline, one.candidate, one.rounds)
+        assert (name("ort-fp32"), name("ort-int8"), 14, 7) == (one.baseline, one.candidate, one.rounds, one.launches)
         # Linear drift cancels in a mirrored round up to its second order.
         assert 0.5 == pytest.approx(one.ratio, rel=1e-5)
         assert one.different
+        assert 7 == len(scripted.opened), "processes are launched anew every other round"
+
+    def test_a_change_to_find_decides_how_many_rounds_there_are(self, scripted, tmp_path):
+        told = []
+        found = interleaved.compare(runs("ort-fp32", "ort-int8"), tmp_path, rounds=200, margin=0.03,
+                                    progress=lambda what, share: told.append(what))
+        assert found == interleaved.load(tmp_path)
+        assert (0.03, 20, False) == (found.plan.margin, found.plan.pilot_rounds, found.plan.capped)
+        assert found.plan.rounds == len(found.trace.rounds) > 20
+        assert f"timing variants in turns, round {found.plan.rounds} of {found.plan.rounds}" == told[-1]
+        assert f"a change of 3.0% is found with a power of 80% in {found.plan.rounds} rounds" in found.plan.words
 
     def test_a_block_lasts_as_long_as_the_slowest_variant_needs(self, scripted, tmp_path):
         found = interleaved.compare(runs("ort-fp32", "ort-int8"), tmp_path, rounds=2, progress=silent)
@@ -117,12 +128,12 @@ class TestNoiseFloor:
         write_manifest(found, replace(builders.artifact(builders.recipe("ort-fp32")), files=list_files(found), golden=None))
         return found
 
-    def test_equals_are_compared_in_fresh_processes_each_time(self, scripted, folder, tmp_path):
+    def test_equals_are_compared_in_fresh_processes_again_and_again(self, scripted, folder, tmp_path):
         told = []
-        found = interleaved.noise_floor(folder, "cpu", tmp_path / "scratch", threads=2, conditions={"threads": "2"}, repeats=4, rounds=3,
+        found = interleaved.noise_floor(folder, "cpu", tmp_path / "scratch", threads=2, conditions={"threads": "2"}, repeats=4, rounds=4,
                                         progress=lambda what, share: told.append(share))
-        # One pair of processes for the length of a block, then four.
-        assert (5, 4, [0.25, 0.5, 0.75, 1.0]) == (len(scripted.opened), found.n, told)
+        # One pair of processes for the length of a block, then two for each of four comparisons.
+        assert (9, 4, [k / 16 for k in range(1, 17)]) == (len(scripted.opened), found.n, told)
         assert {str(folder)} == {job.artifact for jobs in scripted.opened for job in jobs.values()}
         assert 0.0 <= found.floor < 1e-3, "the same script on both sides"
 

@@ -32,10 +32,15 @@ def session(world: World, latency_ns: int):
     return run
 
 
-def pairs(rounds=12, seed=0, **latencies) -> PairedTrace:
+def held(runs) -> paired.Opened:
+    """Sessions that stay as they are, however often they are opened."""
+    return lambda order: contextlib.nullcontext(runs)
+
+
+def pairs(rounds=12, seed=0, rounds_per_launch=1, **latencies) -> PairedTrace:
     world = World(0)
-    return paired.interleave({name: session(world, ns) for name, ns in latencies.items()}, rounds=rounds, inferences=5,
-                             seed=seed)
+    return paired.interleave(held({name: session(world, ns) for name, ns in latencies.items()}), list(latencies),
+                             rounds=rounds, inferences=5, seed=seed, rounds_per_launch=rounds_per_launch)
 
 
 class TestInterleaving:
@@ -59,13 +64,77 @@ class TestInterleaving:
     def test_less_than_a_pair_is_refused(self, arguments):
         runs = {name: session(World(0), MS) for name in arguments.pop("names", ["a", "b"])}
         with pytest.raises(UsageError, match="expected two sessions or more"):
-            paired.interleave(runs, **{"rounds": 1, "inferences": 1, **arguments})
+            paired.interleave(held(runs), list(runs), **{"rounds": 1, "inferences": 1, **arguments})
 
     @pytest.mark.parametrize("latencies", [(0.001,), (0.001, 0.0), (0.001, float("nan"))])
     def test_a_session_that_answers_something_else_is_refused(self, latencies):
         broken = {name: lambda m: Block(session=0, begin_ns=0, latency_s=latencies) for name in "ab"}
         with pytest.raises(CannotMeasure, match="returned"):
-            paired.interleave(broken, rounds=1, inferences=2)
+            paired.interleave(held(broken), "ab", rounds=1, inferences=2)
+
+    def test_sessions_are_opened_anew_every_other_round_in_a_random_order_and_closed_before(self):
+        world, seen = World(0), []
+
+        @contextlib.contextmanager
+        def opened(order):
+            seen.append("".join(order))
+            yield {name: session(world, MS) for name in order}
+            seen.append("closed")
+
+        heard = []
+        trace = paired.interleave(opened, "abc", rounds=41, inferences=1, told=heard.append)
+        assert ["closed"] * 21 == seen[1::2]
+        assert {"abc", "acb", "bac", "bca", "cab", "cba"} == set(seen[::2])
+        assert (2, list(range(1, 42))) == (trace.rounds_per_launch, heard)
+        # The last launch has one round.
+        assert 21 == paired.log_ratios(trace, "a", "b").size
+
+    def test_no_launch_follows_once_all_is_decided(self):
+        asked = []
+
+        def decided(trace):
+            asked.append(len(trace.rounds))
+            return len(trace.rounds) >= 6
+
+        runs = {name: session(World(0), MS) for name in "ab"}
+        trace = paired.interleave(held(runs), "ab", rounds=40, inferences=1, decided=decided)
+        assert (6, [2, 4, 6]) == (len(trace.rounds), asked)
+
+    def test_a_launch_counts_as_the_mean_of_its_rounds(self):
+        world = World(0)
+        rises = itertools.count()
+
+        def grows(inferences):
+            world.now += MS
+            return Block(session=0, begin_ns=world.now, latency_s=(1e-3 * math.exp(next(rises) // 2),) * inferences)
+
+        runs = {"a": session(world, MS), "b": grows}
+        trace = paired.interleave(held(runs), "ab", rounds=5, inferences=1, rounds_per_launch=2)
+        assert [0.5, 2.5, 4.0] == pytest.approx(paired.log_ratios(trace, "a", "b").tolist())
+        found = paired.compare(trace, "a", "b")
+        assert (5, 3, None) == (found.rounds, found.launches, found.low), "rounds of one launch counted as independent"
+
+    def test_processes_that_differ_lastingly_raise_no_more_false_alarms(self):
+        # Equals whose every process is up to some percent slower for as long as it lives; rounds hardly scatter.
+        generator = np.random.default_rng(7)
+
+        @contextlib.contextmanager
+        def opened(order):
+            lasting = {name: math.exp(0.02 * generator.standard_t(4)) for name in order}
+
+            def runner(name):
+                return lambda inferences: Block(session=0, begin_ns=0, latency_s=tuple(
+                    1e-3 * lasting[name] * np.exp(0.002 * generator.normal(size=inferences))))
+
+            yield {name: runner(name) for name in order}
+
+        def alarms(rounds_per_launch):
+            return sum(paired.compare(paired.interleave(opened, "ab", rounds=20, inferences=3, seed=seed,
+                                                        rounds_per_launch=rounds_per_launch), "a", "b").different
+                       for seed in range(200))
+
+        assert alarms(2) <= 10
+        assert alarms(20) == 0, "one launch says nothing"
 
 
 class TestPlannedPairs:
@@ -80,41 +149,51 @@ class TestPlannedPairs:
     def test_a_pilot_decides_how_many_rounds_follow_and_counts_among_them(self):
         generator, world, told = np.random.default_rng(3), World(0), []
         sessions = {"a": self.noisy(world, 10 * MS, generator), "b": self.noisy(world, 11 * MS, generator)}
-        trace, plan = paired.measure_pairs(sessions, "a", "b", 0.02, inferences=3, told=lambda *words: told.append(words))
-        assert len(trace.rounds) == plan.rounds > 12
-        assert [(12, 12), (13, plan.rounds), (plan.rounds, plan.rounds)] == [told[11], told[12], told[-1]]
+        trace, plan = paired.measure_pairs(held(sessions), "ab", [("a", "b")], 0.02, inferences=3,
+                                           told=lambda *words: told.append(words))
+        assert len(trace.rounds) == plan.rounds > 20
+        assert [(20, 20), (21, plan.rounds), (plan.rounds, plan.rounds)] == [told[19], told[20], told[-1]]
+        assert (2, plan.rounds / 2) == (trace.rounds_per_launch, paired.log_ratios(trace, "a", "b").size)
         found = paired.compare(trace, "a", "b")
         assert found.low < 1.1 < found.high
         assert found.different
 
     def test_a_quiet_pilot_is_enough_where_its_rounds_suffice(self):
         runs = {name: session(World(0), MS) for name in "ab"}
-        trace, plan = paired.measure_pairs(runs, "a", "b", 0.03, inferences=3, pilot=20)
-        assert 20 == len(trace.rounds) >= plan.rounds
+        trace, plan = paired.measure_pairs(held(runs), "ab", [("a", "b")], 0.03, inferences=3, pilot=30)
+        assert 30 == len(trace.rounds) >= plan.rounds >= paired.LEAST_ROUNDS
+
+    def test_the_pair_that_needs_most_decides(self):
+        generator, world = np.random.default_rng(4), World(0)
+        runs = {"a": session(world, MS), "b": session(world, MS), "c": self.noisy(world, MS, generator)}
+        alone, _ = paired.measure_pairs(held(runs), "abc", [("a", "b")], 0.02, inferences=3)
+        both, plan = paired.measure_pairs(held(runs), "abc", [("a", "b"), ("a", "c")], 0.02, inferences=3)
+        assert 20 < len(alone.rounds) < plan.rounds == len(both.rounds)
+
+    def test_a_limit_below_what_is_needed_is_kept_and_told(self):
+        generator, world = np.random.default_rng(5), World(0)
+        runs = {name: self.noisy(world, MS, generator) for name in "ab"}
+        trace, plan = paired.measure_pairs(held(runs), "ab", [("a", "b")], 0.001, inferences=3, most=30)
+        assert (30, 30, True) == (len(trace.rounds), plan.rounds, plan.capped)
 
     def test_planning_from_the_pilot_raises_no_more_false_alarms(self):
         generator, alarms = np.random.default_rng(1), 0
         for number in range(300):
             world = World(0)
             sessions = {name: self.noisy(world, 10 * MS, generator) for name in "ab"}
-            trace, _ = paired.measure_pairs(sessions, "a", "b", 0.03, inferences=3, pilot=8, seed=10 * number)
+            trace, _ = paired.measure_pairs(held(sessions), "ab", [("a", "b")], 0.03, inferences=3, pilot=16,
+                                            seed=10 * number)
             alarms += paired.compare(trace, "a", "b").different
         assert alarms <= 15
 
-    def test_equals_are_compared_between_fresh_sessions_each_time(self):
-        generator, opened, told = np.random.default_rng(2), [], []
-
-        @contextlib.contextmanager
-        def pair():
-            world = World(0)
-            opened.append("open")
-            yield {name: self.noisy(world, 10 * MS, generator) for name in "ab"}
-            opened.append("closed")
-
-        found = paired.compare_equals(pair, repeats=4, rounds=10, inferences=5, told=told.append)
-        assert ["open", "closed"] * 4 == opened
-        assert list(found) == told
-        assert all(0.9 < one.ratio < 1.1 for one in found)
+    def test_equals_are_compared_again_and_again(self):
+        generator, told = np.random.default_rng(2), []
+        runs = {name: self.noisy(World(0), 10 * MS, generator) for name in "ab"}
+        found = paired.compare_equals(held(runs), ("a", "b"), repeats=4, rounds=14, inferences=5, told=told.append)
+        assert list(range(1, 57)) == told
+        assert [(14, 7)] * 4 == [(one.rounds, one.launches) for one in found]
+        assert all(0.9 < one.ratio < 1.1 and one.low is not None for one in found)
+        assert 4 == len({one.ratio for one in found})
 
 
 class TestInterval:
@@ -160,7 +239,7 @@ class TestInterval:
         def run(inferences):
             return Block(session=0, begin_ns=0, latency_s=(1e-3 * math.exp(1e-3 * next(number)),) * inferences)
 
-        found = paired.compare(paired.interleave({"a": run, "b": run}, rounds=10, inferences=1), "a", "b")
+        found = paired.compare(paired.interleave(held({"a": run, "b": run}), "ab", rounds=10, inferences=1), "a", "b")
         assert 1.0 == pytest.approx(found.ratio, abs=1e-12)
 
     def test_unknown_sessions_are_refused(self):
@@ -241,7 +320,7 @@ class TestPromises:
 
     @pytest.mark.parametrize(("pilot", "margin"), [([0.0] * 5, 0.03), ([0.0] * 12, 0.0)])
     def test_a_pilot_too_short_or_no_margin_is_refused(self, pilot, margin):
-        with pytest.raises(ValueError, match="expected 6 rounds or more"):
+        with pytest.raises(ValueError, match="expected 6 log ratios or more"):
             paired.rounds_needed(pilot, margin)
 
 
@@ -350,11 +429,11 @@ class TestProcesses:
         slow, fast = command(ANSWER.format(0.02)), command("print('a library speaks'); " + ANSWER.format(0.002))
         with paired_worker.process("slow", slow, tmp_path / "slow.log") as a, \
                 paired_worker.process("fast", fast, tmp_path / "fast.log") as b:
-            trace = paired.interleave({"slow": a, "fast": b}, rounds=8, inferences=3)
+            trace = paired.interleave(held({"slow": a, "fast": b}), ("slow", "fast"), rounds=16, inferences=3)
         found = paired.compare(trace, "slow", "fast")
         assert found.different
         assert found.ratio < 0.85
-        assert Counter({0: 16, 1: 16}) == Counter(block.session for blocks in trace.rounds for block in blocks)
+        assert Counter({0: 32, 1: 32}) == Counter(block.session for blocks in trace.rounds for block in blocks)
         begins = [block.begin_ns for blocks in trace.rounds for block in blocks]
         assert sorted(begins) == begins, "clocks of two processes do not agree"
         assert [] == list(tmp_path.iterdir()), "empty logs are removed"
@@ -405,8 +484,8 @@ def test_two_processes_of_one_artifact_are_interleaved_for_real(tmp_path):
     source = sources.open_source(str(onnx_file(tmp_path / "m.onnx")), classes=sources.read_classes(class_file(tmp_path)))
     (_, folder), = export_all(source, [catalog.recipe("ort-fp32")], tmp_path / "artifacts")
     job = PairedJob(artifact=str(folder), threads=1, warmup_count=3, warmup_s=0.0, warmup_max_s=0.0, settle_s=0.0)
-    with paired_worker.processes({"a": job, "b": job}, tmp_path / "work") as sessions:
-        trace = paired.interleave(sessions, rounds=7, inferences=20)
+    trace = paired.interleave(lambda order: paired_worker.processes(dict.fromkeys(order, job), tmp_path / "work"), "ab",
+                              rounds=3, inferences=20)
     found = paired.compare(trace, "a", "b")
-    assert (7, True) == (found.rounds, 0.1 < found.ratio < 10)
+    assert (3, 2, True) == (found.rounds, found.launches, 0.1 < found.ratio < 10)
     assert {20} == {len(block.latency_s) for blocks in trace.rounds for block in blocks}

@@ -235,14 +235,14 @@ def test_timing_ends_when_budget_and_ratio_are_decided(made: Path, tmp_path: Pat
     assert whole.settings.until is None
     assert "count-and-duration" == whole.traces[0].stopped
     paths = {one.rule: one for one in decisions.decision_paths(folder)}
-    assert "rounds" == paths["not-slower"].sampled
+    assert "launches" == paths["not-slower"].sampled
     assert all(one.decision == "pass" for one in paths.values())
     # On a machine so busy that its timings hardly differ from their neighbours, nothing is decided before all are in.
     early = run.traces[0].stopped == "decided"
     assert early == ("stopped-early" in [one.code for one in run.caveats])
     assert not early or paths["median"].steps[-1].n == len(run.traces[0].latency_s)
     rounds = len(json.loads((out / "paired.json").read_text())["trace"]["rounds"])
-    assert rounds == paths["not-slower"].steps[-1].n < stopping_timings.MOST_ROUNDS
+    assert rounds == 2 * paths["not-slower"].steps[-1].n < stopping_timings.MOST_ROUNDS
 
     done = cli("gate", out, "--policy", policy, "--json", cwd=made)
     assert 0 == done.returncode, done.stderr
@@ -262,7 +262,7 @@ def test_timing_ends_when_budget_and_ratio_are_decided(made: Path, tmp_path: Pat
 
     # The report draws both paths.
     html = (out / "report.html").read_text()
-    assert f"pass after {paths['not-slower'].steps[-1].n:,} rounds" in html
+    assert f"pass after {paths['not-slower'].steps[-1].n:,} launches" in html
 
 
 def test_a_budget_that_is_missed_fails_early(made: Path, tmp_path: Path):
