@@ -369,7 +369,7 @@ def _ceilings(name: str, threads: int | None, *, as_json: bool) -> None:
         click.echo(json.dumps(to_builtins(found), indent=1, ensure_ascii=False))
     else:
         print_ceilings(found)
-    click.echo(f"kept in {file} for reports of {device.id} with {found.threads} threads", err=True)
+    click.echo(f"kept in {file} for reports of {device.id}: {found.where}", err=True)
     if ceilings.disturbed(found):
         click.echo(f"hint:  {found.conditions['CPUs busy before']} CPUs were busy before: measure again on a quiet "
                    "machine", err=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from edgebench import compare, confirming, decisions, evidence, gate, metric_names, policy
 from edgebench.baselines import Baselines
 from edgebench.compare import Flips
-from edgebench.errors import InvalidInput, UsageError
+from edgebench.errors import EdgebenchError, InvalidInput, UsageError
 from edgebench.gate import Gate, Need, Placed, Rerun, Verdict
 from edgebench.history import HISTORY
 from edgebench.policy import Policy
@@ -176,6 +176,7 @@ def judge(path: Path, policy_name: str, *, baseline: str | None = None, history:
     """
     found = find(path)
     chosen = read_policy(policy_name, [one.run for one in found.subjects])
+    names = chosen.id, chosen.title, chosen.path
     pairs = any(rule.against == "baseline" and rule.of != metric_names.PERFORMANCE for rule in chosen.rules)
     known = [_floor(file) for file in floors]
     gates = []
@@ -185,11 +186,22 @@ def judge(path: Path, policy_name: str, *, baseline: str | None = None, history:
                 gates.append(_judged(chosen, one, baselines, allow, known))
             except InvalidInput as error:
                 gates.append(_not_judged(
-                    chosen, COMPARABLE, "the run and what it is compared with are whole and comparable",
+                    names, COMPARABLE, "the run and what it is compared with are whole and comparable",
                     one.run.variant, error.message, error.hint, one.run.created_at, one.run.device.id))
-    gates += [_not_judged(chosen, FINISHED, "every variant was measured to its end", one.variant, one.reason, one.hint,
+    gates += [_not_judged(names, FINISHED, "every variant was measured to its end", one.variant, one.reason, one.hint,
                           one.since) for one in found.unfinished]
     return Judgement(policy=chosen, gates=tuple(gates), found=found)
+
+
+def nothing_judged(path: Path, policy_name: str, error: EdgebenchError) -> Gate:
+    """Return the one verdict where `judge` raised: outputs of an earlier run must not stand as if they were of this."""
+    try:
+        chosen = policy.find(policy_name)
+        names = chosen.id, chosen.title, chosen.path
+    except EdgebenchError:
+        names = Path(policy_name).stem, policy_name, policy_name
+    return _not_judged(names, COMPARABLE, "runs and policy can be read", path.name, error.message, error.hint,
+                       datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
 
 def _judged(chosen: Policy, one: Subject, baselines: Baselines, allow: Collection[str],
@@ -283,12 +295,13 @@ def _failures(out: Path) -> list[Unfinished]:
                        hint=str(one.get("hint") or ""), since=_written(file)) for one in data.get("failures", ())]
 
 
-def _not_judged(chosen: Policy, rule: str, demand: str, variant: str, reason: str, hint: str, created_at: str,
-                device: str = "unknown") -> Gate:
+def _not_judged(names: tuple[str, str, str], rule: str, demand: str, variant: str, reason: str, hint: str,
+                created_at: str, device: str = "unknown") -> Gate:
+    id_, title, file = names
     verdict = Verdict(rule=rule, status="error", severity="error", message=reason, hint=hint, of="run", demand=demand,
                       metric="run")
-    return Gate(policy=chosen.id, title=chosen.title, path=chosen.path, variant=variant, device=device,
-                created_at=created_at, reference=None, baseline=None, allowed=(), verdicts=(verdict,))
+    return Gate(policy=id_, title=title, path=file, variant=variant, device=device, created_at=created_at,
+                reference=None, baseline=None, allowed=(), verdicts=(verdict,))
 
 
 def _floor(file: Path) -> NoiseFloor:

@@ -18,7 +18,7 @@ SCHEMA = "edgebench.paired/1"
 FILE = "paired.json"
 BLOCK_S = 0.15
 """About how long a session runs in its turn: long against the switch, short against drift."""
-FLOOR_REPEATS, FLOOR_ROUNDS = 8, paired.LEAST_ROUNDS
+FLOOR_REPEATS, FLOOR_ROUNDS = 8, 12
 METRIC = "latency_p50"
 Progress = Callable[[str, float], None]
 
@@ -106,7 +106,7 @@ def load(out: Path) -> Paired | None:
 def noise_floor(folder: Path, device: str, scratch: Path, *, threads: int, conditions: Mapping[str, str],
                 repeats: int = FLOOR_REPEATS, rounds: int = FLOOR_ROUNDS,
                 progress: Progress = lambda what, share: None) -> NoiseFloor:
-    """Compare an artifact with itself, again and again, and return by how much equals differ here.
+    """Compare an artifact with itself between fresh processes, and return by how much equals differ here.
 
     Args:
         folder: The artifact.
@@ -114,8 +114,8 @@ def noise_floor(folder: Path, device: str, scratch: Path, *, threads: int, condi
         scratch: For the processes' files.
         threads: CPU threads of each session.
         conditions: What must be the same where the floor is used.
-        repeats: Comparisons.
-        rounds: Of each.
+        repeats: Pairs of processes.
+        rounds: Per pair.
         progress: Told (what, share done).
     """
     artifact: Artifact = artifacts.verify(folder)
@@ -127,7 +127,7 @@ def noise_floor(folder: Path, device: str, scratch: Path, *, threads: int, condi
     inferences = max(3, round(BLOCK_S / typical[len(typical) // 2]))
     found = paired.compare_equals(
         opened, names, repeats=repeats, rounds=rounds, inferences=inferences,
-        told=lambda done: progress(f"comparing {artifact.recipe.id} with itself", done / (repeats * rounds)))
+        told=lambda done: progress(f"comparing {artifact.recipe.id} with itself", done / repeats))
     return paired.noise_floor(found, device=device, metric=METRIC, conditions=conditions)
 
 

@@ -107,8 +107,12 @@ def gate(run: Path, policy_name: str, *, baseline_rule: str | None, history: str
     if plan:
         _plan(run, policy_name, baseline_rule, history, _flat(allow), as_json=as_json)
         return
-    judgement = finished.judge(run, policy_name, baseline=baseline_rule, history=history, allow=_flat(allow),
-                               floors=floors)
+    try:
+        judgement = finished.judge(run, policy_name, baseline=baseline_rule, history=history, allow=_flat(allow),
+                                   floors=floors)
+    except EdgebenchError as error:
+        _write_outputs((finished.nothing_judged(run, policy_name, error),), outputs, comment_key, strict=strict)
+        raise
     for note in judgement.notes:
         click.echo(f"note: {note}", err=True)
     if as_json:

@@ -19,6 +19,7 @@ import datetime as dt
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -127,21 +128,27 @@ def measure_pairs(opened: Opened, names: Sequence[str], pairs: Sequence[tuple[st
 def compare_equals(opened: Opened, names: tuple[str, str], *, repeats: int, rounds: int, inferences: int,
                    seed: int = 0, confidence: float = CONFIDENCE,
                    told: Callable[[int], None] = lambda done: None) -> tuple[Comparison, ...]:
-    """Compare an artifact with itself again and again: what `noise_floor` takes.
+    """Compare an artifact with itself, each time between two fresh processes: what `noise_floor` takes.
+
+    One launch each, for the floor is held against runs that were timed in one process too.
 
     Args:
         opened: Opens two sessions of the same artifact.
         names: Theirs.
         repeats: Comparisons.
-        rounds: Of each; as many as those of the comparisons that the floor is for.
-        inferences: Per block, likewise.
+        rounds: Of each.
+        inferences: Per block.
         seed: Of the orders; each comparison gets another.
-        confidence: Of each comparison.
-        told: Hears after each round how many are done, of all comparisons.
+        confidence: Of each comparison, by its rounds.
+        told: Hears how many comparisons are done.
     """
-    return tuple(compare(interleave(opened, names, rounds=rounds, inferences=inferences, seed=seed + number,
-                                    told=lambda done, before=number * rounds: told(before + done)),  # type: ignore[misc]
-                         *names, confidence) for number in range(repeats))
+    found = []
+    for number in range(repeats):
+        trace = interleave(opened, names, rounds=rounds, inferences=inferences, seed=seed + number,
+                           rounds_per_launch=rounds)
+        found.append(compare(replace(trace, rounds_per_launch=1), *names, confidence))
+        told(number + 1)
+    return tuple(found)
 
 
 def median(values: FloatArray) -> float:
@@ -303,10 +310,11 @@ def noise_floor(comparisons: Sequence[Comparison], *, device: str, metric: str, 
                 confidence: float = 0.95, content: float = 0.95,
                 now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.timezone.utc),
                 ) -> NoiseFloor:
-    """Return this device's noise floor from comparisons of an artifact with itself.
+    """Return this device's noise floor from comparisons of an artifact with itself, each between fresh processes.
 
     The tolerance limit of log ratios around 0 (normal), and at least the largest that was seen: with the confidence, a
-    share `content` of all further comparisons of equals lies within.
+    share `content` of all further comparisons of equals lies within. It takes several pairs of processes, for what
+    differs between two processes (memory layout, placement) does not differ within one pair.
 
     Args:
         comparisons: Of sessions of the same artifact, at least 3.

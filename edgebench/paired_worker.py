@@ -45,7 +45,7 @@ class PairedJob:
     """Pause before each block, in which spinning threads of the other session come to rest."""
     warmup_count: int = 10
     warmup_s: float = 1.0
-    warmup_max_s: float = 10.0
+    warmup_max_s: float = 3.0
 
 
 def answer(infer: Callable[[], object], job: PairedJob, orders: Iterator[str], tell: Callable[[child.Message], None], *,

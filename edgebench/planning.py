@@ -203,7 +203,7 @@ class Planner:
         if errors and not there:
             raise errors[0][0]
         for name in self._wanted.properties if self._wanted.by_name else ():
-            fault = next((error for error, serves in errors if name in serves), None)
+            fault = next((error for error, serves in errors if name in serves.split()), None)
             if fault and not set(properties.get(name).passes(names, self._wanted.preset)) & set(there):
                 raise fault
 

@@ -87,18 +87,28 @@ def best_rate(run: Callable[[], object], work: float, *, repeats: int = 20, min_
     Raises:
         CannotMeasure: The clock did not advance during a run.
     """
-    run()
-    fastest, count, begin = math.inf, 0, clock()
-    while True:
+    return best_timed(timed(run, clock), work, repeats=repeats, min_s=min_s)
+
+
+def timed(run: Callable[[], object], clock: Callable[[], int] = time.perf_counter_ns) -> Callable[[], float]:
+    """Return what runs `run` once and returns the seconds that it took by this host's clock."""
+    def once() -> float:
         start = clock()
         run()
-        end = clock()
-        fastest = min(fastest, (end - start) / 1e9)
-        count += 1
-        if count >= repeats and (end - begin) / 1e9 >= min_s:
-            break
-    if fastest <= 0:
-        raise CannotMeasure("the clock did not advance during a matrix product or copy", "use a larger one")
+        return (clock() - start) / 1e9
+
+    return once
+
+
+def best_timed(once: Callable[[], float], work: float, *, repeats: int = 20, min_s: float = 0.5) -> tuple[float, int]:
+    """Return the same of something that tells the seconds of each run itself, by whichever clock."""
+    once()
+    fastest, count, total = math.inf, 0, 0.0
+    while count < repeats or total < min_s:
+        seconds = once()
+        if seconds <= 0:
+            raise CannotMeasure("the clock did not advance during a matrix product or copy", "use a larger one")
+        fastest, count, total = min(fastest, seconds), count + 1, total + seconds
     return work / fastest, count
 
 

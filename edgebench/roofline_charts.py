@@ -51,6 +51,11 @@ def placed(variant: Variant) -> Placed:
     """Return a variant's point: the work of its graph and the median latency, under the ceiling of what it executed."""
     run = variant.run
     work, trace, p50 = run.artifact.work, trace_of(run, "single-stream"), headline_score(run, "latency_p50")
+    ceilings = run.observed.ceilings if run.observed is not None else None
+    computing = run.score("device_compute_p50")
+    if ceilings is not None and not ceilings.threads and computing is not None and computing.value is not None:
+        # Copies to and from the host are no work of the GPU's.
+        p50 = computing
     flops, moved = None, None
     if work is not None:
         images = trace.batch if trace is not None else work.images
@@ -65,7 +70,6 @@ def placed(variant: Variant) -> Placed:
         return absent("its latency includes preprocessing, whose operations nobody counted")
     if flops is None or moved is None:
         return absent("its artifact does not say how many operations and bytes an inference takes: export it again")
-    ceilings = run.observed.ceilings if run.observed is not None else None
     if ceilings is None:
         return absent(f"no ceilings of {run.device.id} with {run.settings.threads} threads: {HOW_TO}")
     executed = run.precision.executed
@@ -91,12 +95,12 @@ def chart(variants: Sequence[Variant]) -> Chart:
               for machine in machines]
     return Chart(
         key="roofline", title=TITLE, panels=tuple(panels), notes=tuple(reasons),
-        caption="Operations per second at the median single-stream latency, over operations per byte moved, both "
-                "counted in the graph (every layer's inputs, weights and outputs once: a runtime that fuses layers "
-                "moves fewer bytes). Solid: what this machine reached in each precision, by copies on the slope and by "
-                "matrix products on the level part. Dotted: the datasheet's dense peak, and dash-dotted the one with "
-                "structured sparsity, which place nothing. A dot under the slope waits for memory, one under the "
-                "level part for arithmetic.")
+        caption="Operations per second at the median single-stream latency (on a GPU by its own events), over "
+                "operations per byte moved, both counted in the graph (every layer's inputs, weights and outputs once: "
+                "a runtime that fuses layers moves fewer bytes). Solid: what this machine reached in each precision, "
+                "by copies on the slope and by matrix products on the level part. Dotted: the datasheet's dense peak, "
+                "and dash-dotted the one with structured sparsity, which place nothing. A dot under the slope waits "
+                "for memory, one under the level part for arithmetic.")
 
 
 def _key(one: Placed) -> tuple[str, str, int, str]:
@@ -125,7 +129,7 @@ def _panel(found: Sequence[Placed], *, several: bool) -> Panel:
     drawn = [value for line in data for value in line["y"]]
     low, high = math.log10(min(drawn) / 1.6), math.log10(max(drawn) * 1.6)
     words = [f"{one.precision.upper()} {_rate(one.flops_per_s or 0.0)}" for one in roofs]
-    machine = f"{seen.cpu}, {seen.threads} threads"
+    machine = seen.where
     return Panel(
         title=machine if several else "Reached against possible", variant=None, legend=tuple(one for one, _ in points),
         note=f"ceilings of {seen.measured_at[:10]}",

@@ -421,7 +421,8 @@ def _sustained(variants: Sequence[Variant]) -> TextTable:
 def _roofline(variants: Sequence[Variant]) -> TextTable:
     return TextTable(title="Under the roofline", headers=roofline_charts.HEADERS, rows=roofline_charts.rows(variants),
                      note="Operations and bytes of one inference, as the graph's shapes have them; reached at the "
-                          "median single-stream latency, under ceilings measured on the same machine.")
+                          "median single-stream latency, on a GPU by its own events, under ceilings measured on the "
+                          "same machine.")
 
 
 def _loadgen(variants: Sequence[Variant]) -> TextTable:

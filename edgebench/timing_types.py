@@ -446,7 +446,7 @@ class Ceilings:
     """Id of the declared device."""
     cpu: str
     threads: int
-    """CPU threads of the products and copies."""
+    """CPU threads of the products and copies; 0: they ran on the GPU."""
     measured_at: str
     """UTC, ISO 8601."""
     conditions: dict[str, str]
@@ -455,6 +455,11 @@ class Ceilings:
     """Dense ones first; a precision has a ceiling of structured sparsity only where a datasheet states one."""
     absent: dict[str, str]
     """Why a precision has none."""
+
+    @property
+    def where(self) -> str:
+        """What computed, in words."""
+        return f"{self.cpu}, {self.threads} threads" if self.threads else self.conditions.get("GPU", self.device)
 
     def of(self, precision: str) -> Ceiling | None:
         """Return the measured dense ceiling of a precision; None where there is none."""

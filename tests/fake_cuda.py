@@ -139,6 +139,12 @@ class FakeCuda:
         self._check("pinned", host, size_bytes)
         self.enqueue(self._live(stream), lambda: ctypes.memmove(host, device, size_bytes))
 
+    def copy_within(self, target: int, source: int, size_bytes: int, stream: Stream) -> None:
+        self._called("copy_within")
+        self._check("device", target, size_bytes)
+        self._check("device", source, size_bytes)
+        self.enqueue(self._live(stream), lambda: ctypes.memmove(target, source, size_bytes))
+
     def stream(self) -> Stream:
         self._called("stream")
         return self._new(Stream(next(self._numbers)))

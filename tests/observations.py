@@ -140,4 +140,4 @@ def turns(baseline: Run, candidate: Run, ratio: float, low: float | None, high: 
     return Paired(schema=SCHEMA, device="cpu", threads=4, inferences=5, digests={
         run.variant: run.artifact.digest for run in (baseline, candidate)}, trace=PairedTrace(names=names, seed=0, rounds=(tuple(block),)),
         comparisons=(Comparison(baseline=names[0], candidate=names[1], ratio=ratio, low=low, high=high, p_value=0.002, confidence=0.95,
-                                rounds=20, method="signed ranks"),))
+                                rounds=20, launches=10, method="signed ranks"),))

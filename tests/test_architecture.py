@@ -196,7 +196,7 @@ class TestOnePlaceForEachPackage:
         ("openvino", {"edgebench.backends.openvino"}),
         ("nncf", {"edgebench.backends.openvino"}),
         ("tensorrt", {"edgebench.backends.tensorrt"}),
-        ("onnx", {"edgebench.backends.onnxruntime", "edgebench.conversion", "edgebench.sources", "edgebench.roofline",
+        ("onnx", {"edgebench.backends.onnxruntime", "edgebench.ceilings", "edgebench.conversion", "edgebench.sources", "edgebench.roofline",
                   "edgebench.graphs", "edgebench.patterns", "edgebench.quantize", "edgebench.typed"}),
         ("onnxscript", {"edgebench.conversion"}),
         ("torch", {"edgebench.sources", "edgebench.conversion", "edgebench.demo", "edgebench.doctor"}),

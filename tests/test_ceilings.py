@@ -7,10 +7,13 @@ import math
 from dataclasses import replace
 
 import jsonschema
+import numpy as np
 import pytest
 from plotly.graph_objects import Figure
 
-from edgebench import catalog, ceilings, environment, report, roofline, roofline_charts, timing_tables
+from edgebench import backends, catalog, ceilings, environment, report, roofline, roofline_charts, timing_tables
+from edgebench.backends.cuda import Gpu
+from edgebench.backends.engine_builder import Library, build_plan
 from edgebench.device import Peak
 from edgebench.errors import CannotMeasure, InvalidInput
 from edgebench.record import Run, dump, load, run_schema, to_builtins
@@ -18,7 +21,9 @@ from edgebench.timing_types import Ceiling, Ceilings, GraphWork
 from tests import builders, networks
 from tests import observations as ob
 from tests.commands import cli
+from tests.gpu import gpu
 from tests.test_report import Page
+from tests.test_tensorrt import fake as fake_backend
 
 CPU = environment.observe({}).cpu
 # At 10 ms: 200 Gop/s of work at 20 operations per byte.
@@ -86,14 +91,106 @@ class TestMeasuring:
         assert (2e12, None, "fp32") == (sparse.datasheet_flops_per_s, sparse.flops_per_s, sparse.precision)
         assert dense == found.of("fp32"), "the sparse one is never taken for it"
 
-    def test_gpus_are_refused_with_what_to_do(self):
-        with pytest.raises(CannotMeasure, match="measured on CPUs only so far") as caught:
-            ceilings.measure(catalog.device("l4"))
-        assert "--device cpu" in caught.value.hint
-
     @pytest.mark.parametrize(("busy", "expected"), [("0.10", False), ("1.20", True), ("unknown", False)])
     def test_other_load_is_told(self, busy, expected):
         assert expected is ceilings.disturbed(machine(roof(), conditions={"CPUs busy before": busy}))
+
+
+class TestGpus:
+    T4 = Gpu(name="Tesla T4", compute_capability=(7, 5), memory_bytes=16 * 10**9, driver="13.0", runtime="13.0")
+
+    @pytest.fixture
+    def backend(self, monkeypatch, cache_folder):
+        """TensorRT and CUDA without a GPU; each operation takes a millisecond of the device's time."""
+        made = fake_backend(gpu=self.T4)
+        monkeypatch.setattr(backends, "get", lambda name: made)
+        monkeypatch.setattr(backends, "installed", lambda name: name == "tensorrt")
+        return made
+
+    def measured(self, backend, **more) -> Ceilings:
+        return ceilings.measure(catalog.device("t4"), **{"size": 16, "copy_bytes": 2**16, "repeats": 2, "min_s": 0.0,
+                                                         "cuda": lambda: backend.cuda, **more})
+
+    def test_products_and_copies_are_timed_by_the_devices_events(self, backend):
+        found = self.measured(backend)
+        dense = {one.precision: one for one in found.ceilings if one.sparsity == "dense"}
+        assert {"fp32", "fp16", "int8"} == set(dense)
+        for one in dense.values():
+            assert (ceilings.CHAIN * 2 * 16**3 / 0.001, 2 * 2**16 / 0.001) == pytest.approx((one.flops_per_s, one.bytes_per_s))
+            assert "8 products of 16 x 16 matrices in a row, by the device's own events, tensorrt 10.16.2" == one.method
+        assert (catalog.device("t4").peak("int8").dense, 320e9) == (dense["int8"].datasheet_flops_per_s, dense["int8"].datasheet_bytes_per_s)
+        assert {} == backend.cuda.held, "memory, streams and events are given back"
+
+    def test_what_this_gpu_lacks_has_its_reason(self, backend):
+        found = self.measured(backend)
+        assert {"bf16", "fp8"} == set(found.absent)
+        assert "needs compute capability 8.0 or higher, Tesla T4 has 7.5" in found.absent["bf16"]
+
+    def test_they_are_of_the_gpu_and_found_for_any_number_of_threads(self, backend):
+        found = self.measured(backend, power_mode=None)
+        assert (0, "Tesla T4", "Tesla T4") == (found.threads, found.where, found.conditions["GPU"])
+        assert not ceilings.disturbed(found), "what CPUs do takes nothing from a GPU"
+        ceilings.save(found)
+        assert found == ceilings.kept("t4", found.cpu, 7)
+
+    def test_no_memory_is_an_error_that_leaves_nothing(self, backend):
+        backend.cuda.fail[("malloc", 1)] = "cudaErrorMemoryAllocation"
+        with pytest.raises(CannotMeasure, match="cudaErrorMemoryAllocation"):
+            self.measured(backend)
+        assert {} == backend.cuda.held
+
+    def test_a_precision_that_does_not_fit_is_absent_and_the_others_go_on(self, backend):
+        backend.cuda.fail[("host_alloc", 0)] = "cudaErrorMemoryAllocation"
+        found = self.measured(backend)
+        assert ["cudaErrorMemoryAllocation" in reason for reason in found.absent.values()].count(True) == 1
+        assert 2 == len([one for one in found.ceilings if one.sparsity == "dense"])
+
+    def test_without_a_gpu_it_is_one_line(self, backend):
+        backend.cuda.device = None
+        with pytest.raises(CannotMeasure, match="no CUDA-capable device") as caught:
+            self.measured(backend)
+        assert caught.value.hint
+
+    def test_a_variant_is_placed_by_what_the_gpu_itself_took(self):
+        seen = machine(roof(), threads=0, conditions={"GPU": "Tesla T4"})
+        one = run(seen=seen)
+        computing = replace(one.score("latency_p50"), name="device_compute_p50", value=0.002)
+        timed = replace(one, performance=(*one.performance, computing))
+        (host,), (device,) = report._variants([one]), report._variants([timed])
+        assert 5.0 == pytest.approx(roofline_charts.placed(device).point.flops_per_s / roofline_charts.placed(host).point.flops_per_s)
+
+    @gpu
+    def test_a_real_gpu_has_them(self):
+        found = ceilings.measure(catalog.device("h100-sxm"), size=1024, repeats=3, min_s=0.0)
+        assert {"fp32", "fp16", "bf16", "int8"} <= {one.precision for one in found.ceilings}, found.absent
+
+
+class TestProducts:
+    RECIPES = ("rtx-fp32", "rtx-fp16", "rtx-bf16", "rtx-int8", "rtx-fp8")
+
+    @pytest.mark.parametrize("name", ["rtx-fp32", "rtx-fp16", "rtx-int8"])
+    def test_a_chain_is_so_many_products_and_keeps_its_spread(self, tmp_path, name):
+        import onnxruntime
+
+        recipe, size, count = catalog.recipe(name), 64, 5
+        assert count * 2 * size**3 == ceilings.write_products(tmp_path / "m.onnx", recipe, size, count)
+        weights = np.random.default_rng(0).standard_normal((size, size), np.float32) / np.float32(8.0)
+        values = np.random.default_rng(1).standard_normal((size, size), np.float32)
+        expected = values @ np.linalg.matrix_power(weights, count)
+        found, = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"]).run(["y"], {"x": values})
+        assert np.abs(found - expected).std() < {"rtx-fp32": 1e-4, "rtx-fp16": 0.01, "rtx-int8": 0.2}[name] * expected.std()
+        assert 0.4 < expected.std() < 2.5
+
+    @pytest.mark.skipif(not backends.is_installed("tensorrt_rtx"), reason="tensorrt-rtx-cu13 is not installed")
+    @pytest.mark.parametrize("name", RECIPES)
+    def test_tensorrt_builds_it_in_every_precision(self, tmp_path, name):
+        import tensorrt_rtx
+
+        recipe = catalog.recipe(name)
+        ceilings.write_products(tmp_path / "m.onnx", recipe, 256, 3)
+        plan, _, _ = build_plan(Library("tensorrt_rtx", tensorrt_rtx), tmp_path / "m.onnx", recipe, on_device=False, timings=None,
+                                    capability=None)
+        assert len(plan) > 256 * 256
 
 
 class TestKeeping:

@@ -89,12 +89,14 @@ class TestAction:
         assert (project / "the verdicts" / "summary.md").read_text() == (project / "GITHUB_STEP_SUMMARY").read_text()
         assert int(code) == bash(project, STEPS["End with the verdict"]["run"], CODE=code).returncode
 
-    def test_what_cannot_be_judged_ends_with_3_and_leaves_nothing_of_before(self, project):
+    def test_what_cannot_be_judged_ends_with_3_and_says_so_in_place_of_what_was_said_before(self, project):
         (project / "edgebench-verdicts").mkdir()
         (project / "edgebench-verdicts" / "verdicts.sarif").write_text("old")
         done = step(project, "Judge", {"run": "gone", "policy": "gates.toml"})
         assert "error: no such file or folder: gone" in done.stderr
-        assert "exit-code=3\nfolder=edgebench-verdicts\njudged=false\n" == (project / "GITHUB_OUTPUT").read_text()
+        assert "exit-code=3\nfolder=edgebench-verdicts\njudged=true\n" == (project / "GITHUB_OUTPUT").read_text()
+        for name in ("verdicts.sarif", "comment.md", "junit.xml", "summary.md"):
+            assert "no such file or folder: gone" in (project / "edgebench-verdicts" / name).read_text()
 
     def test_baseline_and_exceptions_are_handed_over(self, project):
         script(project / "bin" / "edgebench", 'printf "%s\\n" "$@" > words')

@@ -420,6 +420,22 @@ class TestBadRuns:
         for kind in ("junit", "sarif", "summary", "comment", "html"):
             assert "is not valid JSON" in (tmp_path / kind).read_text()
 
+    @pytest.mark.parametrize(("where", "rules", "code", "words"), [
+        ("gone", ACCURACY, 3, "no such file or folder: gone"), ("good", ACCURACY.replace("max_", "most_"), 3, "most_"),
+        ("good", ACCURACY.replace("accuracy_top1", "acuracy_top1"), 2, "acuracy_top1")])
+    def test_nothing_that_an_earlier_gate_said_is_left_to_stand(self, run, finished, tmp_path, where, rules, code, words):
+        kinds = ("junit", "sarif", "summary", "comment")
+        for kind in kinds:
+            (tmp_path / kind).write_text("all passed")
+        policy = policy_file(tmp_path, rules)
+        done = run("gate", finished / where if where == "good" else where, "--policy", policy, "--comment-key", "x",
+                   *(f"--{kind}={tmp_path / kind}" for kind in kinds))
+        assert code == done.code
+        texts = {kind: (tmp_path / kind).read_text() for kind in kinds}
+        assert all(words in text.replace("\\", "") for text in texts.values())
+        assert 1 == len(list(ET.parse(tmp_path / "junit").getroot().iter("error")))
+        assert "could not be judged" in texts["summary"]
+
     def test_a_missing_policy_option_is_a_usage_error(self, run, finished):
         assert "Missing option '--policy'" in only_error(run("gate", finished / "good"), 2)
 

@@ -207,7 +207,7 @@ class TestTables:
     def test_turns_name_both_sides_ratio_interval_and_verdict(self):
         fp32, int8 = run(), run("ort-int8")
         found = table("Timed in turns", fp32, int8, paired=[ob.turns(fp32, int8, 0.303, 0.301, 0.306)])
-        assert [["INT8 · ONNX Runtime", "FP32 · ONNX Runtime", "0.303 0.301–0.306", "0.002", "20", "faster"]] == words(found)
+        assert [["INT8 · ONNX Runtime", "FP32 · ONNX Runtime", "0.303 0.301–0.306", "0.002", "20", "10", "faster"]] == words(found)
 
     @pytest.mark.parametrize(("low", "high", "told"), [(0.98, 1.04, "not told apart"), (None, None, "not told apart"),
                                                        (1.01, 1.05, "slower")])

@@ -82,6 +82,9 @@ class Cuda(Protocol):
     def copy_out(self, host: int, device: int, size_bytes: int, stream: Handle) -> None:
         """Enqueue a copy from device to host memory."""
 
+    def copy_within(self, target: int, source: int, size_bytes: int, stream: Handle) -> None:
+        """Enqueue a copy from device to device memory."""
+
     def stream(self) -> Handle:
         """Return a new stream that does not wait for the default one."""
 
@@ -187,6 +190,11 @@ class CudaRuntime:
     def copy_out(self, host: int, device: int, size_bytes: int, stream: Handle) -> None:
         """Enqueue a copy from device to host memory."""
         self._call("cudaMemcpyAsync", host, device, size_bytes, self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost,
+                   stream)
+
+    def copy_within(self, target: int, source: int, size_bytes: int, stream: Handle) -> None:
+        """Enqueue a copy from device to device memory."""
+        self._call("cudaMemcpyAsync", target, source, size_bytes, self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice,
                    stream)
 
     def stream(self) -> Handle:
