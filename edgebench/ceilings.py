@@ -11,9 +11,9 @@ import itertools
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import cache, partial
@@ -24,8 +24,7 @@ import numpy as np
 
 from edgebench import __version__, backends, catalog, environment, roofline, typed
 from edgebench.backends import Feeds
-from edgebench.backends.cuda import Cuda, CudaRuntime
-from edgebench.backends.engine_session import EngineSession
+from edgebench.backends.cuda import Cuda, CudaError, CudaRuntime
 from edgebench.device import Device
 from edgebench.errors import CannotMeasure, InvalidInput, MissingDependency, require
 from edgebench.imagecache import CACHE_HINT, cache_root
@@ -105,15 +104,16 @@ def measure(device: Device, threads: int | None = None, *, power_mode: str | Non
         conditions["CPUs busy before"] = "unknown" if busy is None else f"{busy:.2f}"
         candidates = _products(side, count, usable, absent, clock)
     found: dict[str, tuple[float, int, str]] = {}
-    for number, one in enumerate(candidates):
-        told(f"{one.precision} by {one.who}", min(number / PRODUCTS, 0.95))
-        try:
-            rate, runs = roofline.best_timed(one.once, one.flops, repeats=repeats, min_s=min_s)
-        except CannotMeasure as error:
-            absent[one.precision] = f"{one.who}: {error.message}"
-            continue
-        if one.precision not in found or rate > found[one.precision][0]:
-            found[one.precision] = rate, runs, f"{one.what}, {one.who}" + (f", {count} threads" if count else "")
+    with closing(candidates):
+        for number, one in enumerate(candidates):
+            told(f"{one.precision} by {one.who}", min(number / PRODUCTS, 0.95))
+            try:
+                rate, runs = roofline.best_timed(one.once, one.flops, repeats=repeats, min_s=min_s, clock=clock)
+            except CannotMeasure as error:
+                absent[one.precision] = f"{one.who}: {error.message}"
+                continue
+            if one.precision not in found or rate > found[one.precision][0]:
+                found[one.precision] = rate, runs, f"{one.what}, {one.who}" + (f", {count} threads" if count else "")
     return Ceilings(
         schema=SCHEMA, device=device.id, cpu=seen.cpu, threads=count,
         measured_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -137,7 +137,7 @@ class _Product:
 
 
 def _products(side: int, threads: int, usable: int, absent: dict[str, str], clock: Callable[[], int],
-              ) -> Iterator[_Product]:
+              ) -> Generator[_Product, None, None]:
     """Yield what can be run on the CPUs here; notes what cannot in `absent`."""
     what, flops = f"product of two {side} x {side} matrices", 2.0 * side**3
     if threads == usable:  # NumPy's library takes all of them
@@ -160,7 +160,7 @@ def _products(side: int, threads: int, usable: int, absent: dict[str, str], cloc
                 yield _Product(recipe.precision, who, what, roofline.timed(partial(session.infer, feeds), clock), flops)
 
 
-def _products_on_gpu(side: int, absent: dict[str, str]) -> Iterator[_Product]:
+def _products_on_gpu(side: int, absent: dict[str, str]) -> Generator[_Product, None, None]:
     """Yield what TensorRT runs on the GPU here; notes what it does not in `absent`."""
     feeds = {"x": np.random.default_rng(1).standard_normal((side, side), np.float32)}
     what = f"{CHAIN} products of {side} x {side} matrices in a row, by the device's own events"
@@ -175,13 +175,12 @@ def _products_on_gpu(side: int, absent: dict[str, str]) -> Iterator[_Product]:
                 continue
             if session is not None:
                 try:
-                    yield _Product(recipe.precision, who, what, partial(_computing_s, session, feeds), flops)
+                    session.infer(feeds)
+                    yield _Product(recipe.precision, who, what, session.computing_s, flops)
                 finally:
-                    session.close()
-
-
-def _computing_s(session: EngineSession, feeds: Feeds) -> float:
-    return session.timed_infer(feeds).compute_s
+                    # After an error of the device nothing can be given back, and what was measured stays.
+                    with suppress(CudaError):
+                        session.close()
 
 
 def _opened(entry: Path, recipe: Recipe, feeds: Feeds, threads: int, absent: dict[str, str]) -> tuple[Any, str]:
@@ -262,6 +261,8 @@ def _device_copies(cuda: Cuda, size_bytes: int, repeats: int, min_s: float) -> t
         source, target = (take(cuda.malloc(size_bytes), cuda.free) for _ in range(2))
 
         def once() -> float:
+            # The device is busy when the first event comes: enqueueing is in none of the time.
+            cuda.copy_within(target, source, size_bytes, stream)
             cuda.record(begin, stream)
             cuda.copy_within(target, source, size_bytes, stream)
             cuda.record(end, stream)

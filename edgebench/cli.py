@@ -338,7 +338,8 @@ def check(root: str, as_json: bool) -> None:
 
 @cli.command()
 @click.option("--ceilings", "measured", is_flag=True, help="Measure what this machine can do at best, in matrix "
-              "products of each precision and in copies, for the rooflines of reports; takes half a minute.")
+              "products of each precision and in copies, for the rooflines of reports; takes half a minute on a CPU, "
+              "on a GPU as long as TensorRT builds some engines.")
 @click.option("--device", metavar="ID", help="Of --ceilings: the declared device; recognised by default.")
 @click.option("--threads", type=click.IntRange(1), help="Of --ceilings: CPU threads; the usable CPUs by default.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -58,7 +58,8 @@ def reruns(policy: Policy, run: Run, folder: Path) -> dict[str, Rerun]:
     found = {rule.id: fresh for rule in policy.rules
              if rule.against is None and rule.metric.startswith("latency_p")}
     if run.reference is not None and run.reference.variant in trace.names:
-        ratios = Rerun(log_ratios=tuple(paired.log_ratios(trace, run.reference.variant, run.variant).tolist()))
+        ratios = Rerun(log_ratios=tuple(paired.log_ratios(trace, run.reference.variant, run.variant).tolist()),
+                       rounds_each=paired.ROUNDS_PER_LAUNCH)
         found |= {rule.id: ratios for rule in policy.rules if rule.in_turns}
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -199,9 +200,19 @@ def nothing_judged(path: Path, policy_name: str, error: EdgebenchError) -> Gate:
         chosen = policy.find(policy_name)
         names = chosen.id, chosen.title, chosen.path
     except EdgebenchError:
-        names = Path(policy_name).stem, policy_name, policy_name
-    return _not_judged(names, COMPARABLE, "runs and policy can be read", path.name, error.message, error.hint,
-                       datetime.now(timezone.utc).isoformat(timespec="seconds"))
+        names = _id_in(Path(policy_name)), policy_name, policy_name
+    return _not_judged(names, COMPARABLE, "all that the gate needs can be read", path.resolve().name, error.message,
+                       error.hint, datetime.now(timezone.utc).isoformat(timespec="seconds"))
+
+
+def _id_in(file: Path) -> str:
+    """Return the id in a policy file that is not valid: an earlier comment is found by it."""
+    try:
+        head, _, _ = file.read_text(encoding="utf-8", errors="replace").partition("[[")
+        found = re.search(r"""^id\s*=\s*["']([^"']+)["']""", head, re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else file.stem
 
 
 def _judged(chosen: Policy, one: Subject, baselines: Baselines, allow: Collection[str],

@@ -106,7 +106,9 @@ class Rerun:
     """Fresh timings that a failure must stand before it counts."""
 
     log_ratios: tuple[float, ...] = ()
-    """Natural logarithms of this variant's latency over the other's, pair by pair, interleaved."""
+    """Natural logarithms of this variant's latency over the other's, launch by launch, timed in turns."""
+    rounds_each: int = 1
+    """Rounds in each launch of timings to come."""
     latency_s: tuple[float, ...] = ()
     """Latencies of this variant alone, for absolute budgets."""
 
@@ -356,7 +358,9 @@ def _confirmed(rule: Rule, reruns: Mapping[str, Rerun] | None, alpha: float) -> 
         evidence_ = sequential.ratio_evidence(again.log_ratios, limit, "above" if rule.upper else "below")
         shown, n = bool(evidence_.max() >= -math.log(alpha)), len(again.log_ratios)
         median = math.exp(float(np.median(again.log_ratios))) - 1.0
-        found = f"{n:,} interleaved pairs: {quantity(median, 'fraction', change=True).replace('points', '%')}"
+        least = sequential.least_pairs(alpha)
+        few = "" if n >= least else f"; fewer than {least} can show nothing: --paired {least * again.rounds_each}"
+        found = f"{n:,} launches in turns: {quantity(median, 'fraction', change=True).replace('points', '%')}{few}"
     elif again.latency_s and q is not None and rule.against is None:
         fresh = evidence.from_timings(np.asarray(again.latency_s), q)
         shown = evidence.tested(rule, fresh)[1] <= alpha

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,17 +65,15 @@ def compare(runs: Mapping[str, tuple[Run, Path]], out: Path, *, rounds: int, mar
     first = runs[wanted[0]][0]
     slowest = max(_median(runs[name][0]) for name in wanted)
     inferences = max(3, round(BLOCK_S / slowest))
-    opened = _opened({name: paired_worker.PairedJob(artifact=str(runs[name][1].resolve()),
-                                                    threads=first.settings.threads) for name in wanted},
-                     out / "paired")
     plan = None
     progress("opening all variants at once", 0.0)
+    opened = paired_worker.opener(
+        {name: paired_worker.PairedJob(artifact=str(runs[name][1].resolve()), threads=first.settings.threads)
+         for name in wanted}, out / "paired")
     if margin is not None:
         trace, plan = paired.measure_pairs(
             opened, wanted, pairs, margin, inferences=inferences, most=rounds,
             told=lambda done, total: progress(f"timing variants in turns, round {done} of {total}", done / total))
-        if followed:
-            followed.decided(trace)
     else:
         trace = paired.interleave(opened, wanted, rounds=rounds, inferences=inferences,
                                   told=lambda done: progress("timing variants in turns", done / rounds),
@@ -88,13 +85,6 @@ def compare(runs: Mapping[str, tuple[Run, Path]], out: Path, *, rounds: int, mar
     if followed:
         followed.write(out)
     return found
-
-
-def _opened(jobs: Mapping[str, paired_worker.PairedJob], folder: Path) -> paired.Opened:
-    def opened(order: Sequence[str]) -> AbstractContextManager[Mapping[str, paired.Run]]:
-        return paired_worker.processes({name: jobs[name] for name in order}, folder)
-
-    return opened
 
 
 def load(out: Path) -> Paired | None:
@@ -121,7 +111,7 @@ def noise_floor(folder: Path, device: str, scratch: Path, *, threads: int, condi
     artifact: Artifact = artifacts.verify(folder)
     job = paired_worker.PairedJob(artifact=str(folder.resolve()), threads=threads)
     names = ("a", "b")
-    opened = _opened(dict.fromkeys(names, job), scratch)
+    opened = paired_worker.opener(dict.fromkeys(names, job), scratch)
     pilot = paired.interleave(opened, names, rounds=1, inferences=5)
     typical = sorted(value for block in pilot.rounds[0] for value in block.latency_s)
     inferences = max(3, round(BLOCK_S / typical[len(typical) // 2]))

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,14 +112,19 @@ def gate(run: Path, policy_name: str, *, baseline_rule: str | None, history: str
         judgement = finished.judge(run, policy_name, baseline=baseline_rule, history=history, allow=_flat(allow),
                                    floors=floors)
     except EdgebenchError as error:
-        _write_outputs((finished.nothing_judged(run, policy_name, error),), outputs, comment_key, strict=strict)
+        gates = (finished.nothing_judged(run, policy_name, error),)
+        if as_json:
+            _print_json(gates, strict=strict)
+        if html:
+            html.unlink(missing_ok=True)
+        # Why nothing was judged matters more than why that could not be written.
+        with suppress(EdgebenchError):
+            _write_outputs(gates, outputs, comment_key, strict=strict)
         raise
     for note in judgement.notes:
         click.echo(f"note: {note}", err=True)
     if as_json:
-        from edgebench.verdict_outputs import as_json as verdicts
-
-        click.echo(json.dumps(verdicts(judgement.gates, strict=strict), indent=1, ensure_ascii=False))
+        _print_json(judgement.gates, strict=strict)
     else:
         print_judgement(judgement, strict=strict)
     _write_outputs(judgement.gates, outputs, comment_key, strict=strict)
@@ -274,6 +280,12 @@ def _print_verdicts(found: Gate) -> None:
 
 def _rule(one: Verdict) -> str:
     return f"{one.rule} ({one.where})" if one.where else one.rule
+
+
+def _print_json(gates: Sequence[Gate], *, strict: bool) -> None:
+    from edgebench import verdict_outputs
+
+    click.echo(json.dumps(verdict_outputs.as_json(gates, strict=strict), indent=1, ensure_ascii=False))
 
 
 def _write_outputs(gates: Sequence[Gate], outputs: dict[str, Path | None], comment_key: str, *, strict: bool) -> None:

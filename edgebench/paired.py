@@ -78,7 +78,7 @@ def interleave(opened: Opened, names: Sequence[str], *, rounds: int, inferences:
                                    for which in (*order, *reversed(order))))
                 told(len(found))
         trace = PairedTrace(names=tuple(names), seed=seed, rounds=tuple(found), rounds_per_launch=rounds_per_launch)
-        if len(found) == rounds or decided(trace):
+        if decided(trace) or len(found) == rounds:
             return trace
 
 
@@ -96,8 +96,7 @@ def measure_pairs(opened: Opened, names: Sequence[str], pairs: Sequence[tuple[st
                   told: Callable[[int, int], None] = lambda done, total: None) -> tuple[PairedTrace, PairPlan]:
     """Run a pilot, plan from its spread alone how many rounds the margin takes, and run the rest of them.
 
-    The pilot's rounds count: the plan looks at how far they scatter and never at where they lie, so that it does not
-    stop earlier where chance favours a difference.
+    The pilot's rounds count: the plan looks at how far they scatter around their own centre, not at where that lies.
 
     Args:
         opened: Opens the sessions, again and again.
@@ -112,11 +111,12 @@ def measure_pairs(opened: Opened, names: Sequence[str], pairs: Sequence[tuple[st
         seed: Of the orders.
         told: Hears rounds done and planned.
     """
+    pilot = math.ceil(pilot / ROUNDS_PER_LAUNCH) * ROUNDS_PER_LAUNCH
     first = interleave(opened, names, rounds=pilot, inferences=inferences, seed=seed,
                        told=lambda done: told(done, pilot))
     plan = max((rounds_needed(log_ratios(first, *pair), margin, power=power, confidence=confidence,
                               most=max(1, most // ROUNDS_PER_LAUNCH), rounds_per_launch=ROUNDS_PER_LAUNCH)
-                for pair in pairs), key=lambda one: one.rounds)
+                for pair in pairs), key=lambda one: (one.rounds, one.capped))
     if plan.rounds <= pilot:
         return first, plan
     rest = interleave(opened, names, rounds=plan.rounds - pilot, inferences=inferences, seed=seed + 1,
@@ -146,7 +146,8 @@ def compare_equals(opened: Opened, names: tuple[str, str], *, repeats: int, roun
     for number in range(repeats):
         trace = interleave(opened, names, rounds=rounds, inferences=inferences, seed=seed + number,
                            rounds_per_launch=rounds)
-        found.append(compare(replace(trace, rounds_per_launch=1), *names, confidence))
+        # Each launch is one comparison; what its rounds say for themselves is how far they can mislead.
+        found.append(replace(compare(replace(trace, rounds_per_launch=1), *names, confidence), launches=1))
         told(number + 1)
     return tuple(found)
 
@@ -273,8 +274,10 @@ def rounds_needed(pilot: npt.ArrayLike, margin: float, *, power: float = 0.8, co
     pairs = inflation / 2.0 * np.abs(np.concatenate((centred[first] + centred[second],
                                                      centred[first] - centred[second])))
     chance = 0.5 + 0.5 * float(np.mean(pairs < math.log1p(margin)))
-    exact_least = next(k for k in range(1, 100) if 2.0**(1 - k) <= 1.0 - confidence)
-    needed = max(exact_least, math.ceil(z**2 / (3.0 * (chance - 0.5)**2))) if chance > 0.5 else most + 1
+    least = next(k for k in range(1, 100) if 2.0**(1 - k) <= 1.0 - confidence)
+    # Noether's normal approximation asks for more than twice what suffices where all log ratios lie on one side.
+    needed = least if chance == 1.0 else max(least, math.ceil(z**2 / (3.0 * (chance - 0.5)**2))) if chance > 0.5 \
+        else most + 1
     robust = 1.4826 * float(np.median(np.abs(centred)))
     return PairPlan(rounds=min(needed, most) * rounds_per_launch, margin=margin, power=power, confidence=confidence,
                     pilot_rounds=n * rounds_per_launch, spread=robust, capped=needed > most)

@@ -24,7 +24,7 @@ import numpy as np
 
 from edgebench import artifacts, backends, builder, child, steady
 from edgebench.errors import KINDS, CannotMeasure, writing
-from edgebench.paired import Run
+from edgebench.paired import Opened, Run
 from edgebench.record import decode, load_artifact, read_json, write_json
 from edgebench.timing_types import Block
 
@@ -197,6 +197,18 @@ def command_of(job: PairedJob, path: Path) -> tuple[str, ...]:
     return sys.executable, "-m", MODULE, str(path)
 
 
+def opener(jobs: Mapping[str, PairedJob], folder: Path) -> Opened:
+    """Build on this device, once, what the sessions need, and return what opens one process per job again and again.
+
+    Raises:
+        EdgebenchError: An engine cannot be built.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for job in dict.fromkeys(jobs.values()):
+        _prepare(job, folder)
+    return lambda order: processes({name: jobs[name] for name in order}, folder)
+
+
 def _prepare(job: PairedJob, scratch: Path) -> None:
     """Have built, before the time limit of the session's process runs, what the session needs on this device."""
     folder = Path(job.artifact)
@@ -209,14 +221,14 @@ def _prepare(job: PairedJob, scratch: Path) -> None:
 
 @contextmanager
 def processes(jobs: Mapping[str, PairedJob], folder: Path) -> Iterator[dict[str, Run]]:
-    """Open one process per job, all at once, and yield what `edgebench.paired.interleave` takes.
+    """Open one process per job, all at once, and yield their sessions.
+
+    What they need built on this device must have been built before: `opener` does.
 
     Raises:
         EdgebenchError: What one of them raised, or that it died or took too long.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for job in jobs.values():
-        _prepare(job, folder)
     with ExitStack() as stack:
         runs = {}
         for number, (name, job) in enumerate(jobs.items()):

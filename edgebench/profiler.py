@@ -61,7 +61,7 @@ from edgebench.record import (
     write_bytes,
     write_json,
 )
-from edgebench.stopping_timings import MOST_ROUNDS, Ratios
+from edgebench.stopping_timings import MOST_ROUNDS, Ratios, follows_ratios
 from edgebench.telemetry import commands, control, nvml
 from edgebench.timing_types import Control, NoiseFloor, TimingPlan
 from edgebench.worker import Job, load_measurement, run_worker
@@ -224,6 +224,9 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
                                 ("--sweep-images", request.sweep_images, 0)):
         if number is not None and number < least:
             raise UsageError(f"{name}: expected {least} or more, got {number}")
+    if until is not None and timed and 0 < request.paired < 1 and follows_ratios(until):
+        raise UsageError(f"--paired {request.paired:.1%} plans how many rounds there are, and --until ends them",
+                         "give --paired a number of rounds, the most that there may be, or leave it away")
     _check_writable(request.out)
     images = [one for location in request.data for one in fit_sets(location)[0]]
     for one in images:

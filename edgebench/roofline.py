@@ -87,7 +87,7 @@ def best_rate(run: Callable[[], object], work: float, *, repeats: int = 20, min_
     Raises:
         CannotMeasure: The clock did not advance during a run.
     """
-    return best_timed(timed(run, clock), work, repeats=repeats, min_s=min_s)
+    return best_timed(timed(run, clock), work, repeats=repeats, min_s=min_s, clock=clock)
 
 
 def timed(run: Callable[[], object], clock: Callable[[], int] = time.perf_counter_ns) -> Callable[[], float]:
@@ -100,15 +100,16 @@ def timed(run: Callable[[], object], clock: Callable[[], int] = time.perf_counte
     return once
 
 
-def best_timed(once: Callable[[], float], work: float, *, repeats: int = 20, min_s: float = 0.5) -> tuple[float, int]:
-    """Return the same of something that tells the seconds of each run itself, by whichever clock."""
+def best_timed(once: Callable[[], float], work: float, *, repeats: int = 20, min_s: float = 0.5,
+               clock: Callable[[], int] = time.perf_counter_ns) -> tuple[float, int]:
+    """Return the same of something that tells the seconds of each run itself, such as by a GPU's clock."""
     once()
-    fastest, count, total = math.inf, 0, 0.0
-    while count < repeats or total < min_s:
-        seconds = once()
-        if seconds <= 0:
+    fastest, count, begin = math.inf, 0, clock()
+    while count < repeats or (clock() - begin) / 1e9 < min_s:
+        fastest = min(fastest, once())
+        if fastest <= 0:
             raise CannotMeasure("the clock did not advance during a matrix product or copy", "use a larger one")
-        fastest, count, total = min(fastest, seconds), count + 1, total + seconds
+        count += 1
     return work / fastest, count
 
 

@@ -52,10 +52,10 @@ def placed(variant: Variant) -> Placed:
     run = variant.run
     work, trace, p50 = run.artifact.work, trace_of(run, "single-stream"), headline_score(run, "latency_p50")
     ceilings = run.observed.ceilings if run.observed is not None else None
-    computing = run.score("device_compute_p50")
-    if ceilings is not None and not ceilings.threads and computing is not None and computing.value is not None:
+    on_gpu = ceilings is not None and not ceilings.threads
+    if on_gpu:
         # Copies to and from the host are no work of the GPU's.
-        p50 = computing
+        p50 = run.score("device_compute_p50")
     flops, moved = None, None
     if work is not None:
         images = trace.batch if trace is not None else work.images
@@ -64,6 +64,8 @@ def placed(variant: Variant) -> Placed:
     def absent(reason: str) -> Placed:
         return Placed(variant=variant, point=None, flops=flops, bytes_moved=moved, reason=reason)
 
+    if on_gpu and p50 is None:
+        return absent("the ceilings are the GPU's, and its runtime tells no time of the GPU's own")
     if trace is None or p50 is None or p50.value is None:
         return absent((p50.reason if p50 is not None else None) or "no single-stream latency")
     if trace.preprocessing == "included":

@@ -209,6 +209,19 @@ def ratio_evidence(log_ratios: npt.ArrayLike, null: float, side: Side) -> FloatA
     return rate_evidence(np.cumsum(beyond), np.arange(1, values.size + 1), 0.5, "above", PAIR_STRENGTH)
 
 
+@lru_cache(maxsize=64)
+def least_pairs(alpha: float) -> int:
+    """Return how many pairs `ratio_evidence` needs at least, all of them beyond the limit, to show it at level `alpha`.
+
+    Raises:
+        ValueError: `alpha` is not between 0 and 1.
+    """
+    check(0.0 < alpha < 1.0, "a level between 0 and 1", alpha)
+    # Each pair doubles the evidence at most.
+    pairs = math.ceil(-2.0 * math.log2(alpha)) + 64
+    return 1 + int(np.argmax(ratio_evidence(np.ones(pairs), 1.0, "above") >= -math.log(alpha)))
+
+
 @lru_cache(maxsize=4096)
 def quantile_ranks(n: int, q: float, confidence: float = 0.95,
                    strength: float = STRENGTH) -> tuple[int | None, int | None]:

@@ -64,6 +64,11 @@ class Budgets:
         _write(self._policy, out, artifact_digest, self._following, TIMINGS, "s")
 
 
+def follows_ratios(policy: Policy) -> bool:
+    """Return whether a policy has rules that timing in turns decides."""
+    return bool(until.ratios(policy))
+
+
 class Ratios:
     """Ratios to the reference's latency, followed while variants are timed in turns.
 

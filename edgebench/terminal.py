@@ -197,7 +197,7 @@ def print_paired(found: Paired) -> None:
 def print_floor(found: NoiseFloor) -> None:
     """Print by how much equals differ on this device."""
     click.echo(f"\nnoise floor on {found.device}: equals differ by up to {found.floor:.1%} in {found.metric} "
-               f"({found.n} comparisons of an artifact with itself, {found.false_differences} falsely different)")
+               f"({found.n} comparisons of an artifact with itself, between fresh processes)")
 
 
 def print_ceilings(found: Ceilings) -> None:

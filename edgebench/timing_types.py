@@ -333,7 +333,7 @@ class NoiseFloor:
     """What a gate must find again to use this floor: power mode, threads, budget, runtime version …."""
     ratios: tuple[float, ...]
     false_differences: int
-    """Comparisons whose own interval left 1 out."""
+    """Comparisons whose rounds, taken alone, called the two processes different: how far one launch can mislead."""
     measured_at: str
     """UTC, ISO 8601."""
 

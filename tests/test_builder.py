@@ -177,7 +177,7 @@ def test_what_is_timed_in_turns_is_built_before_its_processes_start(plugin, tmp_
     (_, folder), = export_all(sources.open_source(str(onnx_file(tmp_path / "m.onnx"))), [moody("prepares")], tmp_path / "out")
     (tmp_path / "prepared").unlink()
     job = paired_worker.PairedJob(artifact=str(folder), threads=1, batch=2, warmup_s=0.0, warmup_max_s=0.1)
-    with paired_worker.processes({"a": job}, tmp_path / "turns") as sessions:
+    with paired_worker.opener({"a": job}, tmp_path / "turns")(["a"]) as sessions:
         assert ["a"] == list(sessions)
         assert ["model.onnx 2 0"] == prepared(tmp_path)
 

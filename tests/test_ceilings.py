@@ -12,7 +12,7 @@ import pytest
 from plotly.graph_objects import Figure
 
 from edgebench import backends, catalog, ceilings, environment, report, roofline, roofline_charts, timing_tables
-from edgebench.backends.cuda import Gpu
+from edgebench.backends.cuda import CudaError, Gpu
 from edgebench.backends.engine_builder import Library, build_plan
 from edgebench.device import Peak
 from edgebench.errors import CannotMeasure, InvalidInput
@@ -145,6 +145,19 @@ class TestGpus:
         assert ["cudaErrorMemoryAllocation" in reason for reason in found.absent.values()].count(True) == 1
         assert 2 == len([one for one in found.ceilings if one.sparsity == "dense"])
 
+    def test_an_error_of_the_device_keeps_what_was_measured_before(self, backend):
+        # The first product is measured; from then on nothing works, not even giving back.
+        def lost(*_):
+            raise CudaError("cudaErrorIllegalAddress", "lost", "cudaEventElapsedTime")
+
+        def told(what, share):
+            if share > 0:
+                backend.cuda.elapsed_s = backend.cuda.free = lost
+
+        found = self.measured(backend, told=told)
+        assert 1 == len([one for one in found.ceilings if one.sparsity == "dense"])
+        assert "cudaErrorIllegalAddress" in "".join(found.absent.values())
+
     def test_without_a_gpu_it_is_one_line(self, backend):
         backend.cuda.device = None
         with pytest.raises(CannotMeasure, match="no CUDA-capable device") as caught:
@@ -156,8 +169,11 @@ class TestGpus:
         one = run(seen=seen)
         computing = replace(one.score("latency_p50"), name="device_compute_p50", value=0.002)
         timed = replace(one, performance=(*one.performance, computing))
-        (host,), (device,) = report._variants([one]), report._variants([timed])
-        assert 5.0 == pytest.approx(roofline_charts.placed(device).point.flops_per_s / roofline_charts.placed(host).point.flops_per_s)
+        (untold,), (told,) = report._variants([one]), report._variants([timed])
+        assert WORK.flops / 0.002 == pytest.approx(roofline_charts.placed(told).point.flops_per_s)
+        # Such as a reference on the CPU.
+        assert roofline_charts.placed(untold).point is None
+        assert "tells no time of the GPU's own" in roofline_charts.placed(untold).reason
 
     @gpu
     def test_a_real_gpu_has_them(self):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ class Processes:
     """Stands for `paired_worker.processes`: each artifact takes its own time, all of them a little longer each round."""
 
     def __init__(self, seconds: dict[str, float]) -> None:
-        self.seconds, self.opened, self.asked = seconds, [], []
+        self.seconds, self.opened, self.asked, self.prepared = seconds, [], [], []
 
     @contextmanager
     def __call__(self, jobs, folder):
@@ -43,6 +44,7 @@ class Processes:
 def scripted(monkeypatch) -> Processes:
     found = Processes({"ort-fp32": 0.010, "ort-int8": 0.005, "openvino-fp32": 0.012})
     monkeypatch.setattr(paired_worker, "processes", found)
+    monkeypatch.setattr(paired_worker, "_prepare", lambda job, folder: found.prepared.append(job.artifact))
     return found
 
 
@@ -70,6 +72,7 @@ class TestCompare:
         assert 0.5 == pytest.approx(one.ratio, rel=1e-5)
         assert one.different
         assert 7 == len(scripted.opened), "processes are launched anew every other round"
+        assert {"/artifacts/ort-fp32": 1, "/artifacts/ort-int8": 1} == Counter(scripted.prepared), "what they need is built once"
 
     def test_a_change_to_find_decides_how_many_rounds_there_are(self, scripted, tmp_path):
         told = []
@@ -77,9 +80,9 @@ class TestCompare:
                                     progress=lambda what, share: told.append(what))
         assert found == interleaved.load(tmp_path)
         assert (0.03, 20, False) == (found.plan.margin, found.plan.pilot_rounds, found.plan.capped)
-        assert found.plan.rounds == len(found.trace.rounds) > 20
-        assert f"timing variants in turns, round {found.plan.rounds} of {found.plan.rounds}" == told[-1]
-        assert f"a change of 3.0% is found with a power of 80% in {found.plan.rounds} rounds" in found.plan.words
+        assert 14 == found.plan.rounds < len(found.trace.rounds) == 20
+        assert "timing variants in turns, round 20 of 20" == told[-1]
+        assert "a change of 3.0% is found with a power of 80% in 14 rounds" in found.plan.words
 
     def test_a_block_lasts_as_long_as_the_slowest_variant_needs(self, scripted, tmp_path):
         found = interleaved.compare(runs("ort-fp32", "ort-int8"), tmp_path, rounds=2, progress=silent)

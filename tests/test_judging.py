@@ -344,7 +344,7 @@ class TestTimingsInTurns:
                                                      "trace": {"names": [FP32, INT8], "seed": 0, "rounds": rounds}}))
 
     @pytest.mark.parametrize(("ratio", "code", "words"), [
-        (1.5, 1, "confirmed by a re-run of 60 interleaved pairs"), (1.0, 0, "not confirmed by a re-run of 60 interleaved pairs")])
+        (1.5, 1, "confirmed by a re-run of 60 launches in turns"), (1.0, 0, "not confirmed by a re-run of 60 launches in turns")])
     def test_confirm_a_failure_before_it_counts(self, run, tmp_path, ratio, code, words):
         write_pair(tmp_path / "out", latency_s=0.015)
         words_of = ["gate", "out", "--policy", policy_file(tmp_path, self.RULE, self.BUDGET)]
@@ -422,17 +422,22 @@ class TestBadRuns:
 
     @pytest.mark.parametrize(("where", "rules", "code", "words"), [
         ("gone", ACCURACY, 3, "no such file or folder: gone"), ("good", ACCURACY.replace("max_", "most_"), 3, "most_"),
-        ("good", ACCURACY.replace("accuracy_top1", "acuracy_top1"), 2, "acuracy_top1")])
+        ("good", ACCURACY.replace("accuracy_top1", "acuracy_top1"), 2, "acuracy_top1"), ("good", "[[rules", 3, "TOML")])
     def test_nothing_that_an_earlier_gate_said_is_left_to_stand(self, run, finished, tmp_path, where, rules, code, words):
         kinds = ("junit", "sarif", "summary", "comment")
-        for kind in kinds:
-            (tmp_path / kind).write_text("all passed")
-        policy = policy_file(tmp_path, rules)
-        done = run("gate", finished / where if where == "good" else where, "--policy", policy, "--comment-key", "x",
-                   *(f"--{kind}={tmp_path / kind}" for kind in kinds))
-        assert code == done.code
+        words_of = ["--comment-key", "x", "--json", f"--html={tmp_path / 'page'}", *(f"--{kind}={tmp_path / kind}" for kind in kinds)]
+        policy = policy_file(tmp_path, ACCURACY)
+        assert 0 == run("gate", finished / "good", "--policy", policy, *words_of).code
+        earlier = {kind: (tmp_path / kind).read_text() for kind in kinds}
+        policy.write_text(policy.read_text().replace(ACCURACY, rules))
+        done = run("gate", finished / where if where == "good" else where, "--policy", policy, *words_of)
+        assert words in only_error(done, code)
+        (verdict,) = json.loads(done.out)["gates"][0]["verdicts"]
+        assert ("error", True) == (verdict["status"], words in verdict["message"])
+        assert not (tmp_path / "page").exists()
         texts = {kind: (tmp_path / kind).read_text() for kind in kinds}
         assert all(words in text.replace("\\", "") for text in texts.values())
+        assert earlier["comment"].splitlines()[0] == texts["comment"].splitlines()[0], "the earlier comment would not be found"
         assert 1 == len(list(ET.parse(tmp_path / "junit").getroot().iter("error")))
         assert "could not be judged" in texts["summary"]
 

@@ -9,6 +9,7 @@ import json
 import math
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,6 +101,12 @@ class TestInterleaving:
         trace = paired.interleave(held(runs), "ab", rounds=40, inferences=1, decided=decided)
         assert (6, [2, 4, 6]) == (len(trace.rounds), asked)
 
+    def test_the_last_launch_is_looked_at_too(self):
+        asked = []
+        runs = {name: session(World(0), MS) for name in "ab"}
+        paired.interleave(held(runs), "ab", rounds=5, inferences=1, decided=lambda trace: bool(asked.append(len(trace.rounds))))
+        assert [2, 4, 5] == asked
+
     def test_a_launch_counts_as_the_mean_of_its_rounds(self):
         world = World(0)
         rises = itertools.count()
@@ -129,12 +136,16 @@ class TestInterleaving:
             yield {name: runner(name) for name in order}
 
         def alarms(rounds_per_launch):
-            return sum(paired.compare(paired.interleave(opened, "ab", rounds=20, inferences=3, seed=seed,
-                                                        rounds_per_launch=rounds_per_launch), "a", "b").different
-                       for seed in range(200))
+            found = 0
+            for seed in range(200):
+                trace = paired.interleave(opened, "ab", rounds=20, inferences=3, seed=seed, rounds_per_launch=rounds_per_launch)
+                # Rounds of one launch taken as independent, as if nothing lasted.
+                counted = trace if rounds_per_launch == 2 else replace(trace, rounds_per_launch=1)
+                found += paired.compare(counted, "a", "b").different
+            return found
 
         assert alarms(2) <= 10
-        assert alarms(20) == 0, "one launch says nothing"
+        assert alarms(20) > 100
 
 
 class TestPlannedPairs:
@@ -160,15 +171,21 @@ class TestPlannedPairs:
 
     def test_a_quiet_pilot_is_enough_where_its_rounds_suffice(self):
         runs = {name: session(World(0), MS) for name in "ab"}
-        trace, plan = paired.measure_pairs(held(runs), "ab", [("a", "b")], 0.03, inferences=3, pilot=30)
-        assert 30 == len(trace.rounds) >= plan.rounds >= paired.LEAST_ROUNDS
+        trace, plan = paired.measure_pairs(held(runs), "ab", [("a", "b")], 0.03, inferences=3)
+        assert 20 == len(trace.rounds) >= plan.rounds == paired.LEAST_ROUNDS
+
+    def test_a_pilot_is_of_whole_launches(self):
+        generator, world = np.random.default_rng(6), World(0)
+        runs = {name: self.noisy(world, MS, generator) for name in "ab"}
+        trace, plan = paired.measure_pairs(held(runs), "ab", [("a", "b")], 0.02, inferences=3, pilot=13)
+        assert (14, 0) == (plan.pilot_rounds, len(trace.rounds) % 2)
 
     def test_the_pair_that_needs_most_decides(self):
         generator, world = np.random.default_rng(4), World(0)
         runs = {"a": session(world, MS), "b": session(world, MS), "c": self.noisy(world, MS, generator)}
         alone, _ = paired.measure_pairs(held(runs), "abc", [("a", "b")], 0.02, inferences=3)
         both, plan = paired.measure_pairs(held(runs), "abc", [("a", "b"), ("a", "c")], 0.02, inferences=3)
-        assert 20 < len(alone.rounds) < plan.rounds == len(both.rounds)
+        assert 20 == len(alone.rounds) < plan.rounds == len(both.rounds)
 
     def test_a_limit_below_what_is_needed_is_kept_and_told(self):
         generator, world = np.random.default_rng(5), World(0)
@@ -199,7 +216,7 @@ class TestPlannedPairs:
         found = paired.compare_equals(pair, ("a", "b"), repeats=4, rounds=10, inferences=5, told=told.append)
         assert ["open", "closed"] * 4 == opened
         assert [1, 2, 3, 4] == told
-        assert all(0.9 < one.ratio < 1.1 and one.low is not None for one in found)
+        assert all(0.9 < one.ratio < 1.1 and one.low is not None and one.launches == 1 for one in found)
 
 
 class TestInterval:
@@ -490,8 +507,8 @@ def test_two_processes_of_one_artifact_are_interleaved_for_real(tmp_path):
     source = sources.open_source(str(onnx_file(tmp_path / "m.onnx")), classes=sources.read_classes(class_file(tmp_path)))
     (_, folder), = export_all(source, [catalog.recipe("ort-fp32")], tmp_path / "artifacts")
     job = PairedJob(artifact=str(folder), threads=1, warmup_count=3, warmup_s=0.0, warmup_max_s=0.0, settle_s=0.0)
-    trace = paired.interleave(lambda order: paired_worker.processes(dict.fromkeys(order, job), tmp_path / "work"), "ab",
-                              rounds=3, inferences=20)
+    trace = paired.interleave(paired_worker.opener(dict.fromkeys("ab", job), tmp_path / "work"), "ab", rounds=3,
+                              inferences=20)
     found = paired.compare(trace, "a", "b")
     assert (3, 2, True) == (found.rounds, found.launches, 0.1 < found.ratio < 10)
     assert {20} == {len(block.latency_s) for blocks in trace.rounds for block in blocks}

@@ -284,6 +284,12 @@ def test_rules_that_need_all_timings_get_them(made: Path, tmp_path: Path):
     assert len(json.loads((out / "paired.json").read_text())["trace"]["rounds"]) <= 8
 
 
+def test_rounds_are_planned_or_ended_by_the_policy_and_not_both(made: Path, tmp_path: Path):
+    done = profile(made, tmp_path / "out", policy_file(tmp_path, TURNS), "--paired", "3%", code=2)
+    assert "error: --paired 3.0% plans how many rounds there are, and --until ends them" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(("command", "more", "words"), [
     ("evaluate", (), "none of its rules can be decided"),
     ("profile", ("--budget", "smoke"), "nothing to stop"),
