@@ -278,8 +278,8 @@ def _turns(variants: Sequence[Variant], paired: Sequence[Paired]) -> TextTable:
     confidence = distinct(found.confidence for one in paired for found in one.comparisons)
     note = (f"Latency over the baseline's, from timings taken in turns by processes of their own, launched afresh "
             "again and again; below 1 is faster. Ranges are "
-            f"{' or '.join(f'{level:.0%}' for level in confidence)} intervals.".replace("%", " %"))
-    note += "".join(f" By the pilot, {one.plan.words}." for one in paired if one.plan is not None)
+            f"{' or '.join(f'{level * 100:g} %' for level in confidence)} intervals.")
+    note += "".join(f" By the pilot, {one.plan.words.replace('%', ' %')}." for one in paired if one.plan is not None)
     return TextTable(title="Timed in turns", rows=tuple(rows), headers=(
         "Against", "Ratio", "p", "Rounds", "Launches", "So it is"),
         note=note + (" Comparisons of artifacts that are not in this report are left out." if stale else ""))
