@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgebench import __version__, backends, catalog, environment, roofline, typed
+from edgebench import __version__, backends, builder, catalog, environment, roofline, typed
 from edgebench.backends import Feeds
 from edgebench.backends.cuda import Cuda, CudaError, CudaRuntime
 from edgebench.device import Device
@@ -169,6 +169,7 @@ def _products_on_gpu(side: int, absent: dict[str, str]) -> Generator[_Product, N
             entry = Path(scratch) / "products.onnx"
             try:
                 flops = write_products(entry, recipe, side, CHAIN)
+                builder.prepare([builder.PrepareJob(entry=str(entry), recipe=recipe, batch=side)], Path(scratch))
                 session, who = _opened(entry, recipe, feeds, 1, absent)
             except (CannotMeasure, InvalidInput, MissingDependency) as error:
                 absent.setdefault(recipe.precision, f"{recipe.backend}: {error.message}")

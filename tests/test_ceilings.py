@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 from plotly.graph_objects import Figure
 
-from edgebench import backends, catalog, ceilings, environment, report, roofline, roofline_charts, timing_tables
+from edgebench import (
+    backends,
+    builder,
+    catalog,
+    ceilings,
+    environment,
+    report,
+    roofline,
+    roofline_charts,
+    timing_tables,
+)
 from edgebench.backends.cuda import CudaError, Gpu
 from edgebench.backends.engine_builder import Library, build_plan
 from edgebench.device import Peak
@@ -105,6 +115,8 @@ class TestGpus:
         made = fake_backend(gpu=self.T4)
         monkeypatch.setattr(backends, "get", lambda name: made)
         monkeypatch.setattr(backends, "installed", lambda name: name == "tensorrt")
+        made.prepared = []
+        monkeypatch.setattr(builder, "prepare", lambda jobs, scratch: made.prepared.extend(one.recipe.precision for one in jobs))
         return made
 
     def measured(self, backend, **more) -> Ceilings:
@@ -120,6 +132,7 @@ class TestGpus:
             assert "8 products of 16 x 16 matrices in a row, by the device's own events, tensorrt 10.16.2" == one.method
         assert (catalog.device("t4").peak("int8").dense, 320e9) == (dense["int8"].datasheet_flops_per_s, dense["int8"].datasheet_bytes_per_s)
         assert {} == backend.cuda.held, "memory, streams and events are given back"
+        assert ["fp16", "fp32", "int8"] == sorted(backend.prepared), "engines are built by a process of their own"
 
     def test_what_this_gpu_lacks_has_its_reason(self, backend):
         found = self.measured(backend)
