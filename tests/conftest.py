@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -14,6 +15,13 @@ PROJECT = Path(__file__).resolve().parents[1]
 # In this order before all others: a long file that one worker begins last would leave the other worker idle.
 LONGEST_FIRST = ("test_real_data.py", "test_profile.py", "test_seven_properties.py", "test_demo.py",
                  "test_base_install.py", "test_export.py", "test_sources.py", "test_backoff.py")
+
+
+def pytest_configure() -> None:
+    """Take Ctrl-C as a terminal's: begun in the background of a script it is ignored, and by all children too."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
