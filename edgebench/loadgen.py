@@ -104,6 +104,8 @@ def _drive(loadgen: Any, infer: Callable[[Sequence[int]], object], scenario: Sce
 
     def issue(samples: Sequence[Any]) -> None:
         nonlocal served
+        # Made beforehand: afterwards the inference has emptied the caches, and the clock is still running.
+        responses = [loadgen.QuerySampleResponse(one.id, address, size) for one in samples]
         try:
             if not failure:
                 step = batch if scenario == "offline" else len(samples)
@@ -112,7 +114,7 @@ def _drive(loadgen: Any, infer: Callable[[Sequence[int]], object], scenario: Sce
         except Exception as error:  # noqa: BLE001  # it would end the process in LoadGen's own thread; raised below
             failure.append(error)
         served += 1
-        loadgen.QuerySamplesComplete([loadgen.QuerySampleResponse(one.id, address, size) for one in samples])
+        loadgen.QuerySamplesComplete(responses)
 
     def nothing(*_: object) -> None:
         """Inputs stay in memory."""

@@ -333,10 +333,10 @@ class TestTimingsInTurns:
     RULE = SPEED.replace("baseline", "reference")
     BUDGET = '[[rules]]\nid = "budget"\nmetric = "latency_p50"\nmax = 0.012\n'
 
-    def paired(self, out: Path, ratio: float, *, threads: int = 4) -> None:
+    def paired(self, out: Path, ratio: float, *, threads: int = 4, launches: int = 60) -> None:
         generator = np.random.default_rng(0)
         rounds = []
-        for _ in range(60):
+        for _ in range(launches):
             medians = (0.010, 0.010 * ratio)
             rounds.append([{"session": k, "begin_ns": 0, "latency_s": (medians[k] * np.exp(generator.normal(0, 0.05, 5))).tolist()}
                            for k in (0, 1, 1, 0)])
@@ -358,6 +358,17 @@ class TestTimingsInTurns:
         assert "by a re-run of 600 fresh timings" in done.out
         self.paired(tmp_path / "out", 1.0, threads=2)
         assert 1 == run(*words_of).code
+
+    def test_so_few_that_they_can_show_nothing_say_how_many_can(self, run, tmp_path):
+        write_pair(tmp_path / "out", latency_s=0.015)
+        self.paired(tmp_path / "out", 2.0, launches=6)
+        words = ["gate", "out", "--policy", policy_file(tmp_path, self.RULE)]
+        done = run(*words)
+        assert 0 == done.code
+        assert "not confirmed by a re-run of 6 launches in turns" in done.out
+        assert "fewer than 7 can show nothing: --paired 14" in " ".join(done.out.split())
+        self.paired(tmp_path / "out", 2.0, launches=7)
+        assert 1 == run(*words).code
 
     def test_of_another_schema_are_refused(self, run, tmp_path):
         write_pair(tmp_path / "out")
