@@ -171,12 +171,14 @@ def _products_on_gpu(side: int, absent: dict[str, str]) -> Generator[_Product, N
                 flops = write_products(entry, recipe, side, CHAIN)
                 builder.prepare([builder.PrepareJob(entry=str(entry), recipe=recipe, batch=side)], Path(scratch))
                 session, who = _opened(entry, recipe, feeds, 1, absent)
+                if session is not None:
+                    session.infer(feeds)
             except (CannotMeasure, InvalidInput, MissingDependency) as error:
-                absent.setdefault(recipe.precision, f"{recipe.backend}: {error.message}")
+                hint = f"; {error.hint}" if error.hint else ""
+                absent.setdefault(recipe.precision, f"{recipe.backend}: {error.message}{hint}")
                 continue
             if session is not None:
                 try:
-                    session.infer(feeds)
                     yield _Product(recipe.precision, who, what, session.computing_s, flops)
                 finally:
                     # After an error of the device nothing can be given back, and what was measured stays.

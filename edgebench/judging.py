@@ -115,11 +115,11 @@ def gate(run: Path, policy_name: str, *, baseline_rule: str | None, history: str
         gates = (finished.nothing_judged(run, policy_name, error),)
         if as_json:
             _print_json(gates, strict=strict)
-        if html:
-            html.unlink(missing_ok=True)
         # Why nothing was judged matters more than why that could not be written.
-        with suppress(EdgebenchError):
+        with suppress(EdgebenchError, OSError):
             _write_outputs(gates, outputs, comment_key, strict=strict)
+            if html:
+                html.unlink(missing_ok=True)
         raise
     for note in judgement.notes:
         click.echo(f"note: {note}", err=True)

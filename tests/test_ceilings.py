@@ -34,6 +34,7 @@ from tests.commands import cli
 from tests.gpu import gpu
 from tests.test_report import Page
 from tests.test_tensorrt import fake as fake_backend
+from tests.test_tensorrt import needs_rtx
 
 CPU = environment.observe({}).cpu
 # At 10 ms: 200 Gop/s of work at 20 operations per byte.
@@ -210,7 +211,7 @@ class TestProducts:
         assert np.abs(found - expected).std() < {"rtx-fp32": 1e-4, "rtx-fp16": 0.01, "rtx-int8": 0.2}[name] * expected.std()
         assert 0.4 < expected.std() < 2.5
 
-    @pytest.mark.skipif(not backends.is_installed("tensorrt_rtx"), reason="tensorrt-rtx-cu13 is not installed")
+    @needs_rtx
     @pytest.mark.parametrize("name", RECIPES)
     def test_tensorrt_builds_it_in_every_precision(self, tmp_path, name):
         import tensorrt_rtx

@@ -452,6 +452,14 @@ class TestBadRuns:
         assert 1 == len(list(ET.parse(tmp_path / "junit").getroot().iter("error")))
         assert "could not be judged" in texts["summary"]
 
+    def test_outputs_that_cannot_be_written_do_not_hide_why_nothing_was_judged(self, run, finished, tmp_path):
+        for folder in ("page", "junit"):
+            (tmp_path / folder).mkdir()
+        done = run("gate", "gone", "--policy", policy_file(tmp_path, ACCURACY), "--html", "page", "--junit", "junit")
+        assert "no such file or folder: gone" == only_error(done, 3)
+        assert "no such file or folder: gone" == only_error(
+            run("gate", "gone", "--policy", policy_file(tmp_path, ACCURACY), "--html", "page"), 3)
+
     def test_a_missing_policy_option_is_a_usage_error(self, run, finished):
         assert "Missing option '--policy'" in only_error(run("gate", finished / "good"), 2)
 
