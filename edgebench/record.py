@@ -30,6 +30,23 @@ RUN_SCHEMA = "edgebench.run/1"
 ARTIFACT_SCHEMA = "edgebench.artifact/1"
 
 Better = Literal["lower", "higher"]
+ScoreKind = Literal["share", "paired-share", "resampled", "quantile", "estimate", "test", "exact", "single"]
+"""How a score comes about.
+
+``share``: `count` of `n`, each of which counts by itself; ``paired-share``: the change of a share on the same images;
+``resampled``: its interval comes from a bootstrap; ``quantile``: an order statistic; ``estimate``: another estimate,
+with or without an interval; ``test``: a p-value; ``exact``: counted, chosen or a maximum, so that nothing is estimated;
+``single``: measured once.
+"""
+ReasonCode = Literal[
+    "clock", "compact", "incomplete", "invalid", "measured-once", "no-data", "no-features", "no-images", "no-reference",
+    "no-spread", "not-computed", "not-estimated", "not-finite", "not-told", "one-sided", "other-classes",
+    "some-resamples", "too-few", "undefined", "unmet-confidence"]
+"""Why a value or an interval is absent; docs/method.md says what each means."""
+SkipSubject = Literal["variant", "property", "quality", "latency", "golden", "reference", "data"]
+SkipCode = Literal[
+    "absent", "asked-otherwise", "early-stop", "missing-package", "no-data", "no-reference", "not-asked",
+    "other-images", "unfit"]
 T = TypeVar("T")
 
 
@@ -383,12 +400,27 @@ class Score:
     n: int
     """Images or timings behind it."""
     method: str
-    """How it was computed, in words."""
+    """How it was computed, in words that hold no result: the same for all runs of one settings hash."""
     reason: str | None = None
     """Why `value`, or an end of its interval, is absent."""
     count: int | None = None
     """How many of the `n` images or frames it is the share of, where each counts by itself: it is then tested exactly.
     None: it is no share, or images hang together."""
+    kind: ScoreKind | None = None
+    """None in files of versions that did not keep it."""
+    method_id: str | None = None
+    """Identifier of the method, the same for all runs of one settings hash. It changes where the same predictions or
+    timings would give another number. None in files of versions that did not keep it."""
+    reason_code: ReasonCode | None = None
+    """`reason` as a code; None without a reason, and in files of versions that did not keep it."""
+    n_effective: int | None = None
+    """How many independent images, clusters or timings the `n` are worth; None: they are independent."""
+    confidence_reached: float | None = None
+    """Of the stored interval, where only some levels can be had; None: `confidence`."""
+    level: str | None = None
+    """Which level the data chose, such as the one where consistency is lowest."""
+    facts: dict[str, str | int | float] = field(default_factory=dict)
+    """What else the data decided, by name, such as how many tests a p-value is adjusted for."""
 
     def __post_init__(self) -> None:
         check(self.count is None or 0 <= self.count <= self.n, f"a count of {self.name} between 0 and n", self.count)
@@ -463,6 +495,10 @@ class Skip:
 
     what: str
     reason: str
+    subject: SkipSubject | None = None
+    """What kind of thing `what` names; None in files of versions that did not keep it."""
+    code: SkipCode | None = None
+    """`reason` as a code; None in files of versions that did not keep it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
