@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -17,15 +17,16 @@ from edgebench.properties import Pass, Predictions
 from edgebench.reading import ends, place, place_words, timed_ends
 from edgebench.record import Better, DatasetIdentity, Evaluation, LatencyTrace, PassRecord, Run, Score
 from edgebench.tails import Ends
-from edgebench.timing_types import QueryTrace
+from edgebench.timing_types import QueryTrace, Scenario
 
 Outcome = Literal["better", "worse", "same", "inconclusive", "changed"]
 
-TIMING = ("device", "cpu", "power mode", "governor", "GPU governor", "clocks", "threads", "batch", "scenario",
-          "boundary", "preprocessing", "frame rate", "deadline", "drop", "latency bound")
+TIMING = ("device", "cpu", "processor", "power mode", "governor", "GPU governor", "clocks", "threads", "batch",
+          "scenario", "boundary", "preprocessing", "frame rate", "deadline", "drop", "latency bound")
 DATA = ("dataset", "preset", "classes")
 FIELDS = (*TIMING, *DATA, "method")
 """What may be allowed to differ, by name."""
+SCENARIOS = get_args(Scenario)
 BANDS = (0.0, 0.5, 0.7, 0.9, 0.99, 1.0)
 """Edges of the bands of the first run's confidence that flips are counted by."""
 INDIFFERENT_ABSOLUTE = {"fraction": 0.005, "1": 0.0, "nat": 0.01}
@@ -129,19 +130,26 @@ class Comparison:
     """Differences that were let pass by name."""
     items: tuple[Item, ...]
     flips: tuple[Flips, ...]
+    left_out: tuple[str, ...] = ()
+    """Evaluations without any change image by image, with the reason."""
 
 
 def timing_differences(first: Run, second: Run, metrics: Collection[str] | None = None) -> tuple[Difference, ...]:
     """Return what makes the timings of two runs not comparable: other circumstances or methods.
 
+    Scenarios that only one of the runs has do not matter, unless the runs have none in common.
+
     Args:
         first: A run.
         second: Another run.
-        metrics: Performance scores whose methods must be the same; all by default.
+        metrics: Performance scores to be compared, whose scenarios and methods must be the same; all by default.
     """
+    wanted = None if metrics is None else {metric_names.scenario(metric) for metric in metrics}
+
     def facts(run: Run) -> dict[tuple[str, str], object]:
         found: dict[tuple[str, str], object] = {
             ("device", ""): run.device.id, ("cpu", ""): run.environment.cpu,
+            ("processor", ""): run.artifact.recipe.processor,
             ("power mode", ""): run.environment.power_mode, ("governor", ""): run.environment.governor}
         # Older runs do not tell; that is no difference.
         if run.environment.gpu_governor is not None:
@@ -151,8 +159,6 @@ def timing_differences(first: Run, second: Run, metrics: Collection[str] | None 
         queries = run.observed.queries if run.observed is not None else ()
         if run.traces or queries:
             found["threads", ""] = run.settings.threads
-        if run.traces:
-            found["scenario", ""] = ", ".join(sorted(trace.scenario for trace in run.traces))
         timed: list[LatencyTrace | QueryTrace] = [*run.traces, *queries]
         for one in timed:
             found["batch", one.scenario] = one.batch if isinstance(one, LatencyTrace) else one.images_per_query
@@ -167,7 +173,12 @@ def timing_differences(first: Run, second: Run, metrics: Collection[str] | None 
 
     one, two = facts(first), facts(second)
     found = [Difference(what=what, where=where, first=_said(one[what, where]), second=_said(two[what, where]))
-             for what, where in one if (what, where) in two and one[what, where] != two[what, where]]
+             for what, where in one if (what, where) in two and one[what, where] != two[what, where]
+             and (wanted is None or where not in SCENARIOS or where in wanted)]
+    mine, theirs = ({name for _, name in of if name in SCENARIOS} for of in (one, two))
+    if mine and theirs and not mine & theirs and wanted != {None}:
+        found.append(Difference(what="scenario", where="", first=", ".join(sorted(mine)),
+                                second=", ".join(sorted(theirs))))
     compared = [score for score in first.performance if metrics is None or score.name in metrics]
     return (*found, *_methods(compared, second.performance, ""))
 
@@ -259,14 +270,16 @@ def compare(first: tuple[Run, Path], second: tuple[Run, Path], *, allow: Collect
     (one, _), (two, _) = first, second
     allowed = refuse((*timing_differences(one, two), *data_differences(one, two)), allow, (one.variant, two.variant))
     before, after = common_predictions(first, second)
-    items = [*_performance(one, two)]
-    for evaluation in two.evaluations if is_reference(one, two) else changes(two, after, before):
+    items = [*_performance(one, two), *_half_evaluated(one, two)]
+    paired = two.evaluations if is_reference(one, two) else changes(two, after, before)
+    for evaluation in paired:
         where = place(evaluation)
         items += [_paired_item(evaluation, where, score) for score in evaluation.reference_scores
                   if metric_names.plain(score.name) != score.name]
     return Comparison(first=one.variant, second=two.variant, allowed=allowed, items=tuple(items), flips=tuple(
         flips(key, before[key], after[key]) for key in after
-        if key.condition == properties.CLEAN and properties.is_plain(key.dataset)))
+        if key.condition == properties.CLEAN and properties.is_plain(key.dataset)),
+        left_out=_left_out(one, two, paired))
 
 
 def is_reference(first: Run, second: Run) -> bool:
@@ -395,24 +408,89 @@ def place_of(key: Pass) -> str:
 
 
 def _performance(one: Run, two: Run) -> list[Item]:
-    before = {score.name: score for score in one.performance}
+    """Return an item for every score of performance that either run has a value for."""
+    before, after = ({score.name: score for score in run.performance} for run in (one, two))
     items = []
-    for score in two.performance:
-        other = before.get(score.name)
-        if other is None or score.value is None or other.value is None or not other.value:
-            continue
-        mine, theirs = timed_ends(score, two, score.confidence), timed_ends(other, one, score.confidence)
-        exact = score.name == "artifact_size"
-        ratio = Ends(*[score.value / other.value] * 3) if exact else mine and theirs and tails.ratio(mine, theirs)
-        change = None if ratio is None else Ends(*(value - 1.0 for value in ratio))
-        items.append(Item(
-            of=metric_names.PERFORMANCE, metric=score.name, where="", unit=score.unit, better=score.better,
-            first=other.value, second=score.value, relative=True, change=score.value / other.value - 1.0,
-            low=change.low if change and not exact else None, high=change.high if change and not exact else None,
-            outcome=outcome(change, score.better, 0.0 if exact else INDIFFERENT_RELATIVE), n=min(score.n, other.n),
-            method="exact" if exact else "ratio of independent measurements; interval from both runs' own",
-            reason="exact" if exact else None if change else score.reason or other.reason))
+    for name in dict.fromkeys((*before, *after)):
+        first, second = before.get(name), after.get(name)
+        if first is not None and second is not None and first.value is not None and second.value is not None:
+            items.append(_change(one, first, two, second))
+        elif (first is not None and first.value is not None) or (second is not None and second.value is not None):
+            items.append(_half(one, first, two, second))
     return items
+
+
+def _change(one: Run, first: Score, two: Run, second: Score) -> Item:
+    """Return how a score changed: as a ratio, or as a difference where it is a share or was not above 0."""
+    assert first.value is not None
+    assert second.value is not None
+    mine, theirs = timed_ends(second, two, second.confidence), timed_ends(first, one, second.confidence)
+    exact, share = second.name == "artifact_size", second.unit == "fraction"
+    relative = not share and first.value > 0.0 and second.value > 0.0
+    between = tails.ratio if relative else tails.difference
+    change: Ends | None = between(mine, theirs) if mine and theirs else None
+    if exact:
+        moved = second.value / first.value if relative else second.value - first.value
+        change = Ends(moved, moved, moved)
+    if change is not None and relative:
+        change = Ends(*(value - 1.0 for value in change))
+    indifferent = 0.0 if exact else INDIFFERENT_RELATIVE if relative else INDIFFERENT_ABSOLUTE.get(second.unit, 0.0)
+    kind = "ratio" if relative else "difference"
+    return Item(
+        of=metric_names.PERFORMANCE, metric=second.name, where="", unit=second.unit, better=second.better,
+        first=first.value, second=second.value, relative=relative,
+        change=second.value / first.value - 1.0 if relative else second.value - first.value,
+        low=change.low if change and not exact else None, high=change.high if change and not exact else None,
+        outcome=outcome(change, second.better, indifferent), n=min(second.n, first.n),
+        method="exact" if exact else f"{kind} of independent measurements; interval from both runs' own",
+        reason="exact" if exact else None if change else second.reason or first.reason)
+
+
+def _half(one: Run, first: Score | None, two: Run, second: Score | None) -> Item:
+    """Return what a score is in one run where the other has no value for it."""
+    known, lacking, run = (second, first, one) if second is not None and second.value is not None else (
+        first, second, two)
+    assert known is not None
+    why = lacking.reason if lacking is not None and lacking.reason else "not measured"
+    return Item(
+        of=metric_names.PERFORMANCE, metric=known.name, where="", unit=known.unit, better=known.better,
+        first=first.value if first else None, second=second.value if second else None, relative=False, change=None,
+        low=None, high=None, outcome="changed", n=known.n, method=known.method,
+        reason=f"absent in {'the first run' if run is one else 'the second run'}: {why}")
+
+
+def _half_evaluated(one: Run, two: Run) -> list[Item]:
+    """Return an item for every score of quality that only one of two corresponding evaluations has a value for."""
+    before = {(each.property, place(each)): each for each in one.evaluations}
+    items = []
+    for evaluation in two.evaluations:
+        where = place(evaluation)
+        earlier = before.get((evaluation.property, where))
+        if earlier is None:
+            continue
+        firsts, seconds = ({score.name: score for score in of.scores} for of in (earlier, evaluation))
+        for name in dict.fromkeys((*firsts, *seconds)):
+            first, second = firsts.get(name), seconds.get(name)
+            if (first is not None and first.value is not None) != (second is not None and second.value is not None):
+                items.append(replace(_half(one, first, two, second), of=evaluation.property, where=where))
+    return items
+
+
+def _left_out(one: Run, two: Run, paired: Sequence[Evaluation]) -> tuple[str, ...]:
+    """Return the evaluations of either run that `paired` holds no change of, each with the reason."""
+    known = {(each.property, place(each)) for each in paired if each.reference_scores}
+    first, second = ({(each.property, place(each)): each for each in run.evaluations} for run in (one, two))
+
+    def why(key: tuple[str, str]) -> str:
+        if key not in first or key not in second:
+            return f"only in the {'second' if key in second else 'first'} run"
+        if _class_map(one) != _class_map(two):
+            return "the classes differ"
+        return "the runs saw other images" if first[key].dataset.digest != second[key].dataset.digest else \
+            "no change is computed image by image"
+
+    return tuple(f"{of} on {where}: {why((of, where))}" for of, where in dict.fromkeys((*first, *second))
+                 if (of, where) not in known)
 
 
 def _paired_item(evaluation: Evaluation, where: str, score: Score) -> Item:

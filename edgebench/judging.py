@@ -368,6 +368,8 @@ def _print_comparison(found: Comparison, *, everything: bool) -> None:
     if len(shown) < len(items):
         terminal.print(Text(f"{len(items) - len(shown)} further scores are the same, undecided or levels of these; "
                             "--all shows them", style="dim"))
+    for words in found.left_out:
+        terminal.print(Text(f"not compared: {words}", style="dim"))
     for flips in found.flips:
         total = flips.total
         terminal.print(Text(f"\n{flips.dataset}: {total.changed:,} of {total.images:,} answers changed: "
@@ -429,9 +431,9 @@ def _print_series(one: Series) -> None:
     for index, point in enumerate(one.points):
         shift, told, style = shifts.get(index), "", ""
         if shift is not None:
-            change = (shift.after / shift.before - 1.0 if shift.before else 0.0)
             said = quantity(shift.after - shift.before, one.unit, change=True)
-            told = f"◀ shift of {said}" + (f" ({change:+.1%})" if one.unit != "fraction" else "") + (
+            relative = one.unit != "fraction" and shift.before > 0.0
+            told = f"◀ shift of {said}" + (f" ({shift.after / shift.before - 1.0:+.1%})" if relative else "") + (
                 f" after {_commit(one.points[index - 1].commit)}, p = {shift.p_value:.2g}")
             good = one.better is not None and (shift.after > shift.before) == (one.better == "higher")
             style = "green" if good else "yellow" if one.better is None else "red"

@@ -78,6 +78,8 @@ METRICS: Mapping[str, Mapping[str, str]] = {
 }
 _CHANGE = re.compile(r"_change(?=$|@|_)")
 _PERCENTILE = re.compile(r"latency_p(\d+)")
+_SCENARIO = re.compile(r"(multi_stream|offline|server|camera)_")
+_DEVICE_TIME = re.compile(r"device_(h2d|compute|d2h|enqueue)_p50")
 _TIMING = re.compile(r"latency_|throughput|_time$|^energy_|^server_rate$|^camera_|^device_\w+_p50$")
 
 
@@ -89,6 +91,16 @@ def plain(name: str) -> str:
 def of_single_stream(metric: str) -> bool:
     """Return whether a metric of performance comes from the timings one after the other."""
     return metric.startswith(("latency_", "energy_per_inference"))
+
+
+def scenario(metric: str) -> str | None:
+    """Return the scenario whose timings a metric of performance comes from; None where it comes from none."""
+    if metric == "throughput_offline":
+        return "offline"
+    named = _SCENARIO.match(metric)
+    if named:
+        return named[1].replace("_", "-")
+    return "single-stream" if of_single_stream(metric) or _DEVICE_TIME.fullmatch(metric) else None
 
 
 def quantile(metric: str) -> float | None:

@@ -12,6 +12,11 @@ Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 Family = Literal["convnet", "depthwise", "transformer", "convnext"]
 """Kinds of networks with quantization rules of their own; `edgebench.graphs.family` tells one from its graph."""
 Setting = str | int | float | bool
+_PROCESSORS = {
+    **dict.fromkeys(("onnxruntime", "openvino", "CPUExecutionProvider", "XnnpackExecutionProvider",
+                     "DnnlExecutionProvider", "ACLExecutionProvider"), "cpu"),
+    **dict.fromkeys(("tensorrt", "tensorrt_rtx", "CUDAExecutionProvider", "TensorrtExecutionProvider",
+                     "NvTensorRTRTXExecutionProvider"), "gpu")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +120,12 @@ class Recipe:
     quantization: Quantization | None = None
     build: Build | None = None
     """For TensorRT alone."""
+
+    @property
+    def processor(self) -> str:
+        """What computes: ``cpu``, ``gpu``, or the name of the execution provider or backend where it is neither."""
+        first = self.providers[0] if self.providers else self.backend
+        return _PROCESSORS.get(first, first)
 
     def __post_init__(self) -> None:
         # Files are named after it: nothing in it may lead to another folder.

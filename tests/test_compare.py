@@ -274,3 +274,85 @@ class TestOutcome:
 
     def test_without_an_interval_nothing_is_said(self):
         assert "inconclusive" == compare.outcome(None, "lower", 0.01)
+
+
+class TestNothingIsLeftOut:
+    def scored(self, folder, values: dict[str, tuple[float | None, str]], recipe: str = "ort-fp32"):
+        """Return a stored run with these further scores of performance: name to value and unit."""
+        run, place = stored(folder, logits(0), recipe)
+        more = tuple(Score(name=name, value=value, unit=unit, better="lower", n=100, method="m",
+                           low=None if value is None else max(0.0, value - 0.001), high=None if value is None else value + 0.001,
+                           reason="no sensor" if value is None else None) for name, (value, unit) in values.items())
+        return replace(run, performance=(*run.performance, *more)), place
+
+    def items(self, tmp_path, before, after):
+        found = compare.compare(self.scored(tmp_path / "a", before), self.scored(tmp_path / "b", after))
+        return {item.metric: item for item in found.items}
+
+    @pytest.mark.parametrize(("name", "unit", "first", "second", "outcome"), [
+        ("camera_miss_rate", "fraction", 0.0, 0.3, "worse"), ("camera_miss_rate", "fraction", 0.3, 0.0, "better"),
+        ("camera_jitter", "s", 0.0, 0.004, "worse"), ("energy_per_inference_net", "J", -0.01, 0.02, "worse"),
+        ("build_disagreement", "fraction", 0.0, 0.05, "worse")])
+    def test_what_was_zero_or_below_is_compared_by_difference(self, tmp_path, name, unit, first, second, outcome):
+        item = self.items(tmp_path, {name: (first, unit)}, {name: (second, unit)})[name]
+        assert (False, first, second) == (item.relative, item.first, item.second)
+        assert second - first == pytest.approx(item.change)
+        assert (outcome, True) == (item.outcome, item.low < item.change < item.high)
+
+    @pytest.mark.parametrize(("before", "after"), [
+        ({"energy_per_inference": (0.2, "J")}, {"energy_per_inference": (None, "J")}),
+        ({"energy_per_inference": (None, "J")}, {"energy_per_inference": (0.2, "J")}),
+        ({"server_latency_p99": (0.2, "s")}, {}), ({}, {"server_latency_p99": (0.2, "s")})])
+    def test_what_only_one_run_has_is_listed_with_the_reason(self, tmp_path, before, after):
+        items = self.items(tmp_path, before, after)
+        item = items[next(iter({**before, **after}))]
+        assert ("changed", None, 1) == (item.outcome, item.change, sum(one is not None for one in (item.first, item.second)))
+        assert item.reason
+
+    def test_a_share_changes_in_points_also_where_it_was_above_zero(self, tmp_path):
+        item = self.items(tmp_path, {"camera_miss_rate": (0.01, "fraction")}, {"camera_miss_rate": (0.02, "fraction")})["camera_miss_rate"]
+        assert (False, "worse") == (item.relative, item.outcome)
+        assert 0.01 == pytest.approx(item.change)
+
+    def test_a_score_of_quality_that_vanished_is_listed(self, pair):
+        (one, folder), (two, other) = pair
+        lost = replace(two, evaluations=tuple(replace(each, scores=tuple(
+            replace(score, value=None, low=None, high=None, reason="lost") if score.name == "accuracy_top1" else score
+            for score in each.scores)) for each in two.evaluations))
+        found = [item for item in compare.compare((one, folder), (lost, other)).items
+                 if item.metric == "accuracy_top1" and item.outcome == "changed"]
+        assert [(None, True)] == [(item.second, "lost" in item.reason) for item in found]
+
+    def test_an_evaluation_of_one_run_alone_is_named(self, pair):
+        (one, folder), (two, other) = pair
+        more = replace(two.evaluations[0], property="robustness", condition="fog:3")
+        found = compare.compare((one, folder), (replace(two, evaluations=(*two.evaluations, more)), other))
+        assert ("robustness on inspection, fog:3: only in the second run",) == found.left_out
+
+
+class TestScenarioLists:
+    def test_runs_are_compared_in_what_both_were_timed_in(self, pair):
+        (one, folder), (two, other) = pair
+        both = replace(two, traces=(*two.traces, builders.offline([0.1] * 30)))
+        assert () == compare.timing_differences(one, both)
+        assert any(item.metric == "latency_p50" and item.change is not None
+                   for item in compare.compare((one, folder), (both, other)).items)
+
+    def test_another_scenarios_circumstances_do_not_matter_for_a_metric(self):
+        filmed = [ob.watched(builders.run(), queries=(ob.query("camera", [0.01] * 100, rate_hz=rate, limit_s=1 / 30, policy="newest"),))
+                  for rate in (30.0, 15.0)]
+        assert () == compare.timing_differences(*filmed, metrics={"latency_p99"})
+        for metric in ("camera_miss_rate", "camera_latency_p99"):
+            assert ["frame rate"] == [one.what for one in compare.timing_differences(*filmed, metrics={metric})]
+
+    def test_runs_that_share_no_scenario_are_refused_for_timings_alone(self):
+        one, two = builders.run(), builders.run(latency_s=None, batch_s=[0.1] * 30)
+        assert ["scenario"] == [each.what for each in compare.timing_differences(one, two, metrics={"latency_p50"})]
+        assert () == compare.timing_differences(one, two, metrics={"artifact_size"})
+
+    def test_cpu_and_gpu_are_told_apart(self):
+        assert ["processor: cpu against gpu"] == [
+            one.words for one in compare.timing_differences(builders.run("ort-fp32"), builders.run("ort-cuda-fp32"))
+            if one.what == "processor"]
+        for one, two in (("ort-fp32", "openvino-fp32"), ("ort-cuda-fp32", "tensorrt-fp32"), ("ort-cuda-fp32", "ort-trt-int8")):
+            assert builders.recipe(one).processor == builders.recipe(two).processor
