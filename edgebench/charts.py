@@ -15,9 +15,12 @@ from edgebench.drawing import (
     Panel,
     Variant,
     arms_of,
+    chance_levels,
     ends_of,
     escaped,
+    exactly,
     headline_score,
+    images_in_words,
     plot_axis,
     plot_layout,
     shortened,
@@ -116,7 +119,10 @@ def _tradeoff(variants: Sequence[Variant]) -> Chart:
         caption="Up is more accurate, left is faster, a smaller bubble ships fewer bytes (its area is the artifact's "
                 "size). Bars are the 95 % intervals of median latency and accuracy.",
         panels=(Panel(
-            title="Top-1 accuracy against median latency", alt=f"Median latency, top-1 accuracy, size. {spoken}.",
+            title="Top-1 accuracy against median latency",
+            note=images_in_words((top1.n for *_, top1 in found), chance_levels(
+                [variant for variant, *_ in found], "accuracy", exactly("accuracy_top1")).values()),
+            alt=f"Median latency, top-1 accuracy, size. {spoken}.",
             legend=tuple(variant for variant, *_ in found),
             figure={"data": data, "layout": plot_layout(
                 _TRADEOFF_PX[1] + 70, annotations=notes, yaxis=plot_axis("top-1 accuracy (%)", range=[low, high]),
@@ -173,7 +179,7 @@ def _flips(variants: Sequence[Variant]) -> Chart:
                 "error_x": arms_of(ends, NEUTRAL, mirrored=side < 0),
                 "hovertemplate": f"{escaped(variant.label)}<br>{fixed(ends[0], 2)} % {words}<extra></extra>"})
         lost, won = (round((score.value or 0.0) * score.n) for score in (worse, better))
-        heads.append((variant, f"{fixed(lost, 0)} worse · {fixed(won, 0)} better"))
+        heads.append((variant, f"{fixed(lost, 0)} worse · {fixed(won, 0)} better of {fixed(worse.n, 0)}"))
     reach = 1.08 * max(max(ends_of(score, 100)) for _, *pair in found for score in pair) or 1.0
     step = tick_step(reach)
     ticks = [step * k for k in range(-math.floor(reach / step), math.floor(reach / step) + 1)]
@@ -199,8 +205,9 @@ def _resources(variants: Sequence[Variant]) -> Chart:
     panels.append(_bars("Artifact size", "", "MB", [(v, (v.run.artifact.size_bytes / 1e6,)) for v in variants]))
     return Chart(
         key="resources", title="Cold start, memory and size", panels=tuple(panels),
-        caption="Cold start is a fresh process: importing the runtime, opening the artifact, the first answer. Memory "
-                "is the process's resident high-water mark, runtime and interpreter included. Size is what ships.")
+        caption="Measured once each, so without intervals. Cold start is a fresh process: importing the runtime, "
+                "opening the artifact, the first answer. Memory is the process's resident high-water mark, runtime and "
+                "interpreter included. Size is what ships.")
 
 
 def _bars(title: str, note: str, unit: str, rows: Sequence[tuple[Variant, tuple[float, ...]]]) -> Panel:

@@ -28,6 +28,8 @@ NEUTRAL = "#8a929b"
 # Cividis (Nuñez, Anderton & Renslow 2018), the same for all colour vision.
 SEQUENTIAL = ((0.0, "#00224e"), (0.25, "#434e6c"), (0.5, "#7d7c78"), (0.75, "#bcae6c"), (1.0, "#fee838"))
 DIVERGING = ((0.0, "#d55e00"), (0.25, "#eba97a"), (0.5, "#eef0f2"), (0.75, "#7ab2d3"), (1.0, "#0072b2"))
+GREY = "#b4bac1"
+"""Of cells that chance alone explains."""
 CHANGE = "Change against the reference"
 FEW = 4
 """Variants up to which a chart has room for intervals and a panel of each."""
@@ -141,6 +143,28 @@ def table(variants: Sequence[Variant], property_: str | Collection[str], key: Ke
     return dict(rows)
 
 
+def chance_levels(variants: Sequence[Variant], property_: str | Collection[str], key: Key) -> dict[str, float]:
+    """Return the accuracy of guessing at random, 1 over the number of classes, for each row of `table`."""
+    chosen = (property_,) if isinstance(property_, str) else property_
+    return {row: 1.0 / one.dataset.classes for variant in variants for one in variant.run.evaluations
+            if one.property in chosen and one.dataset.classes > 1
+            for score in one.scores if (row := key(one, score.name))}
+
+
+def images_in_words(counts: Iterable[int], chances: Iterable[float] = ()) -> str:
+    """Return how many images are behind numbers, and what chance alone gives: ``1,000 images · chance 33.3 %``."""
+    numbers, levels = sorted(set(counts)), sorted({100.0 * chance for chance in chances})
+    if not numbers:
+        return ""
+    words = fixed(numbers[0], 0) if len(numbers) == 1 else span(numbers[0], numbers[-1], 0)
+    if levels:
+        low, high = fixed(levels[0], 1), fixed(levels[-1], 1)
+        words += f" images · chance {low if low == high else f'{low}–{high}'} %"
+    else:
+        words += " images"
+    return words
+
+
 def called(*names: str) -> Key:
     """Return a key to the level of the scores of these names, or to the data set of those without a level."""
     def key(one: Evaluation, name: str) -> str:
@@ -184,8 +208,17 @@ def plot_layout(height: float, **more: object) -> Json:
 
 
 def plot_axis(title: str, **more: object) -> Json:
-    """Return a Plotly axis of that title."""
-    return {"title": {"text": title, "standoff": 8}, "automargin": True, "fixedrange": True, **more}
+    """Return a Plotly axis; its title also says where a range without 0 starts, or that the scale is logarithmic.
+
+    Ranges are in the unit of the axis; those of a logarithmic one are exponents of 10.
+    """
+    words = title
+    match more:
+        case {"type": "log"}:
+            words = f"{title}, log scale"
+        case {"range": [float() | int() as low, float() | int() as high]} if title and 0 < low < high:
+            words = f"{title}, axis starts at {low:.3g}"
+    return {"title": {"text": words, "standoff": 8}, "automargin": True, "fixedrange": True, **more}
 
 
 def tick_step(reach: float) -> float:
@@ -210,8 +243,11 @@ def arms_of(of: Ends, colour: str, *, mirrored: bool = False, thickness: float =
 
 def dots(title: str, rows: Rows, variants: Sequence[Variant], x: Json, *, factor: float = 100.0,
          unit: str = "%", places: int = 1, sign: bool = False, at: float | None = None,
-         doubtful: Collection[str] = (), lines: Sequence[Json] = ()) -> Panel:
+         doubtful: Collection[str] = (), lines: Sequence[Json] = (), chance: Mapping[str, float] | None = None,
+         counted: bool = True) -> Panel:
     """Return a panel with a row per label, the first on top, and in it a dot per variant, from top to bottom.
+
+    The number of images stands beside the title, and behind the labels where it differs between rows.
 
     Args:
         title: Of the panel.
@@ -225,7 +261,12 @@ def dots(title: str, rows: Rows, variants: Sequence[Variant], x: Json, *, factor
         at: Where a dotted line stands.
         doubtful: Labels of rows to shade.
         lines: Further traces, drawn below the dots.
+        chance: What chance alone gives, by the label of the row, in the unit of the scores; a dotted line in the row.
+        counted: Whether the scores' `n` are images.
     """
+    counts = {label: max(score.n for score in row.values()) for label, row in rows} if counted else {}
+    differ = len(set(counts.values())) > 1
+    heads = [escaped(label) + (f" · {fixed(counts[label], 0)}" if differ else "") for label, _ in rows]
     present = [one for one in variants if any(_has(row, one) for _, row in rows)]
     many = len(present) > MANY
     pitch = max(24.0, (2.6 if many else 9.0) * len(present) + 8.0)
@@ -239,7 +280,7 @@ def dots(title: str, rows: Rows, variants: Sequence[Variant], x: Json, *, factor
             "x": rounded(np.array([of.value for *_, of in found])), "y": [round(row + shift, 4) for row, *_ in found],
             "marker": {"color": variant.colour, "size": 6 if many else 8, "symbol": SYMBOLS[variant.style],
                        "line": {"width": 0}},
-            "text": [f"{escaped(label)}: {said(of, places, unit, sign=sign)}" for _, label, of in found],
+            "text": [f"{heads[row]}: {said(of, places, unit, sign=sign)}" for row, _, of in found],
             "hovertemplate": f"{escaped(variant.label)}<br>%{{text}}<extra></extra>"}
         if not many:
             dot["error_x"] = {"type": "data", "symmetric": False, "width": 0, "thickness": 1.6,
@@ -254,11 +295,15 @@ def dots(title: str, rows: Rows, variants: Sequence[Variant], x: Json, *, factor
     shapes += [{"type": "rect", "xref": "paper", "x0": 0, "x1": 1, "y0": row - 0.5, "y1": row + 0.5,
                 "fillcolor": f"{NEUTRAL}2a", "line": {"width": 0}, "layer": "below"}
                for row, (label, _) in enumerate(rows) if label in doubtful]
+    levels = [(row, chance[label]) for row, (label, _) in enumerate(rows) if chance and label in chance]
+    shapes += [_line({"x0": level * factor, "x1": level * factor, "y0": row - 0.45, "y1": row + 0.45}, dash="dot")
+               for row, level in levels if x["range"][0] <= level * factor <= x["range"][1]]
     return Panel(
-        title=title, alt=f"{title}. {_rows_in_words(rows, present, factor, unit, places, sign=sign)}",
+        title=title, note=images_in_words(counts.values(), (level for _, level in levels)),
+        alt=f"{title}. {_rows_in_words(rows, present, factor, unit, places, sign=sign)}",
         figure={"data": data, "layout": plot_layout(
             pitch * len(rows) + 56, xaxis=x, shapes=shapes,
-            yaxis=plot_axis("", tickvals=list(range(len(rows))), ticktext=[escaped(label) for label, _ in rows],
+            yaxis=plot_axis("", tickvals=list(range(len(rows))), ticktext=heads,
                        range=[len(rows) - 0.5, -0.5], showgrid=False, zeroline=False))})
 
 
@@ -280,8 +325,11 @@ def colour_range(values: Sequence[float], *, change: bool) -> tuple[float, float
 
 
 def cells(values: Sequence[Sequence[float | None]], columns: Sequence[str], rows: Sequence[str],
-          colours: tuple[float, float], *, change: bool = False, size: float = 11.0, gap: float = 1.0) -> Json:
-    """Return a heat map trace with a number in each cell, the first row on top where the axis is reversed.
+          colours: tuple[float, float], *, change: bool = False, size: float = 11.0, gap: float = 1.0,
+          words: Sequence[Sequence[str]] | None = None, grey: Sequence[Sequence[bool]] | None = None) -> list[Json]:
+    """Return heat map traces with a number in each cell, the first row on top where the axis is reversed.
+
+    The second trace, present where there are any, holds the grey cells.
 
     Args:
         values: Percent by row and column; None where there is nothing.
@@ -291,21 +339,37 @@ def cells(values: Sequence[Sequence[float | None]], columns: Sequence[str], rows
         change: Differences around 0 instead of values from 0.
         size: Of the numbers, in pixels.
         gap: Between the rows, in pixels.
+        words: Each value in words, for hovering; by default the value with its unit.
+        grey: Which cells have no colour, because chance alone explains them.
     """
-    words = [["" if value is None else fixed(value, 1, sign=change) for value in row] for row in values]
+    unit = "points" if change else "%"
+    told = words or [["" if value is None else f"{fixed(value, 1, sign=change)} {unit}" for value in row]
+                     for row in values]
     # Two characters and a sign are what fits on a phone.
     short = [["" if value is None else fixed(value, 0 if not change or abs(value) >= 9.95 else 1, sign=change)
               for value in row] for row in values]
-    unit = "points" if change else "%"
-    return {
-        "type": "heatmap", "x": list(range(len(columns))), "y": list(range(len(rows))), "showscale": False,
-        "z": [[None if value is None else float(f"{value:.6g}") for value in row] for row in values],
-        "hoverongaps": False,
-        "zmin": colours[0], "zmax": colours[1], "xgap": 1, "ygap": gap, "text": short,
-        "colorscale": [list(stop) for stop in (DIVERGING if change else SEQUENTIAL)], "texttemplate": "%{text}",
-        "textfont": {"size": size}, "hoverinfo": "text",
-        "hovertext": [[f"{escaped(row)}, {escaped(column)}: {word} {unit}" if word else "" for column, word
-                       in zip(columns, line, strict=True)] for row, line in zip(rows, words, strict=True)]}
+    hovered = [[f"{escaped(row)}, {escaped(column)}: {word}" if word else "" for column, word
+                in zip(columns, line, strict=True)] for row, line in zip(rows, told, strict=True)]
+
+    def layer(scale: Sequence[tuple[float, str]], *, greyed: bool) -> Json:
+        def kept(row: int, column: int) -> bool:
+            return bool(grey is not None and grey[row][column]) == greyed
+
+        shown = [[value if value is not None and kept(row, column) else None for column, value in enumerate(line)]
+                 for row, line in enumerate(values)]
+        return {
+            "type": "heatmap", "x": list(range(len(columns))), "y": list(range(len(rows))), "showscale": False,
+            "z": [[None if value is None else float(f"{value:.6g}") for value in line] for line in shown],
+            "hoverongaps": False, "zmin": colours[0], "zmax": colours[1], "xgap": 1, "ygap": gap,
+            "text": [[text if value is not None else "" for text, value in zip(*pair, strict=True)]
+                     for pair in zip(short, shown, strict=True)],
+            "colorscale": [list(stop) for stop in scale], "texttemplate": "%{text}", "textfont": {"size": size},
+            "hoverinfo": "text", "hovertext": hovered}
+
+    found = [layer(DIVERGING if change else SEQUENTIAL, greyed=False)]
+    if grey is not None and any(map(any, grey)):
+        found.append(layer(((0.0, GREY), (1.0, GREY)), greyed=True))
+    return found
 
 
 def said(of: Ends, places: int, unit: str, *, sign: bool = False) -> str:

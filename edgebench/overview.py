@@ -52,7 +52,7 @@ def overview(variants: Sequence[Variant]) -> Chart:
         key="overview", title=title, caption=caption, notes=tuple(f"{name}: {what}." for name, what, _ in axes),
         panels=(_radar(axes, chosen, len(present)),
                 dots("The same numbers by property", rows, variants,
-                     plot_axis("", range=[-0.02, 1.02], dtick=0.25), factor=1.0, unit="", places=3)))
+                     plot_axis("", range=[-0.02, 1.02], dtick=0.25), factor=1.0, unit="", places=3, counted=False)))
 
 
 def _radar(axes: Sequence[Axis], variants: Sequence[Variant], of: int) -> Panel:

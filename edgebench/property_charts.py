@@ -21,10 +21,12 @@ from edgebench.drawing import (
     Rows,
     Variant,
     called,
+    chance_levels,
     dots,
     ends_of,
     escaped,
     exactly,
+    images_in_words,
     plot_axis,
     plot_layout,
     reach,
@@ -54,12 +56,13 @@ def property_charts(variants: Sequence[Variant]) -> tuple[Chart, ...]:
 
 
 def _dots(title: str, rows: Rows, variants: Sequence[Variant], axis: str, *, doubtful: Collection[str] = (),
-          ) -> tuple[Panel, ...]:
+          chance: Mapping[str, float] | None = None) -> tuple[Panel, ...]:
     """Return the panel of shares, where there are any."""
     if not rows:
         return ()
     low, high = reach(rows, 100.0)
-    return (dots(title, rows, variants, plot_axis(axis, range=[max(-1.0, low), min(101.0, high)]), doubtful=doubtful),)
+    return (dots(title, rows, variants, plot_axis(axis, range=[max(-1.0, low), min(101.0, high)]), doubtful=doubtful,
+                 chance=chance),)
 
 
 def _changes(rows: Rows, variants: Sequence[Variant], *, title: str = CHANGE, doubtful: Collection[str] = (),
@@ -117,7 +120,8 @@ def _reliability_panel(variant: Variant, one: Evaluation, *, several: bool) -> P
             "marker": {"color": variant.colour, "opacity": 0.6, "line": {"width": 0}},
             "hovertemplate": "%{y:.1f} % of the images<extra></extra>"}
     error = _ece(one)
-    note = f"ECE {said(ends_of(error, 100), 1, '%')}" if error else ""
+    note = " · ".join(filter(None, (f"ECE {said(ends_of(error, 100), 1, '%')}" if error else "",
+                                    images_in_words([one.dataset.images]))))
     spoken = ", ".join(f"{fixed(claimed, 0)} % claimed {fixed(right, 0)} % right ({n} images)"
                        for claimed, right, n, _ in full)
     return Panel(
@@ -141,7 +145,9 @@ def _reliability_lines(name: str, found: Sequence[tuple[Variant, Evaluation]]) -
     errors = [(variant, ends_of(error, 100).value) for variant, one in found if (error := _ece(one))]
     values = [value for _, value in errors]
     spoken = "; ".join(f"{variant.label} ECE {fixed(value, 1)} %" for variant, value in errors)
-    return Panel(title=name, note=f"ECE {span(min(values), max(values), 1)} %" if values else "",
+    note = " · ".join(filter(None, (f"ECE {span(min(values), max(values), 1)} %" if values else "",
+                                    images_in_words(one.dataset.images for _, one in found))))
+    return Panel(title=name, note=note,
                  alt=f"Reliability on {name}, a line per variant. {spoken}.",
                  figure={"data": data, "layout": plot_layout(
                      340, xaxis=plot_axis("confidence (%)", range=[0, 101], dtick=20), shapes=[_DIAGONAL],
@@ -180,7 +186,7 @@ def _images(row: Row) -> int:
 
 
 def _factor_rows(found: Mapping[str, Row]) -> Rows:
-    return [(f"{name.replace('_', ' ')} · {fixed(_images(row), 0)}", row)
+    return [(name.replace("_", " "), row)
             for name, row in sorted(found.items(), key=lambda pair: -_images(pair[1]))]
 
 
@@ -209,7 +215,10 @@ def _shape(variants: Sequence[Variant]) -> Chart:
         panels=(
             dots("Shape bias by category", rows, variants,
                  plot_axis("← texture   shape bias (%)   shape →", range=[-2, 102], dtick=20), at=50.0, lines=lines),
-            *_dots("Decisions", [(_cue(name), row) for name, row in shares.items()], variants, "share of images (%)"),
+            *_dots("Decisions", [(_cue(name), row) for name, row in shares.items()], variants, "share of images (%)",
+                   # Either cue is right by chance twice as often.
+                   chance={_cue(name): level * (2 if name == "cue_accuracy" else 1) for name, level
+                           in chance_levels(variants, "shape-bias", exactly(*_SHARES)).items()}),
             *_changes([(_cue(name), row) for name, row in changes.items()], variants)))
 
 
@@ -243,7 +252,8 @@ def _natural(variants: Sequence[Variant]) -> Chart:
         key="natural", title=title,
         caption="Top-1 accuracy by set, with 95 % intervals. The sets differ in classes and in size: compare variants "
                 "within a row.",
-        panels=(*_dots("Top-1 by set", rows, variants, "top-1 (%)"), *_changes(changes, variants)))
+        panels=(*_dots("Top-1 by set", rows, variants, "top-1 (%)", chance=chance_levels(variants, both, named(""))),
+                *_changes(changes, variants)))
 
 
 def _foreign(variants: Sequence[Variant]) -> Chart:
@@ -274,7 +284,9 @@ def _transfer(variants: Sequence[Variant]) -> Chart:
 
     panels: list[Panel] = []
     for stem, heading in _PROBES:
-        panels += (*_dots(heading, rows(stem), variants, "accuracy (%)"),
+        chance = {member_title(task): level
+                  for task, level in chance_levels(variants, "transfer", called(_PROBES[0][0])).items()}
+        panels += (*_dots(heading, rows(stem), variants, "accuracy (%)", chance=chance),
                    *_changes(rows(f"{stem}_change"), variants, title=f"{heading}: change"))
     if not panels:
         return Chart(key="transfer", title=title, absent="No run here has linear probes.")
@@ -299,5 +311,7 @@ def _synthetic(variants: Sequence[Variant]) -> Chart:
         caption="Top-1 accuracy on PUG-ImageNet, where one factor of the scene varies at a time."
                 + (f" {doubtful} is shaded: the published accuracies are at chance there, images or folders in doubt."
                    if doubtful in dict(shares) else ""),
-        panels=(*_dots("Top-1 by factor", shares, variants, "top-1 (%)", doubtful=[doubtful]),
+        panels=(*_dots("Top-1 by factor", shares, variants, "top-1 (%)", doubtful=[doubtful], chance={
+            member_title(name): level for name, level
+            in chance_levels(variants, "synthetic", called("accuracy", "accuracy_top1")).items()}),
                 *_changes(rows("accuracy_change", "accuracy_top1_change"), variants, doubtful=[doubtful])))

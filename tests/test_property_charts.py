@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from functools import cache
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from plotly.graph_objects import Figure
 
-from edgebench import properties, property_charts, report, score_tables, wording
+from edgebench import charts, properties, property_charts, report, score_tables, timing_charts, wording
 from edgebench.corruptions import CORRUPTIONS as MADE_CORRUPTIONS
 from edgebench.drawing import Chart, Panel, Variant
 from edgebench.properties import Pass, Predictions
@@ -164,7 +165,8 @@ def dots_of(panel: Panel, variant: Variant) -> dict[str, float]:
     # The text on hovering begins with the label; the place must agree with it.
     labels = [axis["ticktext"][round(y)] for y in trace["y"]]
     assert [text.rpartition(":")[0] for text in trace["text"]] == labels
-    return dict(zip(labels, trace["x"], strict=True))
+    # Where rows differ in their images, the number stands behind the label.
+    return dict(zip((re.sub(r" · [\d,]+$", "", label) for label in labels), trace["x"], strict=True))
 
 
 EVERY_KEY = ["overview", "reliability", "mistakes", "shape", "natural", "corruptions", "foreign", "transfer", "synthetic",
@@ -262,7 +264,7 @@ class TestDots:
         drawn = variants(5)
         score = score_of(drawn[1], "robustness", "accuracy_top1", dataset="imagenet-a")
         trace = next(one for one in chart("natural", drawn).panels[0].figure["data"] if one["meta"] == 1)
-        row = [text.startswith("imagenet-a:") for text in trace["text"]].index(True)
+        row = [text.startswith("imagenet-a · 7,500:") for text in trace["text"]].index(True)
         assert trace["error_x"]["array"][row] == pytest.approx(100 * (score.high - score.value), rel=1e-4)
         assert trace["error_x"]["arrayminus"][row] == pytest.approx(100 * (score.value - score.low), rel=1e-4)
         many = chart("natural", variants(20)).panels[0].figure["data"]
@@ -302,13 +304,13 @@ class TestMistakes:
         ratios, *changes = chart("mistakes", drawn).panels
         for variant in drawn:
             found = dots_of(ratios, variant)
-            assert {f"{name.replace('_', ' ')} · {n:,}": score_of(variant, "mistakes", f"error_ratio_{name}").value
-                    for name, n in FACTORS.items()} == pytest.approx(
-                        {label: x for label, x in found.items() if "·" in label}, rel=1e-5)
+            assert {name.replace("_", " "): score_of(variant, "mistakes", f"error_ratio_{name}").value
+                    for name in FACTORS} == pytest.approx(
+                        {label: x for label, x in found.items() if not label.startswith("mean")}, rel=1e-5)
             assert found["mean of all"] == pytest.approx(score_of(variant, "mistakes", "error_ratio_mean").value, rel=1e-5)
             if variant.reference:
-                assert {f"{name.replace('_', ' ')} · {n:,}": 100 * score_of(variant, "mistakes", f"factor_error_change_{name}").value
-                        for name, n in FACTORS.items()} == pytest.approx(dots_of(changes[0], variant), rel=1e-4)
+                assert {name.replace("_", " "): 100 * score_of(variant, "mistakes", f"factor_error_change_{name}").value
+                        for name in FACTORS} == pytest.approx(dots_of(changes[0], variant), rel=1e-4)
         assert (count > 1) == bool(changes)
 
     def test_factors_stand_by_their_number_of_images_and_those_below_200_are_shaded(self):
@@ -367,7 +369,7 @@ class TestReliability:
         bins = next(one for one in drawn[7].run.evaluations if one.reliability).reliability
         assert [100 * bin_.accuracy for bin_ in bins] == panels[0].figure["data"][7]["y"]
         errors = [100 * score_of(one, "calibration", "ece15_ew", dataset="imagenet-val").value for one in drawn]
-        assert f"ECE {min(errors):.1f}–{max(errors):.1f} %" == panels[0].note
+        assert f"ECE {min(errors):.1f}–{max(errors):.1f} % · 1,000 images" == panels[0].note
 
 
 class TestCorruptions:
@@ -409,7 +411,7 @@ class TestCorruptions:
                          condition="imagenet-c-generated")
         panel, = chart("corruptions", of(one)).panels
         assert [[60.0, 40.0], [10.0, 10.0]] == panel.figure["data"][0]["z"]
-        assert "mean 50.0 %" == panel.note
+        assert "mean 50.0 % · 1,000 images · chance 0.1 %" == panel.note
         assert "mine (corrupted here)" in chart("corruptions", of(one)).caption
 
     def test_a_variant_that_lacks_a_level_has_a_gap_there_and_no_mean(self):
@@ -417,9 +419,78 @@ class TestCorruptions:
                                   condition="corruptions") for severities in ((1, 2), (1,)))
         drawn = report._variants([builders.run("ort-fp32", evaluations=(whole,)), builders.run("ort-int8", evaluations=(part,))])
         first, second = chart("corruptions", drawn).panels
-        assert ([[50.0, 50.0]], "mean 50.0 %") == (first.figure["data"][0]["z"], first.note)
-        assert ([[50.0, None]], "mean none %") == (second.figure["data"][0]["z"], second.note)
+        assert ([[50.0, 50.0]], "mean 50.0 % · 1,000 images · chance 0.1 %") == (first.figure["data"][0]["z"], first.note)
+        assert ([[50.0, None]], "mean none % · 1,000 images · chance 0.1 %") == (second.figure["data"][0]["z"], second.note)
         assert ["50", ""] == second.figure["data"][0]["text"][0]
+
+
+class TestChance:
+    """Three classes: guessing gives a third."""
+
+    def corrupted(self, accuracies: dict[str, tuple[float, float | None]], n: int) -> tuple[Variant, ...]:
+        """Accuracy and change by level, of a single variant."""
+        one = evaluation("robustness", "mine", [share(f"accuracy@{level}", value, n) for level, (value, _) in accuracies.items()],
+                         [share(f"accuracy_change@{level}", change, n, room=0.01) for level, (_, change) in accuracies.items()
+                          if change is not None], condition="imagenet-c-generated", images=n)
+        return of(replace(one, dataset=replace(one.dataset, classes=3)))
+
+    def greyed(self, panel: Panel) -> set[tuple[int, int]]:
+        """Row and column of the cells in the second trace."""
+        return {(row, column) for trace in panel.figure["data"][1:] for row, line in enumerate(trace["z"])
+                for column, value in enumerate(line) if value is not None}
+
+    def test_cells_whose_interval_reaches_down_to_chance_are_grey_and_have_no_say_in_the_colours(self):
+        drawn = self.corrupted({"fog:1": (0.9, None), "fog:2": (0.6, None), "fog:3": (0.40, None), "fog:4": (0.33, None),
+                                "fog:5": (0.2, None)}, n=100)
+        panel, = chart("corruptions", drawn).panels
+        assert {(0, 2), (0, 3), (0, 4)} == self.greyed(panel)
+        assert (60.0, 90.0) == (panel.figure["data"][0]["zmin"], panel.figure["data"][0]["zmax"])
+        assert "Grey cells" in chart("corruptions", drawn).caption
+        assert "100 images · chance 33.3 %" in panel.note
+
+    def test_with_enough_images_the_same_accuracy_can_be_told_from_chance(self):
+        assert not self.greyed(chart("corruptions", self.corrupted({"fog:1": (0.40, None)}, n=10_000)).panels[0])
+
+    def test_a_gain_from_chance_to_chance_is_grey_and_a_fall_to_chance_is_not(self):
+        _, panel = chart("corruptions", self.corrupted({"fog:1": (0.36, 0.10), "fog:2": (0.36, -0.50), "fog:3": (0.8, 0.45)}, n=100)).panels
+        assert {(0, 0)} == self.greyed(panel)
+
+    def test_every_cell_tells_its_interval_and_images(self):
+        panel, = chart("corruptions", self.corrupted({"fog:1": (0.9, None)}, n=30)).panels
+        score = share("accuracy@fog:1", 0.9, 30)
+        assert f"fog, severity 1: 90.0 % ({100 * score.low:.1f}–{100 * score.high:.1f}), 30 images" == panel.figure["data"][0]["hovertext"][0][0]
+
+    def test_rows_of_dots_have_a_line_at_the_chance_of_their_own_classes(self):
+        two, four = (replace(evaluation("transfer", f"vtab/{name}/test", [share("probe_accuracy", 0.6)], condition="probe"))
+                     for name in ("coins", "suits"))
+        drawn = of(*(replace(one, dataset=replace(one.dataset, classes=k)) for one, k in ((two, 2), (four, 4))))
+        panel = chart("transfer", drawn).panels[0]
+        shown = panel.figure["layout"]["xaxis"]["range"]
+        lines = {shape["y0"] + 0.45: shape["x0"] for shape in panel.figure["layout"]["shapes"] if shape["line"].get("dash") == "dot"}
+        assert {row: level for row, level in ((0.0, 50.0), (1.0, 25.0)) if shown[0] <= level <= shown[1]} == lines
+        assert panel.note.endswith("chance 25.0–50.0 %")
+
+
+class TestAxes:
+    @COUNTS
+    def test_an_axis_of_values_that_leaves_out_nought_says_where_it_starts(self, count):
+        cut = 0
+        for one in (*charts_of(count), *charts.charts(variants(count)), timing_charts.timeline(variants(count))):
+            for panel in one.panels:
+                for key, axis in panel.figure["layout"].items():
+                    if not re.match(r"[xy]axis", key) or not axis.get("title", {}).get("text") or axis.get("type") == "log":
+                        continue
+                    low = min(axis.get("range", (0, 1)))
+                    if low > 0:
+                        cut += 1
+                        assert f"axis starts at {low:.3g}" in axis["title"]["text"], (one.key, panel.title)
+        assert cut > 3
+
+    @COUNTS
+    def test_every_panel_of_quality_says_its_number_of_images(self, count):
+        panels = [panel for one in charts_of(count) if one.key != "overview" for panel in one.panels]
+        assert len(panels) > 10
+        assert all(re.search(r"\d images", panel.note) for panel in panels)
 
 
 class TestTransferAndSynthetic:
@@ -482,6 +553,13 @@ class TestInvariance:
     def test_untransformed_all_is_kept(self):
         line = self.lines("Same answer, scale", variants(5))[0]
         assert (1.0, 100.0) == (line["x"][-1], line["y"][-1])
+
+    def test_directions_of_a_shift_are_averaged_and_so_are_the_ends_of_their_band(self):
+        drawn = variants(1)
+        band, _ = self.lines("Same answer, shift", drawn)
+        ends = [[100 * getattr(score_of(drawn[0], "invariance", f"consistency@0.25{way}", condition="shift"), end)
+                 for way in ("left", "right", "up", "down")] for end in ("high", "low")]
+        assert [np.mean(ends[0]), np.mean(ends[1])] == pytest.approx([band["y"][2], band["y"][3]], rel=1e-5)
 
     def test_directions_of_a_shift_are_averaged(self):
         drawn = variants(1)
@@ -622,7 +700,7 @@ class TestNamesThatThePropertiesGive:
         assert ["FP32 · ONNX Runtime", "INT8 · ONNX Runtime", "INT8 · ONNX Runtime, change"] == [panel.title for panel in panels]
         assert all((15, 5) == np.shape(panel.figure["data"][0]["z"]) for panel in panels)
         mean, = (score for one in found[1].run.evaluations for score in one.scores if score.name == "mean_corruption_accuracy")
-        assert f"mean {100 * mean.value:.1f} %" == panels[1].note
+        assert f"mean {100 * mean.value:.1f} % · 60 images · chance 16.7 %" == panels[1].note
 
     def test_other_sets_and_foreign_images(self):
         found = self.given("robustness", [("mine", "clean"), ("imagenet-v2", "clean"), ("imagenet-hard", "clean"), ("ood/noise", "clean")])
@@ -644,9 +722,9 @@ class TestNamesThatThePropertiesGive:
         ids = [f"{shape}/{shape}{k}-{texture}1.png" for shape in CATEGORIES for k, texture in enumerate(CATEGORIES[:5])]
         found = self.given("shape-bias", [("cue-conflict", "clean")], classes=1000, ids=ids)
         panels = self.drawn("shape", found)
-        assert "all" == panels["Shape bias by category"][0]
-        assert set(panels["Shape bias by category"]) <= {"all", *CATEGORIES}
-        assert ["either cue", "shape", "texture", "no conflict"] == panels["Decisions"]
+        assert "all · 12" == panels["Shape bias by category"][0]
+        assert {label.partition(" · ")[0] for label in panels["Shape bias by category"]} <= {"all", *CATEGORIES}
+        assert ["either cue", "shape", "texture", "no conflict"] == [label.partition(" · ")[0] for label in panels["Decisions"]]
         assert ["shape bias", "either cue", "shape", "texture"] == panels["Change against the reference"]
 
     def test_calibration_and_mistakes(self):

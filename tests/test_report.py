@@ -471,7 +471,7 @@ class TestHtml:
         plots = [attributes for _, attributes in seen.tags if attributes.get("class") == "plot"]
         assert len(seen.figures) == len(plots)
         assert all(plot["role"] == "img" and len(plot["aria-label"] or "") > 20 for plot in plots)
-        assert ("Newly wrong, newly right: INT8 · ONNX Runtime: 21 worse · 18 better."
+        assert ("Newly wrong, newly right: INT8 · ONNX Runtime: 21 worse · 18 better of 1,000."
                 in [plot["aria-label"] for plot in plots])
 
     def test_tables_have_headers_for_columns_and_rows(self):
@@ -639,7 +639,7 @@ class TestCharts:
         panel, = next(chart for chart in property_charts.property_charts(variants) if chart.key == "reliability").panels
         points, bars = panel.figure["data"]
         assert (14, 15) == (len(points["x"]), len(bars["x"]))
-        assert "ECE 2.1 % (1.1–3.1)" == panel.note
+        assert "ECE 2.1 % (1.1–3.1) · 1,000 images" == panel.note
 
     def test_flips_point_left_and_right_with_their_intervals(self):
         panel, = self.panels("flips", *inspection())
