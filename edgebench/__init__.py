@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgebench import privacy
+
 if TYPE_CHECKING:
     from edgebench.profiler import Request, Result, profile
     from edgebench.record import Run, load
 
 __version__ = "0.1.0"
 __all__ = ["Request", "Result", "Run", "__version__", "load", "profile"]
+
+# Libraries read their switches when they are imported: it must come before all of them.
+privacy.switch_off()
 
 
 def __getattr__(name: str) -> object:
