@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edgebench.errors import InvalidInput, UsageError, unknown
+from edgebench.files import read_text
 from edgebench.recipe import Recipe
 from edgebench.record import Device, decode
 
@@ -31,11 +32,10 @@ def read_toml(path: Path, kind: type[T]) -> T:
     Raises:
         InvalidInput: Unreadable, not TOML, or an unknown, missing or wrong key.
     """
+    text = read_text(path, "a TOML file")
     try:
-        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        data: dict[str, Any] = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InvalidInput(f"{path} is not valid TOML: {error}") from error
     return decode(kind, data, str(path))
 

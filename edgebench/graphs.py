@@ -10,7 +10,8 @@ from typing import Any, cast, get_args
 
 import numpy as np
 
-from edgebench.errors import InvalidInput, require, unknown
+from edgebench import files
+from edgebench.errors import InvalidInput, UsageError, require, unknown
 from edgebench.patterns import COMPUTE, attentions, index, is_depthwise, layer_norms, types
 from edgebench.recipe import Family, Precision, Recipe
 from edgebench.record import ExecutedPrecision, TensorSpec
@@ -111,12 +112,25 @@ def _tensors(graph: Any) -> Iterator[Any]:
                 yield from _tensors(inner)
 
 
+def refuse_unreadable(path: Path) -> None:
+    """Raise where a file cannot be an ONNX file, before any reader of ONNX sees it.
+
+    Raises:
+        UsageError: No such file.
+        InvalidInput: It is no file, empty, or a pointer, a web page or an archive.
+    """
+    files.refuse_unreadable(path, "an ONNX file", missing=UsageError)
+    files.refuse_stand_in(path, "an ONNX file")
+
+
 def _read(path: Path) -> Any:
     onnx = require("onnx", "export")
+    refuse_unreadable(path)
     try:
-        return onnx.load(str(path), load_external_data=False)
+        return onnx.load(str(path), load_external_data=False, format="protobuf")
     except (OSError, require("google.protobuf.message", "export").DecodeError) as error:
-        raise InvalidInput(f"{path} is not a readable ONNX file: {error}") from error
+        raise InvalidInput(f"{path} is not a readable ONNX file: its {path.stat().st_size:,} bytes are cut short or "
+                           "of another format", "copy or download it again, or export it again") from error
 
 
 def external_data(path: Path) -> tuple[Path, ...]:
@@ -139,8 +153,9 @@ def _external(path: Path, model: Any) -> list[tuple[Path, Any, dict[str, str]]]:
         parts = (*PurePosixPath(location).parts, *PureWindowsPath(location).parts)
         where = path.parent / location
         outside = PurePosixPath(location).is_absolute() or bool(PureWindowsPath(location).anchor) or ".." in parts
-        # A link may lead out although the name does not.
-        if outside or not where.resolve().is_relative_to(path.parent.resolve()):
+        # A link may lead out although the name does not; in a hub's cache, both files are links into one folder.
+        places = (path.parent.resolve(), path.resolve().parent)
+        if outside or not any(where.resolve().is_relative_to(place) for place in places):
             raise InvalidInput(f"{path} points at {location!r}, outside its folder, for the weights {tensor.name!r}",
                                "external data must lie beside the .onnx file: copy it there and save the model anew")
         found.append((where, tensor, entries))
@@ -149,18 +164,43 @@ def _external(path: Path, model: Any) -> list[tuple[Path, Any, dict[str, str]]]:
 
 def _complete(path: Path, model: Any) -> None:
     """Refuse missing and shortened external data before anything of it is read."""
-    onnx = require("onnx", "export")
+    seen: set[Path] = set()
     for where, tensor, entries in _external(path, model):
-        if not where.is_file():
-            raise InvalidInput(f"{where} is missing: {path.name} keeps its weights there",
-                               "copy the external-data file beside the .onnx file")
-        bits = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
-        length = int(entries.get("length") or np.prod(tensor.dims, dtype=np.int64) * bits)
-        needed = int(entries.get("offset") or 0) + length
+        if where not in seen:
+            if not where.exists():
+                raise InvalidInput(f"{where} is missing: {path.name} keeps its weights there",
+                                   "copy the external-data file beside the .onnx file")
+            files.refuse_unreadable(where, f"the weights of {path.name}")
+            files.refuse_stand_in(where, f"the weights of {path.name}", binary=False)
+            seen.add(where)
+        needed = int(entries.get("offset") or 0) + _external_bytes(tensor, entries)
         if where.stat().st_size < needed:
             raise InvalidInput(f"{where} is cut short: it has {where.stat().st_size} bytes, {tensor.name!r} of "
                                f"{path.name} ends at byte {needed}",
                                "copy the external-data file again, from the same export as the .onnx file")
+
+
+def _read_external(path: Path, model: Any) -> bool:
+    """Put the external weights into the model; returns whether some of their files are links.
+
+    onnx's own reader refuses links, which hub caches consist of; `_external` has refused those that lead outside.
+    """
+    kinds = require("onnx", "export").TensorProto
+    linked = False
+    for where, tensor, entries in _external(path, model):
+        length = _external_bytes(tensor, entries)
+        with where.open("rb") as file:
+            file.seek(int(entries.get("offset") or 0))
+            tensor.raw_data = file.read(length)
+        del tensor.external_data[:]
+        tensor.data_location = kinds.DEFAULT
+        linked = linked or where.is_symlink()
+    return linked
+
+
+def _external_bytes(tensor: Any, entries: dict[str, str]) -> int:
+    kind = require("onnx", "export").helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return int(entries.get("length") or np.prod(tensor.dims, dtype=np.int64) * np.dtype(kind).itemsize)
 
 
 def load_checked(path: Path) -> Any:
@@ -177,10 +217,14 @@ def load_checked(path: Path) -> Any:
         raise InvalidInput(f"{path} is not a readable ONNX file: it holds no graph")
     _complete(path, model)
     _check_operators(path, model)
+    linked = _read_external(path, model)
     try:
-        onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
-        onnx.checker.check_model(model if model.ByteSize() < _ONE_FILE_BYTES else str(path))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        # A file of 2 GB can only be checked where it lies, and there onnx refuses weights that are links.
+        if model.ByteSize() < _ONE_FILE_BYTES:
+            onnx.checker.check_model(model)
+        elif not linked:
+            onnx.checker.check_model(str(path))
+    except (ValueError, onnx.checker.ValidationError) as error:
         raise InvalidInput(f"{path} is not a valid ONNX model: {' '.join(str(error).split())[:200]}",
                            "its external data may be cut short or belong to another export") from error
     if model.functions:

@@ -17,6 +17,7 @@ from edgebench import metric_names
 from edgebench.catalog import content
 from edgebench.checks import check
 from edgebench.errors import InvalidInput, UsageError, suggest, unknown
+from edgebench.files import read_text
 from edgebench.record import decode
 
 if sys.version_info >= (3, 11):
@@ -174,13 +175,7 @@ def find(name: str, also: Collection[tuple[str, str]] = ()) -> Policy:
 
 def load(path: Path, also: Collection[tuple[str, str]] = ()) -> Policy:
     """Read a policy file; see `find`."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"{path} is not valid UTF-8: {error}") from error
-    return parse(text, str(path), also)
+    return parse(read_text(path, "a policy"), str(path), also)
 
 
 def parse(text: str, where: str, also: Collection[tuple[str, str]] = ()) -> Policy:
@@ -192,7 +187,7 @@ def parse(text: str, where: str, also: Collection[tuple[str, str]] = ()) -> Poli
     """
     try:
         data: dict[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InvalidInput(f"{where} is not valid TOML: {error}") from error
     places = _Places(text)
     tables = data.get("rules", [])

@@ -21,6 +21,7 @@ import msgspec
 from edgebench.checks import check
 from edgebench.device import Device as Device  # noqa: PLC0414  # a type of the run file, imported from here
 from edgebench.errors import InvalidInput, suggest, writing
+from edgebench.files import refuse_stand_in, refuse_unreadable
 from edgebench.observed import Observed
 from edgebench.recipe import Precision, Recipe
 from edgebench.timing_types import GraphWork, LayerTime, TimingPlan
@@ -668,11 +669,13 @@ def read_json(path: Path) -> Any:
     Raises:
         InvalidInput: It is missing, unreadable or not JSON.
     """
+    refuse_unreadable(path, "a JSON file")
+    refuse_stand_in(path, "a JSON file", binary=False)
     try:
         return json.loads(path.read_bytes(), parse_constant=_refuse_constant)
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{path} is not valid JSON: {error}",
                            "it was cut short or edited: restore it, or measure again") from error
 

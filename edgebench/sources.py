@@ -25,9 +25,10 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from edgebench import graphs
+from edgebench import checkpoints, graphs
 from edgebench.datasets import DEMO, ImageSet, imagenet_wnids
 from edgebench.errors import InvalidInput, UsageError, require, unknown
+from edgebench.files import read_text, refuse_stand_in, refuse_unreadable
 from edgebench.imagecache import CACHE_HINT, cache_root
 from edgebench.record import Caveat, ClassMap, ModelIdentity, Preprocess, sha256_file, write_bytes
 
@@ -79,9 +80,10 @@ def open_source(model: str, *, weights: str | None = None, classes: ClassMap | N
         InvalidInput: Weights that do not load, or cannot be fetched.
     """
     scheme, _, name = model.partition(":")
-    if model.endswith(".onnx"):
+    suffix = Path(model).suffix.lower()
+    if suffix == ".onnx":
         source = _onnx_file(Path(model), weights, classes)
-    elif model.endswith(".pt2"):
+    elif suffix == ".pt2":
         source = _exported_program(Path(model), weights, classes)
     elif scheme == "timm" and name:
         source = _timm(name, weights, classes, preprocess)
@@ -130,10 +132,21 @@ def _timm(name: str, weights: str | None, classes: ClassMap | None, preprocess: 
         tags = timm.list_pretrained(name.partition(".")[0])
         raise UsageError(f"timm: {error}", f"published: {', '.join(tags) or 'none'}") from error
     config = module.pretrained_cfg
+    checkpoint = checkpoints.read(weights) if weights not in (None, "random") else None
+    outputs = _head_outputs(checkpoint, module, config)
+    head: tuple[Caveat, ...] = ()
+    if outputs is not None and classes is not None:
+        raise InvalidInput(f"--classes names {len(classes.ids)} classes, but the head in {weights} has {outputs} "
+                           "outputs", "one line per output in the --classes file")
+    if outputs is not None:
+        head = (Caveat(code="unnamed-classes", hint=f"pass --classes FILE with {outputs} lines, in the outputs' order",
+                       message=f"{Path(weights or '').name} has a head of {outputs} outputs, where timm:{name} has "
+                               f"{module.num_classes}: the head of the file is used, and its classes have no names"),)
+        module = timm.create_model(name, pretrained=False, num_classes=outputs)
     identity, caveats = _with_weights(
         f"timm:{name}", module, weights,
         lambda: module.load_state_dict(_timm_pretrained(timm, name, config, overrides)),
-        _timm_files(config))
+        _timm_files(config), checkpoint)
     if classes is None and module.num_classes == 1000 and data.infer_imagenet_subset(module) in (None, "imagenet-1k"):
         classes = _imagenet_map()
     resolved = data.resolve_model_data_config(module)
@@ -142,7 +155,12 @@ def _timm(name: str, weights: str | None, classes: ClassMap | None, preprocess: 
     features = _has_plain_head(module, size)
     return Source(identity=identity, program=_with_features(module) if features else module, features=features,
                   at_size=lambda px: _timm_at(module, px, features=features), size_px=size, classes=classes,
-                  caveats=caveats, preprocess=preprocess or _timm_preprocess(resolved, size))
+                  caveats=(*caveats, *head), preprocess=preprocess or _timm_preprocess(resolved, size))
+
+
+def _head_outputs(checkpoint: checkpoints.Checkpoint | None, module: Any, config: dict[str, Any]) -> int | None:
+    classifier = config.get("classifier")
+    return checkpoint.head_outputs(module, classifier) if checkpoint and isinstance(classifier, str) else None
 
 
 def _has_plain_head(module: Any, size: tuple[int, int]) -> bool:
@@ -220,13 +238,12 @@ def _refuse_unreachable(repository: str | None, files: Sequence[str]) -> None:
 
 
 def _with_weights(model: str, module: Any, weights: str | None, fetch: Callable[[], object], files: str,
-                  ) -> tuple[ModelIdentity, tuple[Caveat, ...]]:
+                  checkpoint: checkpoints.Checkpoint | None = None) -> tuple[ModelIdentity, tuple[Caveat, ...]]:
     if weights == "random":
         return ModelIdentity(id=model, weights="random", weights_sha256=None), ()
     if weights is not None:
-        path = Path(weights)
-        caveats = _load_by_name_or_position(module, _read_state_dict(path), path)
-        return ModelIdentity(id=model, weights="file", weights_sha256=sha256_file(path)), caveats
+        digest, caveats = (checkpoint or checkpoints.read(weights)).load(module)
+        return ModelIdentity(id=model, weights="file", weights_sha256=digest), caveats
     if not files:
         raise InvalidInput(f"{model} has no published weights", "pass --weights FILE, or --weights random for latency")
     try:
@@ -259,50 +276,6 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(previous)
-
-
-def _read_state_dict(path: Path) -> dict[str, Any]:
-    torch = require("torch", "export")
-    if not path.is_file():
-        raise UsageError(f"no such weights file: {path}", "--weights takes a file, or the word random")
-    try:
-        if path.suffix == ".safetensors":
-            loaded: Any = require("safetensors.torch", "export").load_file(str(path))
-        else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, OSError,
-            require("safetensors", "export").SafetensorError) as error:
-        raise InvalidInput(f"{path} does not load as weights: {' '.join(str(error).split())[:200]}",
-                           "expected a state dict saved by torch.save, or a .safetensors file; "
-                           "pickled modules are never executed") from error
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if not isinstance(loaded, dict) or not loaded or not all(torch.is_tensor(value) for value in loaded.values()):
-        raise InvalidInput(f"{path}: expected a dictionary of tensors, got {type(loaded).__name__}",
-                           "save it with torch.save(model.state_dict(), FILE)")
-    return {key.removeprefix("module."): value for key, value in loaded.items()}
-
-
-def _load_by_name_or_position(module: Any, state: dict[str, Any], path: Path) -> tuple[Caveat, ...]:
-    own = module.state_dict()
-    if set(own) == set(state):
-        wrong = next((key for key in own if own[key].shape != state[key].shape), None)
-        if wrong is not None:
-            raise InvalidInput(f"{path}: {wrong}: expected shape {tuple(own[wrong].shape)}, "
-                               f"got {tuple(state[wrong].shape)}", "other classes? pass them with --classes FILE")
-        module.load_state_dict(state)
-        return ()
-    shapes, given = [tuple(v.shape) for v in own.values()], [tuple(v.shape) for v in state.values()]
-    if shapes == given:
-        module.load_state_dict(dict(zip(own, state.values(), strict=True)))
-        return (Caveat(code="weights-by-position",
-                       message=f"{path.name} names its tensors differently; all {len(own)} fitted by order and shape",
-                       hint="check the accuracy of the FP32 variant against what is published"),)
-    missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    raise InvalidInput(
-        f"{path} is for another model: {len(missing)} tensors missing (such as {missing[0] if missing else '–'}), "
-        f"{len(extra)} unknown (such as {extra[0] if extra else '–'})", "check the model's name and the file")
 
 
 def _open_clip(name: str, weights: str | None, classes: ClassMap | None, templates: Sequence[str] | None,
@@ -438,8 +411,7 @@ def write_array(path: Path, array: Any, hint: str) -> None:
 def _onnx_file(path: Path, weights: str | None, classes: ClassMap | None) -> Source:
     if weights not in (None, "random"):
         raise UsageError("an ONNX file brings its own weights: leave --weights away")
-    if not path.is_file():
-        raise UsageError(f"no such file: {path}")
+    graphs.refuse_unreadable(path)
     kind: Literal["random", "embedded"] = "random" if weights == "random" else "embedded"
     state = hashlib.sha256(sha256_file(path).encode())
     for data in graphs.external_data(path):
@@ -453,8 +425,9 @@ def _exported_program(path: Path, weights: str | None, classes: ClassMap | None)
     torch = require("torch", "export")
     if weights not in (None, "random"):
         raise UsageError("an exported program brings its own weights: leave --weights away")
-    if not path.is_file():
-        raise UsageError(f"no such file: {path}")
+    what = "an exported program (.pt2)"
+    refuse_unreadable(path, what, missing=UsageError)
+    refuse_stand_in(path, what)
     hint = "save it with torch.export.save(torch.export.export(...), FILE)"
     if not zipfile.is_zipfile(path):
         raise InvalidInput(f"{path} does not load as an exported program: it is no archive", hint)
@@ -481,10 +454,7 @@ def read_classes(path: Path) -> ClassMap:
     Raises:
         InvalidInput: Unreadable, empty, or an id stands there twice.
     """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"cannot read {path}: {error}") from error
+    lines = [line.strip() for line in read_text(path, "a class list").splitlines() if line.strip()]
     ids = tuple(line.partition("\t")[0] for line in lines)
     try:
         return ClassMap(ids=ids, names=tuple(line.partition("\t")[2] or line.partition("\t")[0] for line in lines))
@@ -498,10 +468,7 @@ def read_templates(path: Path) -> tuple[str, ...]:
     Raises:
         InvalidInput: Unreadable, empty, or a line without ``{}``.
     """
-    try:
-        lines = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"cannot read {path}: {error}") from error
+    lines = tuple(line.strip() for line in read_text(path, "prompt templates").splitlines() if line.strip())
     wrong = next((line for line in lines if line.count("{}") != 1), None)
     if not lines or wrong is not None:
         raise InvalidInput(f"{path}: expected one {{}} per line, got {wrong or 'an empty file'!r}",

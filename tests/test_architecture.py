@@ -160,7 +160,7 @@ class TestImportDirection:
     def test_errors_and_record_are_at_the_bottom(self):
         assert frozenset() == own("edgebench.errors")
         assert {"edgebench.errors", "edgebench.checks", "edgebench.recipe", "edgebench.device",
-                "edgebench.observed", "edgebench.timing_types"} == own("edgebench.record")
+                "edgebench.observed", "edgebench.timing_types", "edgebench.files"} == own("edgebench.record")
         assert {"edgebench.telemetry.types", "edgebench.timing_types"} == own("edgebench.observed")
         assert {"edgebench.checks"} == own("edgebench.device")
         assert {"edgebench.checks", "edgebench.device"} == own("edgebench.telemetry.types")
@@ -199,7 +199,7 @@ class TestOnePlaceForEachPackage:
         ("onnx", {"edgebench.backends.onnxruntime", "edgebench.ceilings", "edgebench.conversion", "edgebench.sources", "edgebench.roofline",
                   "edgebench.graphs", "edgebench.patterns", "edgebench.quantize", "edgebench.typed"}),
         ("onnxscript", {"edgebench.conversion"}),
-        ("torch", {"edgebench.sources", "edgebench.conversion", "edgebench.demo", "edgebench.doctor"}),
+        ("torch", {"edgebench.sources", "edgebench.checkpoints", "edgebench.conversion", "edgebench.demo", "edgebench.doctor"}),
         ("torchvision", {"edgebench.sources", "edgebench.doctor"}),
         ("timm", {"edgebench.sources", "edgebench.demo", "edgebench.doctor"}),
         ("open_clip", {"edgebench.sources", "edgebench.doctor"}),
@@ -220,7 +220,7 @@ class TestOnePlaceForEachPackage:
 
     @pytest.mark.parametrize("package", ["torch", "torchvision", "timm", "open_clip"])
     def test_training_packages_are_not_even_named_elsewhere(self, package):
-        allowed = {"edgebench.sources", "edgebench.conversion", "edgebench.export", "edgebench.demo", "edgebench.doctor"}
+        allowed = {"edgebench.sources", "edgebench.checkpoints", "edgebench.conversion", "edgebench.export", "edgebench.demo", "edgebench.doctor"}
         naming = {module for module in FILES for node in ast.walk(tree(module))
                   if isinstance(node, ast.Constant) and isinstance(node.value, str)
                   and re.fullmatch(rf"{package}(\.\w+)*", node.value)}

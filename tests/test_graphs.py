@@ -222,6 +222,24 @@ class TestExternalData:
             with pytest.raises(InvalidInput, match="outside its folder"):
                 call(path)
 
+    def test_links_into_one_folder_are_read_as_hub_caches_lay_them(self, tmp_path):
+        store, shown = tmp_path / "store", tmp_path / "models" / "main"
+        store.mkdir()
+        shown.mkdir(parents=True)
+        onnx_file(store / "m.onnx", external=True)
+        for name, blob in (("m.onnx", "a1"), ("m.onnx.data", "b2")):
+            (store / name).rename(store / blob)
+            (shown / name).symlink_to(store / blob)
+        plain = onnx.load(str(onnx_file(tmp_path / "plain.onnx")))
+        assert plain.graph.initializer[1].raw_data == graphs.load_checked(shown / "m.onnx").graph.initializer[1].raw_data
+        (store / "b2").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 36\n")
+        assert "Git LFS" in refusal(shown / "m.onnx").message
+
+    @pytest.mark.parametrize("content", [b"", b"<html>", b"Not found", bytes(99), b"PK\x03\x04", b"\x08\x0a\x12\xff"])
+    def test_what_is_no_onnx_file_is_refused_without_another_tools_text(self, tmp_path, content):
+        (tmp_path / "m.onnx").write_bytes(content)
+        assert "pars" not in refusal(tmp_path / "m.onnx").message.lower()
+
     def test_a_link_that_leads_out_is_refused(self, tmp_path):
         folder = tmp_path / "inner"
         folder.mkdir()

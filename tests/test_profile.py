@@ -327,7 +327,7 @@ def test_a_broken_image_is_left_out_and_named(profiled: Path, inputs: dict[str, 
     (["--no-such-option"], 2, "--no-such-option"),
     (["--recipe", "nowhere.toml"], 3, "cannot read nowhere.toml"),
     (["--preprocess", "nowhere.toml"], 3, "cannot read nowhere.toml"),
-    (["--weights", "nowhere.pth"], 2, "no such weights file: nowhere.pth"),
+    (["--weights", "nowhere.pth"], 2, "no such file: nowhere.pth"),
 ])
 def test_a_wrong_option_is_one_line_with_the_contracts_exit_code(tmp_path: Path, options: list[str], code: int,
                                                                  message: str) -> None:
