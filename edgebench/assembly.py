@@ -10,12 +10,32 @@ from edgebench.record import Artifact, Caveat, ColdStart, PassRecord, Reference,
 from edgebench.worker import Measurement, PassJob
 
 
-def reference(artifact: Artifact, earlier: Sequence[Run]) -> Run | None:
-    """Return the FP32 sibling: of the same backend where there is one, so that precision alone differs."""
-    siblings = [run for run in earlier
-                if run.artifact.recipe.precision == "fp32" and run.artifact.model == artifact.model]
-    same = [run for run in siblings if run.artifact.recipe.backend == artifact.recipe.backend]
-    return next(iter([*same, *siblings]), None) if artifact.recipe.precision != "fp32" else None
+def reference(artifact: Artifact, earlier: Sequence[Run], device: str | None = None,
+              threads: int | None = None) -> Run | None:
+    """Return the FP32 sibling that a variant is compared with; None where there is none.
+
+    It is the one that was timed most alike, so that precision alone differs: on the same processor, device and number
+    of threads, then in the same backend, through the same execution providers. An FP32 variant is compared with the
+    FP32 sibling that has no reference itself, so that of several FP32 runtimes all but one have a reference.
+
+    Args:
+        artifact: Of the variant.
+        earlier: Finished runs.
+        device: Id of the device that the variant is measured on; None: any.
+        threads: CPU threads of the variant; None: any number.
+    """
+    mine = artifact.recipe
+
+    def unlike(run: Run) -> tuple[bool, ...]:
+        its = run.artifact.recipe
+        return (its.processor != mine.processor, device not in (None, run.device.id),
+                threads not in (None, run.settings.threads), its.backend != mine.backend,
+                its.providers != mine.providers)
+
+    siblings = [run for run in earlier if run.artifact.recipe.precision == "fp32"
+                and run.artifact.model == artifact.model and run.artifact.digest != artifact.digest
+                and (mine.precision != "fp32" or run.reference is None)]
+    return min(siblings, key=unlike, default=None)
 
 
 def named(reference: Run | None) -> Reference | None:
@@ -107,7 +127,7 @@ def skips(reason: str | None, found: Measurement, *, timed: bool) -> tuple[Skip,
 
 def uncompared(artifact: Artifact, jobs: Sequence[PassJob], reference: Run | None) -> tuple[Skip, ...]:
     """Say on which data there is no comparison with the reference."""
-    if not jobs or artifact.recipe.precision == "fp32":
+    if not jobs or (reference is None and artifact.recipe.precision == "fp32"):
         return ()
     if reference is None:
         return (Skip(what="comparison with the reference",

@@ -7,17 +7,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
 from edgebench import metric_names, properties, tails
 from edgebench.errors import InvalidInput, UsageError, suggest
 from edgebench.properties import Pass, Predictions
-from edgebench.reading import ends, place, place_words, timed_ends
-from edgebench.record import Better, DatasetIdentity, Evaluation, LatencyTrace, PassRecord, Run, Score
+from edgebench.reading import Difference, ends, other_circumstances, place, place_words, timed_ends
+from edgebench.record import Better, DatasetIdentity, Evaluation, PassRecord, Run, Score
 from edgebench.tails import Ends
-from edgebench.timing_types import QueryTrace, Scenario
 
 Outcome = Literal["better", "worse", "same", "inconclusive", "changed"]
 
@@ -26,30 +25,12 @@ TIMING = ("device", "cpu", "processor", "power mode", "governor", "GPU governor"
 DATA = ("dataset", "preset", "classes")
 FIELDS = (*TIMING, *DATA, "method")
 """What may be allowed to differ, by name."""
-SCENARIOS = get_args(Scenario)
 BANDS = (0.0, 0.5, 0.7, 0.9, 0.99, 1.0)
 """Edges of the bands of the first run's confidence that flips are counted by."""
 INDIFFERENT_ABSOLUTE = {"fraction": 0.005, "1": 0.0, "nat": 0.01}
 """Changes of quality below this are the same, by unit: half a point."""
 INDIFFERENT_RELATIVE = 0.02
 """Changes of speed, energy and memory below this share are the same."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """What makes two runs not comparable."""
-
-    what: str
-    """One of `FIELDS`."""
-    where: str
-    """Of which scenario, data set or metric; empty where of the run as a whole."""
-    first: str
-    second: str
-
-    @property
-    def words(self) -> str:
-        """Both values in a row."""
-        return f"{self.what}{f' ({self.where})' if self.where else ''}: {self.first} against {self.second}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,50 +118,13 @@ class Comparison:
 def timing_differences(first: Run, second: Run, metrics: Collection[str] | None = None) -> tuple[Difference, ...]:
     """Return what makes the timings of two runs not comparable: other circumstances or methods.
 
-    Scenarios that only one of the runs has do not matter, unless the runs have none in common.
-
     Args:
         first: A run.
         second: Another run.
         metrics: Performance scores to be compared, whose scenarios and methods must be the same; all by default.
     """
-    wanted = None if metrics is None else {metric_names.scenario(metric) for metric in metrics}
-
-    def facts(run: Run) -> dict[tuple[str, str], object]:
-        found: dict[tuple[str, str], object] = {
-            ("device", ""): run.device.id, ("cpu", ""): run.environment.cpu,
-            ("processor", ""): run.artifact.recipe.processor,
-            ("power mode", ""): run.environment.power_mode, ("governor", ""): run.environment.governor}
-        # Older runs do not tell; that is no difference.
-        if run.environment.gpu_governor is not None:
-            found["GPU governor", ""] = run.environment.gpu_governor
-        for kind, pinned in run.environment.clocks_pinned.items():
-            found["clocks", kind] = "pinned" if pinned else "not pinned"
-        queries = run.observed.queries if run.observed is not None else ()
-        if run.traces or queries:
-            found["threads", ""] = run.settings.threads
-        timed: list[LatencyTrace | QueryTrace] = [*run.traces, *queries]
-        for one in timed:
-            found["batch", one.scenario] = one.batch if isinstance(one, LatencyTrace) else one.images_per_query
-            found["boundary", one.scenario], found["preprocessing", one.scenario] = one.boundary, one.preprocessing
-        for filmed in (one for one in queries if one.scenario == "camera"):
-            found["frame rate", "camera"], found["drop", "camera"] = filmed.rate_hz, filmed.policy
-            found["deadline", "camera"] = f"{(filmed.limit_s or 0.0) * 1e3:g} ms"
-        if run.settings.timing is not None and "server" in run.settings.timing.scenarios:
-            asked = run.settings.timing.latency_bound_s
-            found["latency bound", "server"] = "by the median latency" if asked is None else f"{asked * 1e3:g} ms"
-        return found
-
-    one, two = facts(first), facts(second)
-    found = [Difference(what=what, where=where, first=_said(one[what, where]), second=_said(two[what, where]))
-             for what, where in one if (what, where) in two and one[what, where] != two[what, where]
-             and (wanted is None or where not in SCENARIOS or where in wanted)]
-    mine, theirs = ({name for _, name in of if name in SCENARIOS} for of in (one, two))
-    if mine and theirs and not mine & theirs and wanted != {None}:
-        found.append(Difference(what="scenario", where="", first=", ".join(sorted(mine)),
-                                second=", ".join(sorted(theirs))))
     compared = [score for score in first.performance if metrics is None or score.name in metrics]
-    return (*found, *_methods(compared, second.performance, ""))
+    return (*other_circumstances(first, second, metrics), *_methods(compared, second.performance, ""))
 
 
 def data_differences(first: Run, second: Run) -> tuple[Difference, ...]:
@@ -531,7 +475,3 @@ def _class_map(run: Run) -> str:
         return "none"
     digest = hashlib.sha256("\n".join(classes.ids).encode()).hexdigest()
     return f"{len(classes.ids):,} classes, digest {digest[:12]}"
-
-
-def _said(value: object) -> str:
-    return "unknown" if value is None else str(value)

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from edgebench import compare, evidence, metric_names, sequential
-from edgebench.errors import ExitCode
+from edgebench.errors import ExitCode, InvalidInput
 from edgebench.evidence import Absent, Evidence
 from edgebench.policy import Policy, Rule, Severity
 from edgebench.published import nothing_known, reference_verdict_parts
@@ -160,13 +160,13 @@ def judge(policy: Policy, run: Placed, *, reference: Placed | None = None, basel
         UsageError: `allow` names no field.
     """
     mine, others = run[0], {"reference": reference, "baseline": baseline}
-    let_pass = _comparable(policy, mine, others, allow)
+    let_pass, unlike = _comparable(policy, mine, others, allow)
     changes = _changes(policy, run, baseline)
     verdicts: dict[int, list[Verdict]] = {number: [] for number in range(len(policy.rules))}
     judged: list[tuple[int, _Judged]] = []
     for number, rule in enumerate(policy.rules):
         other = others[rule.against] if rule.against else None
-        found = _found(rule, mine, other, changes)
+        found = _found(rule, mine, other, changes, unlike)
         for one in found:
             refused = _below_floor(rule, one, other, floors or {})
             if refused is not None:
@@ -222,12 +222,13 @@ def plan(policy: Policy, run: Placed, *, reference: Placed | None = None, baseli
         UsageError: `allow` names no field.
     """
     others = {"reference": reference, "baseline": baseline}
-    _comparable(policy, run[0], others, allow)
+    _, unlike = _comparable(policy, run[0], others, allow)
     needs: list[Need] = []
     changes = _changes(policy, run, baseline)
     for rule in policy.rules:
         confidence = policy.confidence_of(rule)
-        for one in _found(rule, run[0], others[rule.against] if rule.against else None, changes):
+        for one in _found(rule, run[0], others[rule.against] if rule.against else None, changes,
+                          unlike):
             if isinstance(one, Absent):
                 needs.append(Need(rule=rule.id, where=one.where, have=None, needed=None, sampled="", power=policy.power,
                                   assumption=f"nothing is known: {one.reason}", confidence=confidence))
@@ -243,7 +244,10 @@ def plan(policy: Policy, run: Placed, *, reference: Placed | None = None, baseli
 
 
 def _found(rule: Rule, mine: Run, other: Placed | None, changes: tuple[Evaluation, ...] | None,
-           ) -> tuple[Evidence | Absent, ...]:
+           unlike: Absent | None) -> tuple[Evidence | Absent, ...]:
+    if rule.against == "reference" and rule.of == metric_names.PERFORMANCE and unlike is not None \
+            and rule.metric != "artifact_size":
+        return (unlike,)
     if rule.against != "baseline":
         return evidence.find(rule, mine, other[0] if other else None)
     if other is None:
@@ -255,8 +259,17 @@ def _found(rule: Rule, mine: Run, other: Placed | None, changes: tuple[Evaluatio
 
 
 def _comparable(policy: Policy, mine: Run, others: Mapping[str, Placed | None], allow: Collection[str],
-                ) -> tuple[str, ...]:
+                ) -> tuple[tuple[str, ...], Absent | None]:
+    """Return the differences that are allowed, and why performance cannot be compared with the reference, if so.
+
+    A reference that was timed otherwise is still one for quality.
+
+    Raises:
+        InvalidInput: The baseline is not comparable.
+        UsageError: `allow` names no field.
+    """
     allowed: list[str] = []
+    unlike = None
     for kind, other in others.items():
         rules = [rule for rule in policy.rules if rule.against == kind]
         if other is None or not rules:
@@ -270,8 +283,14 @@ def _comparable(policy: Policy, mine: Run, others: Mapping[str, Placed | None], 
             corresponding = [one for one in other[0].evaluations if one.property == rule.of]
             found += compare.other_sets(corresponding, evidence.matching(rule, mine.evaluations), rule.of or "")
         found = tuple(dict.fromkeys(found))
+        if kind == "reference":
+            try:
+                compare.refuse(found, allow, (f"the {kind} {other[0].variant}", mine.variant))
+            except InvalidInput as error:
+                unlike = Absent(where="", reason=error.message, hint=error.hint)
+                continue
         allowed += [one.words for one in compare.refuse(found, allow, (f"the {kind} {other[0].variant}", mine.variant))]
-    return tuple(dict.fromkeys(allowed))
+    return tuple(dict.fromkeys(allowed)), unlike
 
 
 def _changes(policy: Policy, run: Placed, baseline: Placed | None) -> tuple[Evaluation, ...] | None:

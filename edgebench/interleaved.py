@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgebench import artifacts, paired, paired_worker
 from edgebench.errors import CannotMeasure, UsageError
+from edgebench.reading import timed_alike
 from edgebench.record import Artifact, Run, decode, read_json, write_json
 from edgebench.stopping_timings import Ratios
 from edgebench.timing_types import Comparison, NoiseFloor, PairedTrace, PairPlan
@@ -52,15 +53,18 @@ def compare(runs: Mapping[str, tuple[Run, Path]], out: Path, *, rounds: int, mar
         progress: Told (what, share done).
         followed: Rules of a policy that end the rounds when all are decided; how, is written beside the runs.
 
+    A variant whose reference ran on another processor or with another number of threads has no ratio.
+
     Raises:
-        UsageError: No variant has a reference among them.
+        UsageError: No variant has a reference among them that was timed alike.
         EdgebenchError: A session cannot be opened, or dies.
     """
     pairs = [(run.reference.variant, name) for name, (run, _) in runs.items()
-             if run.reference is not None and run.reference.variant in runs]
+             if run.reference is not None and run.reference.variant in runs
+             and timed_alike(run, runs[run.reference.variant][0])]
     if not pairs:
         raise UsageError("there is no variant with its reference to time in turns",
-                         "profile the FP32 variant together with the others")
+                         "profile the FP32 variant of the same processor together with the others")
     wanted = list(dict.fromkeys(name for pair in pairs for name in pair))
     first = runs[wanted[0]][0]
     slowest = max(_median(runs[name][0]) for name in wanted)

@@ -515,7 +515,8 @@ def _run_variant(shared: _Shared, variant: _Variant, earlier: Sequence[Run], pro
     out, artifact = request.out / variant.name, variant.artifact
     plan = shared.planner.of(artifact)
     jobs, records = plan.passes, tuple(assembly.record(job) for job in plan.passes)
-    reference = assembly.reference(artifact, earlier)
+    threads = request.threads or environment.usable_cpus()
+    reference = assembly.reference(artifact, earlier, device.id, threads)
     sibling = (reference, request.out / reference.variant) if reference is not None else None
     baseline, absent = shared.baselines.of_variant(variant.name, device.id, out) \
         if shared.until is not None and artifact.recipe.precision != "fp32" else (None, "")
@@ -526,7 +527,7 @@ def _run_variant(shared: _Shared, variant: _Variant, earlier: Sequence[Run], pro
         in_turns=reference is not None and reference.variant in shared.timed_too, baseline=baseline,
     ) if shared.until is not None else None
     settings = Settings(
-        budget=request.budget or "none", threads=request.threads or environment.usable_cpus(),
+        budget=request.budget or "none", threads=threads,
         batch=artifacts.fixed_batch(artifact) or request.batch, preset=request.preset, properties=chosen,
         data=", ".join(dict.fromkeys(job.dataset.source for job in jobs)) or None,
         sweep_images=request.sweep_images, store="compact" if request.store == "compact" else "logits",

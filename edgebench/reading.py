@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import get_args
+
 from edgebench import metric_names, percentiles, tails
 from edgebench.record import Evaluation, LatencyTrace, Run, Score
 from edgebench.tails import Ends
+from edgebench.timing_types import QueryTrace, Scenario
 
+SCENARIOS = get_args(Scenario)
 _USUAL = ("clean", "native")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """What makes two runs not comparable."""
+
+    what: str
+    """One of `edgebench.compare.FIELDS`."""
+    where: str
+    """Of which scenario, data set or metric; empty where of the run as a whole."""
+    first: str
+    second: str
+
+    @property
+    def words(self) -> str:
+        """Both values in a row."""
+        return f"{self.what}{f' ({self.where})' if self.where else ''}: {self.first} against {self.second}"
 
 
 def ends(score: Score) -> Ends | None:
@@ -39,6 +62,64 @@ def place_words(dataset: str, condition: str, preset: str) -> str:
     return ", ".join([dataset, *(word for word in (condition, preset) if word not in _USUAL)])
 
 
+def other_circumstances(first: Run, second: Run, metrics: Collection[str] | None = None) -> tuple[Difference, ...]:
+    """Return what makes the timings of two runs not comparable: other circumstances.
+
+    Scenarios that only one of the runs has do not matter, unless the runs have none in common.
+
+    Args:
+        first: A run.
+        second: Another run.
+        metrics: Performance scores to be compared, whose scenarios must be the same; all by default.
+    """
+    wanted = None if metrics is None else {metric_names.scenario(metric) for metric in metrics}
+
+    def facts(run: Run) -> dict[tuple[str, str], object]:
+        found: dict[tuple[str, str], object] = {
+            ("device", ""): run.device.id, ("cpu", ""): run.environment.cpu,
+            ("processor", ""): run.artifact.recipe.processor,
+            ("power mode", ""): run.environment.power_mode, ("governor", ""): run.environment.governor}
+        # Older runs do not tell; that is no difference.
+        if run.environment.gpu_governor is not None:
+            found["GPU governor", ""] = run.environment.gpu_governor
+        for kind, pinned in run.environment.clocks_pinned.items():
+            found["clocks", kind] = "pinned" if pinned else "not pinned"
+        queries = run.observed.queries if run.observed is not None else ()
+        if run.traces or queries:
+            found["threads", ""] = run.settings.threads
+        timed: list[LatencyTrace | QueryTrace] = [*run.traces, *queries]
+        for one in timed:
+            found["batch", one.scenario] = one.batch if isinstance(one, LatencyTrace) else one.images_per_query
+            found["boundary", one.scenario], found["preprocessing", one.scenario] = one.boundary, one.preprocessing
+        for filmed in (one for one in queries if one.scenario == "camera"):
+            found["frame rate", "camera"], found["drop", "camera"] = filmed.rate_hz, filmed.policy
+            found["deadline", "camera"] = f"{(filmed.limit_s or 0.0) * 1e3:g} ms"
+        if run.settings.timing is not None and "server" in run.settings.timing.scenarios:
+            asked = run.settings.timing.latency_bound_s
+            found["latency bound", "server"] = "by the median latency" if asked is None else f"{asked * 1e3:g} ms"
+        return found
+
+    one, two = facts(first), facts(second)
+    found = [Difference(what=what, where=where, first=_said(one[what, where]), second=_said(two[what, where]))
+             for what, where in one if (what, where) in two and one[what, where] != two[what, where]
+             and (wanted is None or where not in SCENARIOS or where in wanted)]
+    mine, theirs = ({name for _, name in of if name in SCENARIOS} for of in (one, two))
+    if mine and theirs and not mine & theirs and wanted != {None}:
+        found.append(Difference(what="scenario", where="", first=", ".join(sorted(mine)),
+                                second=", ".join(sorted(theirs))))
+    return tuple(found)
+
+
+def timed_alike(one: Run, two: Run) -> bool:
+    """Return whether two runs were timed on one device and processor with as many threads: they have a ratio."""
+    return (one.device.id, one.artifact.recipe.processor, one.settings.threads) == (
+        two.device.id, two.artifact.recipe.processor, two.settings.threads)
+
+
 def trace(run: Run, scenario: str) -> LatencyTrace | None:
     """Return the run's first trace of that scenario."""
     return next((one for one in run.traces if one.scenario == scenario), None)
+
+
+def _said(value: object) -> str:
+    return "unknown" if value is None else str(value)

@@ -20,6 +20,7 @@ from edgebench.decision_curves import SIZE, curve
 from edgebench.drawing import Variant, headline_score, trace_of
 from edgebench.errors import InvalidInput
 from edgebench.property_charts import property_charts
+from edgebench.reading import other_circumstances
 from edgebench.record import Caveat, Run
 from edgebench.rule_words import quantity
 from edgebench.score_tables import PLAIN, Cell, as_good, cell, distinct, interval, methods, score_groups
@@ -223,6 +224,20 @@ def _variants(runs: Sequence[Run]) -> tuple[Variant, ...]:
     return tuple(replace(variant, reference=_reference_among(variant, alone)) for variant in alone)
 
 
+def short_names(runs: Sequence[Run]) -> dict[int, str]:
+    """Return by ``id`` of each run what tells it apart: its recipe, and model, device or date where needed."""
+    names = {id(run): run.artifact.recipe.id for run in runs}
+    if len({run.artifact.model.id for run in runs}) > 1:
+        names = {id(run): f"{_model_name(run)} {names[id(run)]}" for run in runs}
+    facts: tuple[Callable[[Run], str], ...] = (lambda run: run.device.id, lambda run: run.artifact.digest[:8],
+                                               lambda run: run.created_at)
+    for fact in facts:
+        taken = list(names.values())
+        names = {id(run): f"{names[id(run)]} {fact(run)}" if taken.count(names[id(run)]) > 1 else names[id(run)]
+                 for run in runs}
+    return names
+
+
 def _label(run: Run) -> str:
     asked, ran = run.precision.requested.upper(), run.precision.executed.upper()
     backend = run.artifact.recipe.backend
@@ -245,14 +260,9 @@ def _reference_among(variant: Variant, others: Sequence[Variant]) -> Variant | N
 
 
 def _differences(one: Run, two: Run) -> list[str]:
-    """Return what makes the timings of two runs not comparable."""
-    def conditions(run: Run) -> dict[str, object]:
-        trace = trace_of(run, "single-stream")
-        return {"device": run.device.id, "CPU": run.environment.cpu, "threads": run.settings.threads,
-                "boundary": trace.boundary if trace else "host_to_host"}
-
-    return [f"{name} {mine} against {theirs}" for (name, mine), theirs
-            in zip(conditions(one).items(), conditions(two).values(), strict=True) if mine != theirs]
+    """Return what makes the single-stream timings of two runs not comparable."""
+    return [f"{each.what} {each.first} against {each.second}"
+            for each in other_circumstances(one, two, ("latency_p50",))]
 
 
 def _value(run: Run, name: str) -> float | None:

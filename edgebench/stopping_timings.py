@@ -14,6 +14,7 @@ import numpy as np
 from edgebench import decisions, paired, until
 from edgebench.decisions import DecisionPath
 from edgebench.policy import Policy
+from edgebench.reading import timed_alike
 from edgebench.record import Run
 from edgebench.timing_types import PairedTrace
 
@@ -82,7 +83,7 @@ class Ratios:
         self._runs = {
             name: run for name, run in runs.items()
             if self._rules and run.settings.until == decisions.named(policy) and run.reference is not None
-            and run.reference.variant in runs}
+            and run.reference.variant in runs and timed_alike(run, runs[run.reference.variant])}
         self._following = {name: until.Following(policy, self._rules) for name in self._runs}
 
     def __bool__(self) -> bool:

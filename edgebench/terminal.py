@@ -51,9 +51,10 @@ def print_runs(runs: Sequence[Run]) -> None:
     doubts = [(run, caveat) for run in runs for caveat in run.caveats]
     if doubts:
         terminal.print("\ncaveats", style="bold yellow")
-    seen: dict[tuple[str, str], list[str]] = {}
+    names = report.short_names(runs)
+    seen: dict[tuple[str, str], dict[str, None]] = {}
     for run, caveat in doubts:
-        seen.setdefault((caveat.message, caveat.hint), []).append(run.artifact.recipe.id)
+        seen.setdefault((caveat.message, caveat.hint), {})[names[id(run)]] = None
     for (message, hint), recipes in seen.items():
         terminal.print(f"  {', '.join(recipes)}: {message}", markup=False, highlight=False)
         terminal.print(f"    {hint}", style="dim", markup=False, highlight=False)

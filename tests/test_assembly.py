@@ -51,9 +51,38 @@ class TestReference:
     def test_another_model_and_another_precision_are_none(self):
         assert assembly.reference(artifact("ort-int8"), [builders.run("ort-fp32", model="timm:other"), builders.run("openvino-int8")]) is None
 
-    def test_fp32_has_none(self):
-        assert assembly.reference(artifact("ort-fp32"), [builders.run("openvino-fp32")]) is None
+    def test_the_first_fp32_has_none_and_a_second_runtime_has_the_first(self):
+        assert assembly.reference(artifact("ort-fp32"), []) is None
         assert assembly.named(None) is None
+        first = builders.run("ort-fp32")
+        second = builders.run("openvino-fp32", reference=first)
+        assert first is assembly.reference(artifact("openvino-fp32"), [first])
+        assert first is assembly.reference(artifact("tensorrt-fp32"), [second, first])
+        # Measured again, the first one still has none: its siblings are compared with it.
+        assert assembly.reference(artifact("ort-fp32"), [second]) is None
+        assert assembly.reference(artifact("ort-fp32"), [first]) is None
+        assert second is assembly.reference(artifact("openvino-int8"), [first, second])
+
+    @pytest.mark.parametrize(("name", "expected"), [
+        ("ort-int8", "ort-fp32"), ("ort-cuda-int8", "ort-cuda-fp32"), ("ort-trt-int8", "ort-cuda-fp32"),
+        ("openvino-int8", "ort-fp32"), ("tensorrt-int8", "ort-cuda-fp32")])
+    def test_processor_and_providers_belong_to_the_choice(self, name, expected):
+        runs = [builders.run("ort-cuda-fp32"), builders.run("ort-fp32")]
+        for order in (runs, runs[::-1]):
+            assert expected == assembly.reference(artifact(name), order).artifact.recipe.id
+
+    def test_cpu_int8_beside_fp32_on_a_gpu_alone_has_it_for_quality(self):
+        other = builders.run("ort-cuda-fp32")
+        assert other is assembly.reference(artifact("ort-int8"), [other])
+
+    def test_device_and_threads_belong_to_the_choice(self):
+        here = builders.run("openvino-fp32")
+        fewer = replace(builders.run("ort-fp32"), settings=replace(here.settings, threads=1))
+        elsewhere = replace(builders.run("ort-fp32"), device=replace(here.device, id="jetson"))
+        for order in ([fewer, elsewhere, here], [here, elsewhere, fewer]):
+            assert here is assembly.reference(artifact("ort-int8"), order, here.device.id, 4)
+            assert fewer is assembly.reference(artifact("ort-int8"), order, here.device.id, 1)
+            assert elsewhere is assembly.reference(artifact("ort-int8"), order, "jetson", 4)
 
 
 class TestPerformance:

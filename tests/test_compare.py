@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from edgebench import compare, evaluate, latency, properties, stats
-from edgebench.compare import Difference
 from edgebench.errors import InvalidInput, UsageError
 from edgebench.properties import Pass, Predictions, accuracy
+from edgebench.reading import Difference
 from edgebench.record import DatasetIdentity, PassRecord, Score, dump
 from edgebench.tails import Ends
 from edgebench.timing_types import ServerSearch, TimingPlan

@@ -344,6 +344,26 @@ class TestSeveralPlaces:
             assert status == first.status
 
 
+class TestReferenceTimedOtherwise:
+    SPEED = 'metric = "latency_p50"\nagainst = "reference"\nmax_increase_relative = 0.1\n'
+
+    @pytest.mark.parametrize(("change", "field"), [
+        (lambda one: replace(one, artifact=replace(one.artifact, recipe=builders.recipe("ort-cuda-fp32"))), "processor"),
+        (lambda one: replace(one, settings=replace(one.settings, threads=1)), "threads"),
+        (lambda one: replace(one, device=replace(one.device, id="jetson")), "device")])
+    def test_decides_quality_and_no_speed(self, change, field):
+        run, reference = paired(5, 5)
+        other = change(reference)
+        policy = rules(self.SPEED, self.SPEED + 'missing = "skip"', ACCURACY)
+        found = gate.judge(policy, (run, None), reference=(other, None)).verdicts
+        assert ["error", "skipped", "pass"] == [one.status for one in found]
+        assert f"{field}: " in found[0].message
+        assert "--allow" in found[0].hint
+        allowed = gate.judge(policy, (run, None), reference=(other, None), allow=[field])
+        assert ["pass", "pass", "pass"] == [one.status for one in allowed.verdicts]
+        assert len(allowed.allowed) == 1
+
+
 class TestBaseline:
     def test_of_another_device_is_refused_with_both_values(self):
         run, reference = paired(5, 5)

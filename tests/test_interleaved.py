@@ -108,6 +108,15 @@ class TestCompare:
         assert found == interleaved.load(tmp_path)
         assert {key: run.artifact.digest for key, (run, _) in chosen.items()} == found.digests
 
+    @pytest.mark.parametrize("change", [
+        lambda one: replace(one, artifact=replace(one.artifact, recipe=builders.recipe("ort-cuda-fp32"))),
+        lambda one: replace(one, settings=replace(one.settings, threads=1))])
+    def test_a_reference_that_was_timed_otherwise_is_no_pair(self, scripted, tmp_path, change):
+        chosen = runs("ort-fp32", "ort-int8")
+        name = next(iter(chosen))
+        with pytest.raises(UsageError, match="no variant with its reference"):
+            interleaved.compare({**chosen, name: (change(chosen[name][0]), chosen[name][1])}, tmp_path, rounds=3, progress=silent)
+
     def test_without_a_pair_it_is_refused(self, scripted, tmp_path):
         with pytest.raises(UsageError, match="no variant with its reference"):
             interleaved.compare(runs("ort-fp32", "openvino-fp32"), tmp_path, rounds=3, progress=silent)

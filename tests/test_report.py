@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 from plotly.graph_objects import Figure
 
-from edgebench import charts, drawing, property_charts, record, report, score_tables, timing_charts, wording
+from edgebench import charts, drawing, property_charts, record, report, score_tables, terminal, timing_charts, wording
 from edgebench.errors import InvalidInput
 from edgebench.observed import Observed
 from edgebench.record import Caveat, ColdStart, DatasetIdentity, Evaluation, ModelIdentity, Run, Score, Skip
@@ -659,3 +659,22 @@ class TestCharts:
     @pytest.mark.parametrize(("reach", "step"), [(3.9, 2), (0.5, 0.2), (1.08, 0.5), (33, 10), (3.5, 1)])
     def test_ticks_are_round_and_few(self, reach, step):
         assert step == pytest.approx(drawing.tick_step(reach))
+
+
+class TestShortNames:
+    def test_name_the_model_where_there_are_several_and_whatever_else_is_needed(self):
+        one, two = builders.run("ort-fp32"), builders.run("ort-int8")
+        assert ["ort-fp32", "ort-int8"] == list(report.short_names([one, two]).values())
+        other = builders.run("ort-fp32", model="timm:resnet18.a1_in1k")
+        assert ["demo:inspection ort-fp32", "timm:resnet18.a1_in1k ort-fp32"] == list(report.short_names([one, other]).values())
+        elsewhere = replace(one, device=replace(one.device, id="jetson"))
+        assert ["ort-fp32 cpu", "ort-fp32 jetson"] == list(report.short_names([one, elsewhere]).values())
+        again = replace(one, created_at="2026-03-15T10:30:00+00:00")
+        assert 2 == len(set(report.short_names([one, again]).values()))
+
+    def test_caveats_in_the_terminal_are_told_apart(self, capsys):
+        doubt = Caveat(code="noisy", message="the timings scatter", hint="stop other load")
+        for models, expected in ((("demo:inspection", "timm:vit"), "demo:inspection ort-fp32, timm:vit ort-fp32: the timings scatter"),
+                                 (("demo:inspection",), "ort-fp32: the timings scatter")):
+            terminal.print_runs([builders.run("ort-fp32", model=model, caveats=(doubt,)) for model in models])
+            assert expected in capsys.readouterr().out
