@@ -7,16 +7,30 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
 from edgebench.errors import InvalidInput, UsageError, require, suggest
-from edgebench.record import ClassMap, DatasetIdentity
+from edgebench.record import Caveat, ClassMap, DatasetIdentity
+from edgebench.walk import (
+    DANGLING,
+    EMPTY,
+    HIDDEN,
+    LOOP,
+    LOOSE,
+    LOST,
+    UNREAD,
+    PassedOver,
+    printable,
+    told,
+    top_level,
+    walk,
+)
 
-SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"})
 DEMO = "demo:inspection"
 IMAGENET_VAL, CUE_CONFLICT = "imagenet-val", "cue-conflict"
 IMAGENET_V2, IMAGENET_A, IMAGENET_R = "imagenet-v2", "imagenet-a", "imagenet-r"
@@ -24,9 +38,16 @@ IMAGENET_SKETCH, IMAGENET_C, IMAGENET_HARD = "imagenet-sketch", "imagenet-c", "i
 # Sets that only the property that knows their protocol may score. Names with a slash are parts of larger sets:
 # ``pug/<Subset>``, ``vtab/<task>/<split>``, ``ood/<name>``.
 SPECIAL = frozenset({CUE_CONFLICT, IMAGENET_V2, IMAGENET_A, IMAGENET_R, IMAGENET_SKETCH, IMAGENET_C, IMAGENET_HARD})
+RESERVED = SPECIAL | {IMAGENET_VAL}
+"""Names under which a user's own folder is never evaluated."""
 # Two sets are known by the names of all their files, wherever they lie.
 _FILE_NAMES = {IMAGENET_VAL: re.compile(r"n\d{8}/ILSVRC2012_val_\d{8}\.JPEG"),
                CUE_CONFLICT: re.compile(r"([a-z]+)/\1\d+-[a-z]+\d+\.png")}
+_BACKGROUND = frozenset({"background", "dummy", "none", "void", "???"})
+# Above this share of images that cannot be read the data set itself is in doubt.
+MAX_UNREADABLE = 0.01
+_SPLIT = re.compile(r"(train(ing|val)?|val(id|idation)?|test(ing)?|dev|eval(uation)?)"
+                    r"[-_ ]?(set|data|split|images|imgs|\d{1,4})?|hold[-_ ]?out|held[-_ ]?out|(fold|split)[-_ ]?\d+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +76,8 @@ class ImageSet:
     """`Item.labels` are ranks among ImageNet's 1,000 classes: only a model of these classes can be scored."""
     conditions: Mapping[str, Path] = field(default_factory=dict)
     """Folders of the conditions under which the images lie on disk; elsewhere conditions are made from the images."""
+    passed_over: tuple[PassedOver, ...] = ()
+    """What lies in the folder and was not read."""
 
     @property
     def folders(self) -> tuple[str, ...]:
@@ -71,7 +94,7 @@ def imagenet_wnids() -> tuple[str, ...]:
 def open_images(location: str) -> ImageSet:
     """Return the images at `location`: a labelled image folder, or ``demo:inspection`` (its test half).
 
-    A labelled folder is ``ROOT/<class>/**/<image>``. Hidden folders and folders without images are passed over.
+    A labelled folder is ``ROOT/<class>/**/<image>``. What is passed over stands in the set's account.
 
     Raises:
         UsageError: No such folder.
@@ -85,46 +108,123 @@ def open_images(location: str) -> ImageSet:
     if not root.is_dir():
         raise UsageError(f"{location} is not a folder" if root.exists() else f"no such folder: {location}",
                          "pass a folder of the form ROOT/<class>/<image>")
-    return labelled_folder(root, root.resolve().name, "labelled image folder")
-
-
-def images_below(root: Path) -> tuple[Path, ...]:
-    """Return every image file below `root`, sorted; hidden files and folders and ``__pycache__`` are passed over.
-
-    Raises:
-        InvalidInput: A folder cannot be read.
-    """
-    try:
-        return tuple(path for path in sorted(root.rglob("*"))
-                     if path.suffix.lower() in SUFFIXES and path.is_file()
-                     and not any(part.startswith((".", "__")) for part in path.relative_to(root).parts))
-    except OSError as error:
-        raise InvalidInput(f"cannot read {error.filename or root}: {error.strerror}") from error
+    name = root.resolve().name or "images"
+    # By a benchmark's name alone a folder is none: its images would be scored by another protocol, or not at all.
+    return labelled_folder(root, f"own-{name}" if name in RESERVED else name, "labelled image folder")
 
 
 def labelled_folder(root: Path, name: str, understood: str) -> ImageSet:
     """Return the images of ``root/<class>/**`` under `name`, or under the known set's whose file names they have.
 
     Raises:
-        InvalidInput: No class folders with images.
+        InvalidInput: No class folders with images, a class all of whose images are passed over, splits in the place of
+            classes, or something that cannot be read.
     """
-    try:
-        folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__")))
-    except OSError as error:
-        raise InvalidInput(f"cannot read {error.filename or root}: {error.strerror}") from error
-    items = [Item(id=path.relative_to(root).as_posix(), path=path, folder=folder.name)
-             for folder in folders for path in images_below(folder)]
+    folders, beside = top_level(root)
+    account = list(beside)
+    items: list[Item] = []
+    lost: list[tuple[str, tuple[PassedOver, ...]]] = [
+        (one.path, (one,)) for one in beside if one.reason in (DANGLING, LOOP) and not Path(one.path).suffix]
+    for folder in folders:
+        below = walk(folder, root)
+        account += below.passed_over
+        items += [Item(id=path.relative_to(root).as_posix(), path=path, folder=folder.name) for path in below.images]
+        if not below.images:
+            missing = tuple(one for one in below.passed_over if one.reason in LOST)
+            if missing:
+                lost.append((folder.name, missing))
+            else:
+                account.append(PassedOver(reason=EMPTY, path=folder.name))
+    if lost:
+        several = f" (and {len(lost) - 1} other classes)" if len(lost) > 1 else ""
+        raise InvalidInput(f"{printable(str(root))}: class {printable(lost[0][0])!r}{several} has no image that can be "
+                           f"read: {told(lost[0][1])}", _way_out(lost[0][1]))
     if not items:
-        loose = sum(1 for entry in root.iterdir() if entry.suffix.lower() in SUFFIXES)
+        loose = sum(1 for one in beside if one.reason == LOOSE)
         raise InvalidInput(
             f"{root} has no class folders: expected {root.name}/<class>/<image>, got "
-            + (f"{loose} images directly in it" if loose else "no images"),
+            + (f"{loose} images directly in it" if loose else told(beside) or "no images"),
             "sort the images into one folder per class")
+    dangling = [one for one in account if one.reason in (DANGLING, LOOP)]
+    if len(dangling) > max(1, MAX_UNREADABLE * (len(items) + len(dangling))):
+        raise InvalidInput(f"{printable(str(root))}: {told(dangling)}, beside {len(items):,} images that can be read",
+                           _way_out(dangling))
     classes = len({item.folder for item in items})
     name = next((known for known, pattern in _FILE_NAMES.items() if all(pattern.fullmatch(item.id) for item in items)),
                 name)
-    return ImageSet(name=name, source=str(root), items=tuple(items),
-                    understood=f"{understood}: {len(items)} images in {classes} classes")
+    images = ImageSet(name=name, source=str(root), items=tuple(items), passed_over=tuple(account),
+                      understood=f"{understood}: {len(items)} images in {classes} classes")
+    _refuse_splits(images)
+    return images
+
+
+def _way_out(account: Sequence[PassedOver]) -> str:
+    """Return the hint for images of a class that are missing."""
+    return {DANGLING: "mount or copy what the links point to, or remove the links",
+            LOOP: "remove the links", UNREAD: "convert them to PNG or JPEG",
+            HIDDEN: "rename them without the leading dot, or remove the folder"}.get(account[0].reason, "remove them")
+
+
+def subfolders(images: ImageSet) -> dict[str, tuple[str, ...]]:
+    """Return, for each class folder that holds no image directly, the folders that lie in it."""
+    below: dict[str, set[str]] = {}
+    direct: set[str] = set()
+    for item in images.items:
+        parts = item.id.split("/")
+        if len(parts) < 3:
+            direct.add(item.folder)
+        else:
+            below.setdefault(item.folder, set()).add(parts[1])
+    return {folder: tuple(sorted(names)) for folder, names in below.items() if folder not in direct}
+
+
+def _is_split(name: str) -> bool:
+    return _SPLIT.fullmatch(name.casefold()) is not None
+
+
+def _refuse_splits(images: ImageSet) -> None:
+    """Refuse folders such as ``train`` and ``val`` that hold class folders of their own, or lie inside every class."""
+    below = subfolders(images)
+    splits = [folder for folder in images.folders if _is_split(folder) and folder in below]
+    if len(splits) >= 2 or (splits and len(splits) == len(images.folders)):
+        raise InvalidInput(
+            f"{printable(images.source)}: {_listed(splits)} {'are splits' if len(splits) > 1 else 'is a split'} of a "
+            "data set, not classes", f"pass the one to evaluate: {_paths(images.source, splits)}")
+    inside = {folder: [name for name in names if _is_split(name)] for folder, names in below.items()}
+    nested = next((folder for folder, names in inside.items() if len(names) >= 2), None)
+    if nested is not None:
+        raise InvalidInput(
+            f"{printable(images.source)}: folder {printable(nested)!r} is no class, it holds the splits "
+            f"{_listed(inside[nested])}",
+            "pass the folder whose sub-folders are the classes, such as "
+            + _paths(f"{images.source}/{nested}", inside[nested]))
+
+
+def _paths(source: str, names: Sequence[str]) -> str:
+    return " or ".join(printable(str(Path(source) / name)) for name in names[:4])
+
+
+def _listed(names: Sequence[str], most: int = 4) -> str:
+    """Return names in quotes, the first few of them."""
+    few = ", ".join(repr(printable(name)) for name in names[:most])
+    return few + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def doubts(images: ImageSet) -> tuple[Caveat, ...]:
+    """Return what a user should know of a set before any image is decoded: what was passed over, classes of folders."""
+    found = []
+    clause = told(images.passed_over)
+    if clause:
+        found.append(Caveat(code="images-passed-over", message=f"{images.name}: passed over: {clause}",
+                            hint="convert, copy or rename what should count; edgebench data check names all of it"))
+    nested = subfolders(images) if not images.imagenet and images.name not in SPECIAL else {}
+    if nested:
+        folder, names = next(iter(sorted(nested.items())))
+        found.append(Caveat(
+            code="folders-in-classes", hint="where these are the classes, pass the folder above them",
+            message=f"{images.name}: {len(nested)} of {len(images.folders)} class folders hold only folders, whose "
+                    f"images were taken for one class: {printable(folder)!r} holds {_listed(names)}"))
+    return tuple(found)
 
 
 def demo_images(part: str) -> ImageSet:
@@ -148,13 +248,14 @@ def targets(images: ImageSet, classes: ClassMap | None, outputs: int) -> tuple[t
     """Return each image's class index, the class map used, and whether that map was assumed.
 
     Cue-conflict images get their shape category's rank, which nothing but identity uses.
-    Folder names are looked up among the class ids, then (ignoring case, blanks and underscores) among the class
-    names, then, where all folders are numbers, as class indices. A model without a class map gets ImageNet's where it
-    has 1,000 outputs and the folders are WordNet ids, indices where all folders are numbers, and the sorted folder
-    names where their number fits.
+    How folder names become classes is decided once for all folders of the set. With a class map they are ids, or names
+    (whatever their case, underscores and the composition of accents), or where none of them is either, class indices
+    from 0. A model without a class map gets ImageNet's where it has 1,000 outputs and the folders are WordNet ids, and
+    the sorted folder names where their number fits and every usual order sorts them alike.
 
     Raises:
-        InvalidInput: A folder is none of the model's classes.
+        InvalidInput: A folder is none of the model's classes, two folders are the same class, or the folders can be
+            read in two ways.
     """
     folders = images.folders
     assumed = classes is None
@@ -166,45 +267,154 @@ def targets(images: ImageSet, classes: ClassMap | None, outputs: int) -> tuple[t
         return tuple(folders.index(item.folder) for item in images.items), classes or ClassMap(
             ids=folders, names=folders), False
     if classes is None:
-        wnids = imagenet_wnids()
-        if outputs == len(wnids) and set(folders) <= set(wnids):
-            classes = ClassMap(ids=wnids, names=wnids)
-        elif all(_is_index(folder, outputs) for folder in folders):
-            classes = ClassMap(ids=tuple(map(str, range(outputs))), names=tuple(map(str, range(outputs))))
-        elif all(folder.isdecimal() for folder in folders):
-            raise InvalidInput(f"{images.source}: the folders are numbers, but not all are below {outputs}, the number "
-                               "of the model's outputs", "count from 0, or pass --classes FILE")
-        elif outputs == len(folders):
-            classes = ClassMap(ids=folders, names=folders)
-        else:
-            raise InvalidInput(
-                f"{images.source} has {len(folders)} class folders, the model has {outputs} outputs and no class map",
-                "pass --classes FILE with one class per line, in the order of the outputs")
-    if len(classes.ids) != outputs:
-        raise InvalidInput(f"the class map has {len(classes.ids)} classes, the model {outputs} outputs",
-                           "one line per output in the --classes file")
-    index = {name: k for k, name in enumerate(classes.ids)}
+        classes, table = _assumed(images, outputs)
+    else:
+        if len(classes.ids) != outputs:
+            raise InvalidInput(f"the class map has {len(classes.ids)} classes, the model {outputs} outputs",
+                               "one line per output in the --classes file" + _background(len(classes.ids), outputs))
+        table = _by_class_map(images, classes)
+    return tuple(table[item.folder] for item in images.items), classes, assumed
+
+
+def _by_class_map(images: ImageSet, classes: ClassMap) -> dict[str, int]:
+    """Return the class index of each folder, by one rule for all."""
+    source, folders, outputs = printable(images.source), images.folders, len(classes.ids)
+    ids = {_composed(name): k for k, name in enumerate(classes.ids)}
+    by_id = {folder: ids[_composed(folder)] for folder in folders if _composed(folder) in ids}
+    if len(by_id) == len(folders):
+        return _distinct(images, classes, by_id)
     by_name: dict[str, list[int]] = {}
-    for k, name in enumerate(classes.names):
+    by_plain_id: dict[str, list[int]] = {}
+    for k, (name, identifier) in enumerate(zip(classes.names, classes.ids, strict=True)):
         by_name.setdefault(_plain(name), []).append(k)
-    numbers = all(_is_index(folder, outputs) for folder in folders)
+        by_plain_id.setdefault(_plain(identifier), []).append(k)
+    named = {folder: by_name.get(_plain(folder)) or by_plain_id.get(_plain(folder), []) for folder in folders}
+    unnamed = [folder for folder in folders if folder not in by_id and not named[folder]]
+    numbers = all(folder.isdecimal() for folder in folders)
+    if numbers and len(unnamed) == len(folders):
+        return _distinct(images, classes, _by_index(images, classes))
+    if numbers and unnamed and all(int(folder) < outputs for folder in folders):
+        labelled = next(folder for folder in folders if folder not in unnamed)
+        place = by_id.get(labelled, named[labelled][0] if named[labelled] else 0)
+        raise InvalidInput(
+            f"{source}: the folders are numbers that can be read in two ways: as the class map's names, of which "
+            f"{_listed(unnamed)} {'is' if len(unnamed) == 1 else 'are'} none, or as indices from 0; folder "
+            f"{labelled!r} would be output {place} or output {int(labelled)}",
+            "rename the folders, or pass --classes FILE with the folders' names in the order of the outputs")
+    if unnamed:
+        folder, others = unnamed[0], len(unnamed) - 1
+        few = classes.ids if len(classes.ids) <= 8 else (*classes.ids[:6], "…")
+        holds = subfolders(images).get(folder, ())
+        inside = sum(_composed(name) in ids or bool(by_name.get(_plain(name))) for name in holds)
+        raise InvalidInput(
+            f"{source}: folder {folder!r} is none of the model's {len(classes.ids)} classes"
+            + (f", nor {'are' if others > 1 else 'is'} {others} of the other {len(folders) - 1}" if others else "")
+            + suggest(folder, (*classes.ids, *classes.names)),
+            f"its sub-folders are classes: pass {_paths(images.source, unnamed)}" if inside else
+            f"classes: {', '.join(few)}; rename the folder, or pass --classes FILE")
     table: dict[str, int] = {}
     for folder in folders:
-        named = by_name.get(_plain(folder), [])
-        if folder not in index and len(named) > 1:
-            raise InvalidInput(f"{images.source}: folder {folder!r} is the name of {len(named)} classes",
-                               f"call it by its id: {', '.join(classes.ids[k] for k in named)}")
-        found = index.get(folder, named[0] if named else None)
-        if found is None and numbers:
-            found = int(folder)
-        if found is None:
-            few = classes.ids if len(classes.ids) <= 8 else (*classes.ids[:6], "…")
+        if folder in by_id and named[folder] and by_id[folder] not in named[folder]:
             raise InvalidInput(
-                f"{images.source}: folder {folder!r} is none of the model's {len(classes.ids)} classes"
-                f"{suggest(folder, (*classes.ids, *classes.names))}",
-                f"classes: {', '.join(few)}; rename the folder, or pass --classes FILE")
-        table[folder] = found
-    return tuple(table[item.folder] for item in images.items), classes, assumed
+                f"{source}: folder {folder!r} can be read in two ways, for other folders go by name: by its id it is "
+                f"output {by_id[folder]}, by its name output {named[folder][0]}", "call all folders by their ids")
+        if folder not in by_id and len(named[folder]) > 1:
+            raise InvalidInput(f"{source}: folder {folder!r} is the name of {len(named[folder])} classes",
+                               f"call it by its id: {', '.join(classes.ids[k] for k in named[folder])}")
+        table[folder] = by_id[folder] if folder in by_id else named[folder][0]
+    return _distinct(images, classes, table)
+
+
+def _by_index(images: ImageSet, classes: ClassMap) -> dict[str, int]:
+    """Return folders that are numbers as class indices from 0, unless they may count from elsewhere."""
+    source, outputs = printable(images.source), len(classes.ids)
+    table = {folder: int(folder) for folder in images.folders}
+    numbers = sorted(table.values())
+    background = _plain(classes.names[0]) in _BACKGROUND
+    hint = "call the folders by the names or ids of the class map"
+    if numbers[-1] >= outputs:
+        if numbers[0] >= 1 and numbers[-1] == outputs:
+            hint = f"they seem to count from 1; {hint}"
+        raise InvalidInput(f"{source}: folder {str(numbers[-1])!r} is none of the model's {outputs} classes: indices "
+                           f"go from 0 to {outputs - 1}", hint)
+    if not background and len(numbers) > 1 and numbers == list(range(1, len(numbers) + 1)):
+        raise InvalidInput(
+            f"{source}: the folders are numbers from 1 to {numbers[-1]} that can be read in two ways: as indices from "
+            f"0 (folder '1' is {classes.names[1]!r}) or counted from 1 (folder '1' is {classes.names[0]!r})", hint)
+    if background and numbers[0] == 0 and numbers[-1] < outputs - 1:
+        raise InvalidInput(
+            f"{source}: the folders are numbers that can be read in two ways: as outputs (folder '0' is "
+            f"{classes.names[0]!r}) or as classes behind it (folder '0' is {classes.names[1]!r})", hint)
+    return table
+
+
+def _distinct(images: ImageSet, classes: ClassMap, table: dict[str, int]) -> dict[str, int]:
+    """Return the table; refuse two folders that are one class."""
+    first: dict[int, str] = {}
+    for folder, k in table.items():
+        if k in first:
+            raise InvalidInput(f"{printable(images.source)}: folders {first[k]!r} and {folder!r} are both class "
+                               f"{classes.names[k]!r}", "put their images into one folder, or rename one")
+        first[k] = folder
+    return table
+
+
+def _assumed(images: ImageSet, outputs: int) -> tuple[ClassMap, dict[str, int]]:
+    """Return the class map of a model that has none, and the class index of each folder.
+
+    Raises:
+        InvalidInput: The folders do not say it, or two usual orders of theirs disagree.
+    """
+    source, folders, wnids = printable(images.source), images.folders, imagenet_wnids()
+    if outputs == len(wnids) and set(folders) <= set(wnids):
+        rank = {name: k for k, name in enumerate(wnids)}
+        return ClassMap(ids=wnids, names=wnids), {folder: rank[folder] for folder in folders}
+    hint = "pass --classes FILE with one class per line, in the order of the outputs"
+    below = subfolders(images)
+    if len(below) == len(folders):
+        inside = sorted({name for names in below.values() for name in names})
+        if len(inside) == outputs and inside != list(folders):
+            raise InvalidInput(
+                f"{source}: the class folders hold only folders, and both fit the model's {outputs} outputs: "
+                f"{_listed(folders)}, and {_listed(inside)} below them",
+                f"pass {_paths(images.source, folders)}, or --classes FILE")
+    if all(_is_split(folder) for folder in folders):
+        raise InvalidInput(f"{source}: {_listed(folders)} are splits of a data set, not classes",
+                           f"pass the one to evaluate: {_paths(images.source, folders)}; or {hint}")
+    if len(folders) == outputs:
+        _refuse_two_orders(images, hint)
+        return ClassMap(ids=folders, names=folders), {folder: k for k, folder in enumerate(folders)}
+    readings = ""
+    if all(folder.isdecimal() for folder in folders):
+        last = int(folders[-1])
+        ways = {"as an index from 0": last, "counted from 1": last - 1, "sorted": len(folders) - 1,
+                "behind a background class": last + 1}
+        readings = f"; folder {folders[-1]!r} could be output " + ", ".join(
+            f"{place} ({way})" for way, place in ways.items() if 0 <= place < outputs)
+    raise InvalidInput(f"{source} has {len(folders)} class folders, the model has {outputs} outputs and no class map"
+                       + readings, hint + _background(len(folders), outputs))
+
+
+def _refuse_two_orders(images: ImageSet, hint: str) -> None:
+    """Refuse folder names that are sorted one way as text and another way by their numbers, or by composed accents."""
+    folders = list(images.folders)
+    orders = ((sorted(folders, key=_natural), "sorted as text, as ImageFolder does", "by number"),
+              (sorted(folders, key=_composed), "with the accents as they are stored here", "with composed accents"))
+    for other, first, second in orders:
+        if other != folders:
+            folder = next(name for name, place in zip(folders, other, strict=True) if name != place)
+            raise InvalidInput(
+                f"{printable(images.source)}: the folders can be read in two orders: {first}, {folder!r} is output "
+                f"{folders.index(folder)}; {second}, it is output {other.index(folder)}", hint)
+
+
+def _background(classes: int, outputs: int) -> str:
+    return "; a background class, the first output in some frameworks, has a line too" if outputs == classes + 1 else ""
+
+
+def _natural(name: str) -> str:
+    """Return the key that sorts the numbers in names by their value."""
+    return re.sub(r"\d+", lambda number: number.group().zfill(24), name)
 
 
 def accepted(images: ImageSet, classes: ClassMap, chosen: Sequence[int]) -> tuple[tuple[int, ...], ...] | None:
@@ -258,22 +468,66 @@ def stratified(items: Sequence[Item], per_class: int) -> tuple[int, ...]:
     Which ones is decided by a hash of their ids: the same under every condition, on every machine, and for the images
     that stay when others are added.
     """
-    folders: dict[str, list[int]] = {}
+    return tuple(sorted(k for members in _by_folder(items) for _, k in members[:per_class]))
+
+
+def spread(items: Sequence[Item], count: int) -> tuple[int, ...]:
+    """Return indices of a fixed choice of `count` items, or all where there are fewer, spread evenly over the folders.
+
+    Chosen by the hashes of `stratified`; with fewer items than folders, these also decide which folders are in it.
+    """
+    ranked = sorted((rank, digest, k) for members in _by_folder(items) for rank, (digest, k) in enumerate(members))
+    return tuple(sorted(k for _, _, k in ranked[:count]))
+
+
+def _by_folder(items: Sequence[Item]) -> list[list[tuple[bytes, int]]]:
+    """Return for each folder its items as (hash of the id, index), in the order of the hashes."""
+    folders: dict[str, list[tuple[bytes, int]]] = {}
     for k, item in enumerate(items):
-        folders.setdefault(item.folder, []).append(k)
-    chosen: list[int] = []
-    for members in folders.values():
-        members.sort(key=lambda k: hashlib.sha256(items[k].id.encode(errors="surrogateescape")).digest())
-        chosen += members[:per_class]
-    return tuple(sorted(chosen))
+        digest = hashlib.sha256(item.id.encode(errors="surrogateescape")).digest()
+        folders.setdefault(item.folder, []).append((digest, k))
+    return [sorted(members) for members in folders.values()]
 
 
-def _is_index(folder: str, outputs: int) -> bool:
-    return folder.isdecimal() and int(folder) < outputs
+def distinguished(sets: Sequence[ImageSet]) -> tuple[ImageSet, ...]:
+    """Return the sets with names of their own: where several have one, the folders above them are added to it.
+
+    ``site-a/val`` and ``site-b/val`` become ``val@site-a`` and ``val@site-b``. Sets whose names say their protocol keep
+    them.
+
+    Raises:
+        UsageError: A folder is given twice, or two folders are the same benchmark.
+    """
+    renamed = list(sets)
+    for name, count in Counter(one.name for one in sets).items():
+        if count == 1:
+            continue
+        twins = [k for k, one in enumerate(sets) if one.name == name]
+        sources = [str(Path(sets[k].source).resolve()) for k in twins]
+        if len(set(sources)) < count:
+            raise UsageError(f"{sets[twins[-1]].source} is given twice", "name each data folder once")
+        if name in RESERVED or name.startswith(("pug/", "vtab/")):
+            raise UsageError(f"two data sets are called {name!r}: {sources[0]} and {sources[1]}",
+                             "profile them into different --out folders")
+        above = [list(Path(source).parts[:-1]) for source in sources]
+        while all(above) and len({parts[-1] for parts in above}) == 1:
+            above = [parts[:-1] for parts in above]
+        labels = [parts[-1].strip("/") or "root" if parts else "root" for parts in above]
+        if len(set(labels)) < count:
+            labels = [f"{label}.{number}" for number, label in enumerate(labels, 1)]
+        for k, label in zip(twins, labels, strict=True):
+            renamed[k] = replace(sets[k], name=f"{name}@{label}",
+                                 understood=f"{sets[k].understood}, called {name}@{label}")
+    return tuple(renamed)
+
+
+def _composed(name: str) -> str:
+    """Return a name with its accents in the composed form: macOS stores the decomposed one."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _plain(name: str) -> str:
-    return name.casefold().replace("_", " ").strip()
+    return _composed(_composed(name).casefold()).replace("_", " ").strip()
 
 
 def identity(images: ImageSet, kept: Sequence[int], hashes: Sequence[str], wanted: Sequence[int]) -> DatasetIdentity:

@@ -39,7 +39,7 @@ from edgebench.conversion import (
     samples,
     to_onnx,
 )
-from edgebench.datasets import ImageSet
+from edgebench.datasets import ImageSet, doubts
 from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput, UsageError, writing
 from edgebench.imagecache import ImageCache, cached
 from edgebench.properties import CLEAN
@@ -218,7 +218,8 @@ class Exporter:
         if recipe.precision == "fp32" and measured is not None:
             _refuse_disparity(measured, reference[OUTPUT] if OUTPUT in reference else next(iter(reference.values())),
                               recipe)
-        caveats = [*source.caveats, *_calibration_caveats(drawn[0] if drawn else None), *([doubt] if doubt else []),
+        caveats = [*source.caveats, *_calibration_caveats(drawn[0] if drawn else None, self._wanted.calibration),
+                   *([doubt] if doubt else []),
                    *_parity_caveats(measured, recipe)]
         answers = next(iter(reference.values()))
         golden = io.BytesIO()
@@ -433,9 +434,11 @@ def _draw(calibration: ImageSet | None, quantization: Quantization, source: Sour
                           digest=hashlib.sha256("".join(hashes).encode()).hexdigest(), image_sha256=hashes), pixels
 
 
-def _calibration_caveats(calibration: CalibrationSet | None) -> tuple[Caveat, ...]:
-    if calibration is None or calibration.images >= MIN_CALIBRATION_IMAGES:
+def _calibration_caveats(calibration: CalibrationSet | None, images: ImageSet | None) -> tuple[Caveat, ...]:
+    if calibration is None or images is None:
         return ()
-    return (Caveat(code="few-calibration-images", hint="pass more images with --calibration-data",
-                   message=f"INT8 ranges come from {calibration.images} images; {MIN_CALIBRATION_IMAGES} or more are "
-                           "usual"),)
+    few = (Caveat(code="few-calibration-images", hint="pass more images with --calibration-data",
+                  message=f"INT8 ranges come from {calibration.images} images; {MIN_CALIBRATION_IMAGES} or more are "
+                          "usual"),) if calibration.images < MIN_CALIBRATION_IMAGES else ()
+    return (*few, *(replace(one, message=f"calibration images of {one.message}") for one in doubts(images)
+                    if one.code == "images-passed-over"))

@@ -24,22 +24,21 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL import __version__ as pillow_version
 from platformdirs import user_cache_path
 
-from edgebench.datasets import Item
+from edgebench.datasets import MAX_UNREADABLE, Item
 from edgebench.errors import InvalidInput, writing
 from edgebench.record import Preprocess, decode, read_json, to_builtins, write_json
+from edgebench.walk import kind_of, printable, unreadable
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 T = TypeVar("T")
 R = TypeVar("R")
-# Raised when the same file and preprocessing give other pixels: 2 reads 16-bit images.
-VERSION = 2
+# Raised when the same file and preprocessing give other pixels or another account: 3 notes how far 16 bits are used.
+VERSION = 3
 # What decoders raise on damaged files, and we on images of no agreed form. Pillow's parsers also let through what a
 # wrong byte makes of their own arithmetic and look-ups.
 _UNREADABLE = (OSError, ValueError, SyntaxError, ArithmeticError, LookupError, TypeError, AttributeError, EOFError,
                RuntimeError, struct.error, zlib.error, Image.DecompressionBombError)
-# Above this share of undecodable images the data set itself is in doubt.
-MAX_UNREADABLE = 0.01
 MAX_PIXELS = 89_478_485
 CACHE_HINT = "free some space, or point EDGEBENCH_CACHE at a folder on a larger disk"
 _RESAMPLING = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR,
@@ -52,14 +51,16 @@ def cache_root() -> Path:
     return Path(chosen) if chosen else user_cache_path("edgebench")
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, gray_bits: int = 16) -> Image.Image:
     """Return the image in 8-bit RGB by fixed rules.
 
-    Gray is repeated, CMYK and palettes are converted, an alpha channel is dropped, 16-bit gray keeps its upper 8 bits.
-    An EXIF orientation is not applied: training pipelines do not apply it either (callers count such images).
+    Gray is repeated, CMYK, L*a*b* and palettes are converted, an alpha channel is dropped, 16-bit gray keeps the upper
+    8 of its `gray_bits` bits. An EXIF orientation is not applied: training pipelines do not apply it either (callers
+    count such images).
 
     Raises:
-        ValueError: Floating-point pixels, or integers beyond 16 bits: their range is nobody's convention.
+        ValueError: Floating-point pixels, integers beyond 16 bits (their range is nobody's convention), values beyond
+            `gray_bits`, or 16-bit colour where these are fewer than 16.
     """
     if image.mode == "F":
         raise ValueError("floating-point pixels have no agreed range: save it with 8 or 16 bits")
@@ -67,8 +68,32 @@ def to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65_535:
             raise ValueError("integers beyond 16 bits have no agreed range: save it with 8 or 16 bits")
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+        if values.max() >= 2 ** gray_bits:
+            raise ValueError(f"a value of {values.max()} is beyond gray_bits = {gray_bits} of the preprocessing")
+        return Image.fromarray((values >> (gray_bits - 8)).astype(np.uint8)).convert("RGB")
+    if gray_bits != 16 and deep_colour(image):
+        raise ValueError(f"gray_bits = {gray_bits} is for gray, and of 16-bit colour Pillow keeps the upper 8 bits: "
+                         "save it with 8")
     return image.convert("RGB")
+
+
+def deep_colour(image: Image.Image) -> bool:
+    """Return whether the file has 16 bits per channel of several, of which Pillow reads the upper 8."""
+    return image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
+def _used_bits(image: Image.Image, *, deep: bool) -> int:
+    """Return how many bits the largest value of a 16-bit image takes; 0 for an image of 8 bits.
+
+    Args:
+        image: The picture, after its pixels were read.
+        deep: Whether it was `deep_colour` before.
+    """
+    if deep:
+        return 8 + int(np.asarray(image.convert("RGB")).max()).bit_length()
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return max(1, int(np.asarray(image).max()).bit_length())
+    return 0
 
 
 def transform(image: Image.Image, preprocess: Preprocess) -> Pixels:
@@ -78,7 +103,7 @@ def transform(image: Image.Image, preprocess: Preprocess) -> Pixels:
         ValueError: The image is smaller than the model's input and `preprocess` does not resize; or so long and narrow
             that it would become larger than about 89 megapixels.
     """
-    picture = to_rgb(image)
+    picture = to_rgb(image, preprocess.gray_bits)
     if preprocess.border_px:
         cut = preprocess.border_px
         picture = picture.crop((cut, cut, picture.width - cut, picture.height - cut))
@@ -129,6 +154,7 @@ class _Index:
     hashes: tuple[str, ...]
     unreadable: tuple[tuple[str, str], ...]
     rotated: int
+    narrow: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +175,8 @@ class ImageCache:
     """(item id, reason)."""
     rotated: int
     """Images whose EXIF data ask to be turned, which is not done."""
+    narrow: tuple[int, int] | None = None
+    """(8, 10, 12 or 14 bits that hold the largest value of all 16-bit images, their number); None: none do."""
 
     def pixels(self) -> Pixels:
         """Return all kept images (N, H, W, 3) uint8, mapped from disk."""
@@ -183,7 +211,8 @@ def load_cache(folder: Path) -> ImageCache:
     if not pixels.is_file() or pixels.stat().st_size != size:
         raise InvalidInput(f"{pixels} is not whole: expected {size} bytes")
     return ImageCache(folder=folder, preprocess=index.preprocess, condition=index.condition, size_px=index.size_px,
-                      kept=index.kept, hashes=index.hashes, unreadable=index.unreadable, rotated=index.rotated)
+                      kept=index.kept, hashes=index.hashes, unreadable=index.unreadable, rotated=index.rotated,
+                      narrow=index.narrow)
 
 
 def cached(items: Sequence[Item], preprocess: Preprocess,
@@ -209,10 +238,12 @@ def cached(items: Sequence[Item], preprocess: Preprocess,
         found = _decode_all(items, view, folder, progress)
         if len(found.unreadable) > max(1, MAX_UNREADABLE * len(items)) or not found.kept:
             name, reason = found.unreadable[0]
-            raise InvalidInput(f"{len(found.unreadable)} of {len(items)} images cannot be decoded, the first: {name}: "
-                               f"{reason}", "repair or remove them; up to 1 % would have been left out and named")
+            raise InvalidInput(f"{len(found.unreadable)} of {len(items)} images cannot be decoded, the first: "
+                               f"{printable(name)}: {reason}",
+                               "repair or remove them; up to 1 % would have been left out and named")
         return _Index(preprocess=preprocess, condition=condition, size_px=size, kept=found.kept, hashes=found.hashes,
-                      unreadable=found.unreadable, rotated=found.rotated)
+                      unreadable=found.unreadable, rotated=found.rotated,
+                      narrow=_narrow(found.used_bits) if preprocess.gray_bits == 16 else None)
 
     return _once(_key(items, preprocess, condition), len(items) * size[0] * size[1] * 3, fill)
 
@@ -306,6 +337,14 @@ class _Decoded:
     hashes: tuple[str, ...]
     unreadable: tuple[tuple[str, str], ...]
     rotated: int
+    used_bits: tuple[int, ...]
+    """Per 16-bit image."""
+
+
+def _narrow(used_bits: Sequence[int]) -> tuple[int, int] | None:
+    """Return the bits of a usual depth that hold all 16-bit images, and how many these are."""
+    bits = next((bits for bits in (8, 10, 12, 14) if used_bits and max(used_bits) <= bits), None)
+    return (bits, len(used_bits)) if bits is not None else None
 
 
 def _decode_all(items: Sequence[Item], view: Callable[[Image.Image], Pixels], folder: Path,
@@ -314,23 +353,26 @@ def _decode_all(items: Sequence[Item], view: Callable[[Image.Image], Pixels], fo
     hashes: list[str] = []
     unreadable: list[tuple[str, str]] = []
     rotated = 0
+    used_bits: list[int] = []
 
-    def one(item: Item) -> tuple[str, Pixels | str, bool]:
+    def one(item: Item) -> tuple[str, Pixels | str, bool, int]:
         return _decode(item, view)
 
     with (folder / "images.u8").open("wb") as file, warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         # Pillow warns about odd metadata and large images; the pixels and our own limit decide here.
         warnings.simplefilter("ignore")
-        for k, (digest, result, turned) in enumerate(_bounded_map(pool, one, items)):
+        for k, (digest, result, turned, bits) in enumerate(_bounded_map(pool, one, items)):
             hashes.append(digest)
             rotated += turned
+            used_bits += [bits] if bits else []
             if isinstance(result, str):
                 unreadable.append((items[k].id, result))
             else:
                 kept.append(k)
                 file.write(result.tobytes())
             progress(k + 1, len(items))
-    return _Decoded(kept=tuple(kept), hashes=tuple(hashes), unreadable=tuple(unreadable), rotated=rotated)
+    return _Decoded(kept=tuple(kept), hashes=tuple(hashes), unreadable=tuple(unreadable), rotated=rotated,
+                    used_bits=tuple(used_bits))
 
 
 def _bounded_map(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Sequence[T], ahead: int = 64,
@@ -344,29 +386,36 @@ def _bounded_map(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Se
         yield result
 
 
-def _decode(item: Item, view: Callable[[Image.Image], Pixels]) -> tuple[str, Pixels | str, bool]:
-    """Return the file's hash, the pixels or why there are none, and whether EXIF data ask to turn them."""
+def _decode(item: Item, view: Callable[[Image.Image], Pixels]) -> tuple[str, Pixels | str, bool, int]:
+    """Return the file's hash, the pixels or why there are none, whether EXIF data ask to turn them, and `_used_bits`.
+
+    Raises:
+        InvalidInput: The file cannot be read at all.
+    """
     if item.row is not None:
         row = _array_of(item.path)[item.row]
         digest = hashlib.sha256(np.ascontiguousarray(row).tobytes()).hexdigest()
         try:
-            return digest, view(Image.fromarray(row)), False
+            return digest, view(Image.fromarray(row)), False, 0
         except ValueError as error:
-            return digest, str(error), False
+            return digest, str(error), False, 0
     try:
         content = item.path.read_bytes()
     except OSError as error:
-        return "", error.strerror or str(error), False
+        raise unreadable(item.path, error) from error
     digest = hashlib.sha256(content).hexdigest()
     try:
         with Image.open(io.BytesIO(content)) as image:
             if image.width * image.height > MAX_PIXELS:
-                return digest, f"{image.width}×{image.height} pixels, more than the limit of {MAX_PIXELS:,}", False
-            return digest, view(image), image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+                return digest, f"{image.width}×{image.height} pixels, more than the limit of {MAX_PIXELS:,}", False, 0
+            deep = deep_colour(image)
+            pixels = view(image)
+            return (digest, pixels, image.getexif().get(ExifTags.Base.Orientation, 1) != 1,
+                    _used_bits(image, deep=deep))
     except UnidentifiedImageError:
-        return digest, "not an image" if content else "empty file", False
+        return digest, kind_of(content[:512]) or "not an image", False, 0
     except _UNREADABLE as error:
-        return digest, str(error) or type(error).__name__, False
+        return digest, str(error) or type(error).__name__, False, 0
 
 
 @lru_cache(maxsize=1)

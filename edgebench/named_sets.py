@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -27,17 +29,19 @@ from edgebench.datasets import (
     ImageSet,
     Item,
     describe,
+    doubts,
     imagenet_wnids,
-    images_below,
     labelled_folder,
     open_images,
 )
 from edgebench.errors import InvalidInput, MissingDependency, UsageError
 from edgebench.pug import MAP_FILE, SUBSETS, check_map, read_map
+from edgebench.walk import FOREIGN, LOOSE, PassedOver, entries, told, top_level, walk
 
 PUG, VTAB, OOD = "pug", "vtab", "ood"
 SPLITS = ("train800", "val200", "test")
 _CLASSES_OF = {IMAGENET_A: frozenset(class_subsets.IMAGENET_A), IMAGENET_R: frozenset(class_subsets.IMAGENET_R)}
+_CUE_CONFLICT_FILE = re.compile(r"[a-z]+\d+-[a-z]+\d+\.png")
 _FLAT_MAPS = ("imagenet_2012_validation_synset_labels.txt", "synset_labels.txt")
 
 
@@ -114,11 +118,13 @@ def fit_sets(location: str) -> tuple[tuple[ImageSet, ...], tuple[Unfit, ...]]:
         found = tuple(one for there, _ in opened for one in there)
         unfit = tuple(one for _, faulty in opened for one in faulty)
         if found:
-            return found, unfit
+            foreign = _foreign(root)
+            return (replace(found[0], passed_over=(*found[0].passed_over, *foreign)), *found[1:]), unfit
         if unfit:
             raise unfit[0].error
         itself = next((layout for layout in LAYOUTS
-                       if {root.name, root.resolve().name} & set(layout.folders) and _fits(layout, root)), None)
+                       if {root.name, root.resolve().name} & set(layout.folders) and _fits(layout, root)
+                       and _is_certain(layout, root)), None)
         if itself is not None:
             found, unfit = _open(itself, root)
             if not found and unfit:
@@ -201,22 +207,43 @@ def _by_name(root: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _places(root: Path) -> list[tuple[Layout, Path]]:
-    found = []
+    found: list[tuple[Layout, Path]] = []
+    certain = False
     for layout in LAYOUTS:
-        folder = next((root / one for one in layout.folders
-                       if (root / one).is_dir() and _fits(layout, root / one)), None)
+        folder = next((root / place for place in layout.folders
+                       if (root / place).is_dir() and _fits(layout, root / place)), None)
         if folder is not None:
             found.append((layout, folder))
-    # A folder called "ood" alone may as well be a class of the user's own.
-    return found if any(layout.name != OOD for layout, _ in found) else []
+            certain = certain or _is_certain(layout, folder)
+    # A set that only its name shows may as well be a class of the user's own: then other folders lie beside it.
+    if certain or (found and not _foreign(root) and any(layout.name != OOD for layout, _ in found)):
+        return found
+    return []
+
+
+def _foreign(root: Path) -> tuple[PassedOver, ...]:
+    """Return the folders of a data root that are no set's, and images that lie loose in it."""
+    places = {place.partition("/")[0] for layout in LAYOUTS for place in layout.folders} | {"imagenet-x"}
+    folders, beside = top_level(root)
+    return (*(PassedOver(reason=FOREIGN, path=folder.name) for folder in folders if folder.name not in places),
+            *(one for one in beside if one.reason == LOOSE))
+
+
+def _is_certain(layout: Layout, folder: Path) -> bool:
+    """Return whether the content of a folder shows the set, not only its name."""
+    names = [entry.name for entry in entries(folder)]
+    wnids = set(imagenet_wnids())
+    if layout.name in (IMAGENET_VAL, f"{OOD}/imagenet-o"):
+        return any(name in wnids or name.startswith("ILSVRC2012_") for name in names)
+    if layout.name == CUE_CONFLICT:
+        return any(_CUE_CONFLICT_FILE.fullmatch(entry.name) for name in names if (folder / name).is_dir()
+                   for entry in entries(folder / name))
+    return layout.name != OOD
 
 
 def _fits(layout: Layout, folder: Path) -> bool:
     """Return whether a folder of the right name also looks like the set: user's classes may have any name."""
-    try:
-        below = [entry.name for entry in folder.iterdir()]
-    except OSError as error:
-        raise InvalidInput(f"cannot read {folder}: {error.strerror}") from error
+    below = [entry.name for entry in entries(folder)]
     wnids = set(imagenet_wnids())
     if layout.name == IMAGENET_V2:
         return any(name in wnids or name.isdecimal() for name in below)
@@ -252,7 +279,7 @@ def _look(layout: Layout, root: Path, folder: Path | None) -> Finding:
         notes.append(f"published with {layout.images:,} images")
     if layout.classes is not None and one.classes != layout.classes:
         notes.append(f"published with {layout.classes:,} classes")
-    notes += faults
+    notes += [note for images in sets for note in _notes(images)] + faults
     whole = not faults and layout.images in (None, images) and layout.classes in (None, one.classes)
     return Finding(name=layout.name, state="complete" if whole else "partial", where=str(folder), images=images,
                    published=layout.images, classes=one.classes, digest=one.digest, note="; ".join(notes),
@@ -271,7 +298,11 @@ def _finding(images: ImageSet) -> Finding:
     serves = [name for name in properties.NAMES if properties.get(name).passes([images.name])]
     return Finding(name=images.name, state="complete", where=images.source, images=len(images.items), published=None,
                    classes=len(images.folders), digest=_class_digest(images), serves=", ".join(serves),
-                   note=f"{images.understood}; {facts['folders']}")
+                   note="; ".join([f"{images.understood}; {facts['folders']}", *_notes(images)]))
+
+
+def _notes(images: ImageSet) -> list[str]:
+    return [one.message.removeprefix(f"{images.name}: ") for one in doubts(images)]
 
 
 def _class_digest(images: ImageSet) -> str:
@@ -283,7 +314,7 @@ def _class_digest(images: ImageSet) -> str:
 def _val(folder: Path) -> tuple[ImageSet, ...]:
     listing = next((place / name for place in (folder, folder.parent) for name in _FLAT_MAPS
                     if (place / name).is_file()), None)
-    flat = sorted(folder.glob("ILSVRC2012_val_*.JPEG"))
+    flat = [entry for entry in entries(folder) if fnmatchcase(entry.name, "ILSVRC2012_val_*.JPEG")]
     if not flat:
         return (labelled_folder(folder, IMAGENET_VAL, "data root with imagenet/val"),)
     if listing is None:
@@ -337,7 +368,7 @@ def _imagenet_labels(root: Path, name: str, *, numbers: bool = False) -> ImageSe
 def _corrupted(folder: Path) -> tuple[ImageSet, ...]:
     conditions = {f"{kind.name}:{severity.name}": severity
                   for kind in _folders(folder)
-                  for severity in sorted(kind.iterdir()) if severity.name in {"1", "2", "3", "4", "5"}}
+                  for severity in _folders(kind) if severity.name in {"1", "2", "3", "4", "5"}}
     first = next(iter(conditions.values()))
     whole = _imagenet_labels(first, IMAGENET_C)
     return (replace(whole, source=str(folder), conditions=conditions,
@@ -427,17 +458,19 @@ def _array_items(file: Path) -> tuple[Item, ...]:
 
 
 def _ood(root: Path) -> ImageSet:
+    below = walk(root)
     items = tuple(Item(id=path.relative_to(root).as_posix(), path=path, folder=OOD, labels=(0,))
-                  for path in images_below(root))
+                  for path in below.images)
     if not items:
-        raise InvalidInput(f"{root} holds no images")
+        clause = told(below.passed_over)
+        raise InvalidInput(f"{root} holds no images" + (f": {clause}" if clause else ""))
     name = root.resolve().name
-    return ImageSet(name=f"{OOD}/{name}", source=str(root), items=items,
+    return ImageSet(name=f"{OOD}/{name}", source=str(root), items=items, passed_over=below.passed_over,
                     understood=f"out of distribution, {name}: {len(items)} images")
 
 
 def _folders(root: Path) -> list[Path]:
-    return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__")))
+    return list(top_level(root)[0])
 
 
 LAYOUTS: Sequence[Layout] = (

@@ -13,16 +13,20 @@ from edgebench.datasets import (
     IMAGENET_C,
     ImageSet,
     accepted,
+    distinguished,
+    doubts,
     identity,
+    spread,
     stratified,
     targets,
 )
-from edgebench.errors import InvalidInput, MissingDependency, UsageError
+from edgebench.errors import InvalidInput, MissingDependency
 from edgebench.evaluate import FEATURES
 from edgebench.imagecache import ImageCache, cached, corrupted
 from edgebench.named_sets import VTAB, Unfit, fit_sets, open_ood, under
 from edgebench.properties import CLEAN, Pass
 from edgebench.record import Artifact, Caveat, Preprocess, Skip
+from edgebench.walk import printable
 from edgebench.worker import PassJob
 
 # Of each class, under every generated corruption and level of invariance: RobustBench's number, and the least in all.
@@ -111,7 +115,7 @@ class Planner:
         """Return the plan for an artifact; empty where there is a `reason_against` it.
 
         Raises:
-            UsageError: Two data sets of one name.
+            UsageError: One data set twice.
             InvalidInput: Data that cannot be used where there are no others, or none for a property asked for by its
                 name; or an artifact that cannot be fed images.
         """
@@ -134,12 +138,9 @@ class Planner:
     def _sets(self, locations: tuple[str, ...]) -> tuple[dict[str, ImageSet], tuple[Unfit, ...]]:
         if locations not in self._opened:
             opened = [fit_sets(location) for location in locations]
-            everything = [one for found, _ in opened for one in found]
-            everything += [open_ood(location) for location in self._wanted.ood]
+            everything = distinguished([one for found, _ in opened for one in found]
+                                       + [open_ood(location) for location in self._wanted.ood])
             sets = {one.name: one for one in everything}
-            if len(sets) < len(everything):
-                twice = next(one.name for one in everything if sets[one.name] is not one)
-                raise UsageError(f"two data sets are called {twice!r}", "rename one of the folders")
             unfit = tuple(one for _, left_out in opened for one in left_out)
             for one in unfit:
                 self._note(f"data: {one.name} is left out: {one.error.message}; {one.error.hint}")
@@ -243,6 +244,7 @@ class Planner:
         cache = cached(images.items, preprocess,
                        lambda done, total: self._progress(f"decoding {images.name}", done / total))
         rows = tuple(row for row, k in enumerate(cache.kept) if cache.hashes[k] not in self._excluded)
+        self._refuse_lost_classes(images, cache)
         caveats += self._doubts(images, cache, len(cache.kept) - len(rows),
                                 f"{', '.join(used.ids[:3])}{', …' * (len(used.ids) > 3)}" if assumed else None)
         if not rows:
@@ -252,8 +254,21 @@ class Planner:
                                   labels=accepted(images, used, range(len(images.items))))
         return self._clean[key]
 
+    @staticmethod
+    def _refuse_lost_classes(images: ImageSet, cache: ImageCache) -> None:
+        """Raise InvalidInput where no image of a class could be decoded: every score would be of another set."""
+        lost = sorted(set(images.folders) - {images.items[k].folder for k in cache.kept})
+        if lost:
+            reasons = dict(cache.unreadable)
+            name, reason = next((item.id, reasons[item.id]) for item in images.items
+                                if item.folder == lost[0] and item.id in reasons)
+            raise InvalidInput(
+                f"{images.name}: no image of class {printable(lost[0])!r}"
+                + (f" (and of {len(lost) - 1} other classes)" if len(lost) > 1 else "")
+                + f" can be decoded, the first: {printable(name)}: {reason}", "repair or remove them")
+
     def _doubts(self, images: ImageSet, cache: ImageCache, removed: int, assumed: str | None) -> list[Caveat]:
-        found = []
+        found = list(doubts(images))
         if assumed:
             found.append(Caveat(code="assumed-classes", hint="pass --classes FILE to be certain",
                                 message=f"{images.name}: the model has no class map; its outputs were taken to be "
@@ -263,7 +278,15 @@ class Planner:
             found.append(Caveat(
                 code="unreadable-images", hint="repair or remove them; every variant left out the same images",
                 message=f"{images.name}: {len(cache.unreadable)} of {len(images.items)} images left out, "
-                        f"the first: {name}: {reason}"))
+                        f"the first: {printable(name)}: {reason}"))
+        if cache.narrow and images.name not in properties.PUBLISHED:
+            bits, count = cache.narrow
+            found.append(Caveat(
+                code="sixteen-bit-range",
+                hint=f"gray_bits = {bits} in the --preprocess file scales gray ones to the full range; save "
+                     "colour ones with 8 bits",
+                message=f"{images.name}: {count} images have 16 bits per pixel, and their largest value fits in "
+                        f"{bits}: the model sees them at a {2 ** (16 - bits)}th of the brightness"))
         if cache.rotated and images.name not in properties.PUBLISHED:
             found.append(Caveat(
                 code="exif-orientation", hint="turn them for good if the deployed camera pipeline would",
@@ -282,10 +305,10 @@ class Planner:
         if self._wanted.sweep_images == 0:
             return tuple(among)
         items = [images.items[k] for k in among]
-        folders = len({item.folder for item in items})
-        per_class = max(PER_CLASS, math.ceil(AT_LEAST / folders)) if self._wanted.sweep_images is None \
-            else math.ceil(self._wanted.sweep_images / folders)
-        return tuple(among[k] for k in stratified(items, per_class))
+        if self._wanted.sweep_images is None:
+            folders = len({item.folder for item in items})
+            return tuple(among[k] for k in stratified(items, max(PER_CLASS, math.ceil(AT_LEAST / folders))))
+        return tuple(among[k] for k in spread(items, self._wanted.sweep_images))
 
     def _job(self, needed: Pass, clean: _Clean, preprocess: Preprocess, artifact: Artifact) -> PassJob | str | None:
         """Return the pass's job, why it cannot be run, or None where it is the clean pass under another name."""

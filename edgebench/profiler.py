@@ -31,7 +31,7 @@ from edgebench import (
     sustained,
 )
 from edgebench.baselines import Baselines
-from edgebench.datasets import ImageSet, open_images
+from edgebench.datasets import ImageSet, distinguished, open_images
 from edgebench.decisions import DECISIONS, of_runs
 from edgebench.errors import (
     CannotMeasure,
@@ -228,7 +228,7 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
         raise UsageError(f"--paired {request.paired:.1%} plans how many rounds there are, and --until ends them",
                          "give --paired a number of rounds, the most that there may be, or leave it away")
     _check_writable(request.out)
-    images = [one for location in request.data for one in fit_sets(location)[0]]
+    images = distinguished([one for location in request.data for one in fit_sets(location)[0]])
     for one in images:
         note(f"data: {one.understood}")
     result = Result(out=request.out)

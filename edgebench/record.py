@@ -85,6 +85,8 @@ class Preprocess:
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
     border_px: int = 0
     """Pixels cut off each side before anything else."""
+    gray_bits: int = 16
+    """Bits that 16-bit gray images use: 10, 12 or 14 of a sensor are scaled to the full range."""
     preset: str = "native"
     """``native``: what the weights were tuned for."""
 
@@ -95,6 +97,7 @@ class Preprocess:
         check(self.resize != "shortest" or self.resize_px is not None, "resize_px for resize 'shortest'", None)
         check(self.resize != "none" or self.resize_px is None, "no resize_px for resize 'none'", self.resize_px)
         check(self.border_px >= 0, "border_px of 0 or more", self.border_px)
+        check(8 <= self.gray_bits <= 16, "gray_bits from 8 to 16", self.gray_bits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

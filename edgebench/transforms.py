@@ -149,7 +149,7 @@ def render(image: Image.Image, preprocess: Preprocess, condition: str) -> Pixels
     # The cache renders every condition, and so imports this module.
     from edgebench.imagecache import to_rgb
 
-    picture = to_rgb(image)
+    picture = to_rgb(image, preprocess.gray_bits)
     if preprocess.border_px:
         cut = preprocess.border_px
         picture = picture.crop((cut, cut, picture.width - cut, picture.height - cut))

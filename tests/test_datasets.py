@@ -7,6 +7,7 @@ import importlib.util
 import os
 import shutil
 import sys
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -93,7 +94,7 @@ class TestTargets:
         assert (1, 2, 0) == datasets.targets(images_of("0", "1", "2"), classes, 3)[0]
 
     def test_number_beyond_the_outputs_is_not_a_class(self):
-        with pytest.raises(InvalidInput, match="folder '0' is none of the model's 3 classes"):
+        with pytest.raises(InvalidInput, match="folder '3' is none of the model's 3 classes"):
             datasets.targets(images_of("0", "3"), ANIMALS, 3)
 
     def test_numbers_among_names_are_not_class_indices(self):
@@ -129,12 +130,93 @@ class TestTargets:
         found, classes, assumed = datasets.targets(images_of("owl", "cat", "dog"), None, 3)
         assert ((2, 0, 1), ("cat", "dog", "owl"), True) == (found, classes.ids, assumed)
 
-    @pytest.mark.parametrize("present", [range(12), (0, 1, 2, 10, 11), (10, 2)], ids=["all", "five", "two"])
-    def test_numeric_folders_of_a_model_without_a_class_map_are_not_labelled_in_alphabetic_order(self, present):
-        # Sorted as text, folder 10 comes third and would be class 2.
-        found, classes, assumed = datasets.targets(images_of(*map(str, present)), None, 12)
-        assert (tuple(present), True) == (found, assumed)
-        assert tuple(map(str, range(12))) == classes.ids
+    @pytest.mark.parametrize("folders", [
+        [str(k) for k in range(12)], [str(k) for k in range(1, 13)], [f"class{k}" for k in range(12)],
+        ["2 euro", "10 euro"], ["0", "1", "2", "10", "11"], ["10", "2"]])
+    def test_numbers_that_are_sorted_in_two_ways_are_refused_without_a_class_map(self, folders):
+        # Sorted as text, as ImageFolder does, folder 10 comes before folder 2.
+        with pytest.raises(InvalidInput) as caught:
+            datasets.targets(images_of(*folders), None, len(folders))
+        assert "two orders" in caught.value.message
+        assert "--classes" in caught.value.hint
+        names = tuple(sorted(folders))
+        assert tuple(names.index(folder) for folder in folders) == datasets.targets(
+            images_of(*folders), ClassMap(ids=names, names=names), len(folders))[0]
+
+    def test_a_refusal_says_what_a_folder_would_be_in_either_order(self):
+        with pytest.raises(InvalidInput) as caught:
+            datasets.targets(images_of(*map(str, range(12))), None, 12)
+        # '0', '1', '10', '11', '2', …: the third folder differs first.
+        assert caught.value.message.endswith(
+            "sorted as text, as ImageFolder does, '10' is output 2; by number, it is output 10")
+
+    @pytest.mark.parametrize("folders", [
+        [str(k) for k in range(10)], [str(k) for k in range(1, 10)], [f"{k:02d}" for k in range(1, 13)],
+        [f"c{k:03d}" for k in range(12)]])
+    def test_numbers_that_every_order_sorts_alike_are_taken_in_that_order(self, folders):
+        found, _, assumed = datasets.targets(images_of(*folders), None, len(folders))
+        assert (tuple(range(len(folders))), True) == (found, assumed)
+
+    @pytest.mark.parametrize(("folders", "outputs"), [("0123", 5), ("1234", 5), ("013", 5), ("01", 1000)])
+    def test_fewer_numbers_than_outputs_are_refused_without_a_class_map(self, folders, outputs):
+        with pytest.raises(InvalidInput, match=f"has {len(folders)} class folders, the model has {outputs} outputs"):
+            datasets.targets(images_of(*folders), None, outputs)
+
+    def test_a_background_class_is_among_the_readings(self):
+        with pytest.raises(InvalidInput) as caught:
+            datasets.targets(images_of(*"0123"), None, 5)
+        assert caught.value.message.endswith("folder '3' could be output 3 (as an index from 0), 2 (counted from 1), "
+                                             "3 (sorted), 4 (behind a background class)")
+
+    def test_names_in_decomposed_form_are_the_same_names(self):
+        names = ("été", "Ångström", "한국")
+        stored = [unicodedata.normalize("NFD", name) for name in names]
+        assert list(names) != stored
+        composed, decomposed = ClassMap(ids=names, names=names), ClassMap(ids=tuple(stored), names=tuple(stored))
+        assert (0, 1, 2) == datasets.targets(images_of(*stored), composed, 3)[0]
+        assert (0, 1, 2) == datasets.targets(images_of(*names), decomposed, 3)[0]
+
+    def test_accents_that_change_the_order_are_refused_without_a_class_map(self):
+        with pytest.raises(InvalidInput, match="two orders"):
+            datasets.targets(images_of(unicodedata.normalize("NFD", "é"), "z"), None, 2)
+
+    def test_one_rule_for_all_folders_where_only_some_numbers_are_ids(self):
+        classes = ClassMap(ids=("1", "2", "3", "4"), names=("ash", "birch", "cedar", "elm"))
+        with pytest.raises(InvalidInput, match="two ways"):
+            datasets.targets(images_of("0", "1", "2", "3"), classes, 4)
+        assert (0, 3) == datasets.targets(images_of("1", "4"), classes, 4)[0]
+
+    @pytest.mark.parametrize(("folders", "message"), [("12", "from 1 to 2"), ("123", "none of the model's 3 classes")])
+    def test_numbers_from_1_are_no_indices_from_0(self, folders, message):
+        with pytest.raises(InvalidInput, match=message):
+            datasets.targets(images_of(*folders), ANIMALS, 3)
+
+    def test_numbers_before_a_background_class_are_refused_and_behind_it_taken(self):
+        classes = ClassMap(ids=("b", "x", "y"), names=("background", "ash", "birch"))
+        with pytest.raises(InvalidInput, match="two ways"):
+            datasets.targets(images_of("0", "1"), classes, 3)
+        assert (1, 2) == datasets.targets(images_of("1", "2"), classes, 3)[0]
+
+    def test_a_folder_that_is_one_class_by_id_and_another_by_name_is_refused_among_names(self):
+        classes = ClassMap(ids=("cat", "dog", "x"), names=("dog", "cat", "owl"))
+        with pytest.raises(InvalidInput, match="two ways"):
+            datasets.targets(images_of("cat", "owl"), classes, 3)
+
+    @pytest.mark.parametrize("folders", [("owl", "OWL"), ("Golden Retriever", "golden_retriever"), ("a1", "tabby cat"),
+                                         ("0", "00")])
+    def test_two_folders_of_one_class_are_refused(self, folders):
+        with pytest.raises(InvalidInput, match="are both class"):
+            datasets.targets(images_of(*folders), ANIMALS, 3)
+
+    def test_names_that_match_only_partly_are_counted(self):
+        with pytest.raises(InvalidInput, match="folder 'elk' is none of the model's 3 classes, nor is 1 of the other 2"):
+            datasets.targets(images_of("elk", "gnu", "owl"), ANIMALS, 3)
+
+    def test_splits_with_images_directly_in_them_are_not_classes(self):
+        with pytest.raises(InvalidInput, match="splits"):
+            datasets.targets(images_of("train", "val"), None, 2)
+        own = ClassMap(ids=("val", "train"), names=("val", "train"))
+        assert (1, 0) == datasets.targets(images_of("train", "val"), own, 2)[0]
 
     @pytest.mark.parametrize(("classes", "outputs"), [(ANIMALS, 3), (None, 3)], ids=["class map", "no class map"])
     def test_a_superscript_folder_name_is_no_number_and_does_not_crash(self, classes, outputs):

@@ -409,13 +409,24 @@ class TestBrokenImages:
         Image.new("1", (9459, 9459), 1).save(items[0].path)  # 89,472,681 pixels
         assert () == cached(items, SMALL).unreadable
 
-    def test_what_lies_there_but_cannot_be_read_has_no_hash(self, labelled_folder):
+    def test_what_lies_there_but_cannot_be_read_is_an_error_and_not_one_image_fewer(self, labelled_folder):
         items = open_images(str(labelled_folder)).items
         items[0].path.unlink()
         items[0].path.mkdir()
-        cache = cached(items, SMALL)
-        assert (("cat/000.png", "Is a directory"),) == cache.unreadable
-        assert "" == cache.hashes[0]
+        with pytest.raises(InvalidInput, match=r"cannot read .*cat/000\.png: Is a directory"):
+            cached(items, SMALL)
+
+    @pytest.mark.parametrize(("content", "word"), [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html><body>429</body></html>", "HTML"), (b"\0\0\0\x18ftypheic\0\0\0\0mif1", "HEIF"),
+        (b"\xff\x0a\xfa\x1f", "JPEG XL"), (b"PK\x03\x04\x14\0", "archive"), (bytes(300), "zeros"),
+        (b"\0\0\0\x20ftypisom", "video")])
+    def test_what_is_no_image_is_named_for_what_it_is(self, labelled_folder, content, word):
+        items = open_images(str(labelled_folder)).items
+        items[2].path.write_bytes(content)
+        ((name, reason),) = cached(items, SMALL).unreadable
+        assert items[2].id == name
+        assert word in reason
 
     @pytest.mark.parametrize("error", [TypeError, IndexError, KeyError, struct.error, zlib.error, OverflowError])
     def test_whatever_a_decoder_raises_costs_one_image_only(self, labelled_folder, monkeypatch, error):
