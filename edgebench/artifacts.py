@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from edgebench.backends import Feeds, Session
 from edgebench.errors import CannotMeasure, InvalidInput
 from edgebench.recipe import Recipe
-from edgebench.record import Artifact, FileEntry, load_artifact, sha256_file, write_json
+from edgebench.record import (
+    Artifact,
+    FileEntry,
+    load_artifact,
+    read_json,
+    seal_of,
+    sha256_file,
+    to_builtins,
+    write_json,
+)
 
 GOLDEN = "golden.npz"
 MANIFEST = "manifest.json"
@@ -21,16 +31,26 @@ RESOLUTIONS = "resolutions"
 
 def list_files(folder: Path) -> tuple[FileEntry, ...]:
     """Return every file below `folder` but the manifest, hashed."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     return tuple(
-        FileEntry(path=path.relative_to(folder).as_posix(), sha256=sha256_file(path), size_bytes=path.stat().st_size,
-                  deployed=path.name != GOLDEN and path.relative_to(folder).parts[0] != RESOLUTIONS)
-        for path in paths)
+        FileEntry(path=name, sha256=sha256_file(folder / name), size_bytes=(folder / name).stat().st_size,
+                  deployed=name != GOLDEN and PurePosixPath(name).parts[0] != RESOLUTIONS)
+        for name in _below(folder))
+
+
+def _below(folder: Path) -> list[str]:
+    """Return the paths of everything below `folder` that is no folder, but the manifest; links are not followed."""
+    found = []
+    for root, folders, files in os.walk(folder):
+        place = Path(root)
+        links = [name for name in folders if (place / name).is_symlink()]
+        found += [(place / name).relative_to(folder).as_posix() for name in (*files, *links)]
+    return sorted(name for name in found if name != MANIFEST)
 
 
 def write_manifest(folder: Path, artifact: Artifact) -> None:
     """Write the manifest: the folder is an artifact from then on."""
-    write_json(folder / MANIFEST, replace(artifact, sealed=artifact.digest))
+    data = to_builtins(replace(artifact, sealed=""))
+    write_json(folder / MANIFEST, {**data, "sealed": seal_of(data)})
 
 
 def is_artifact(path: Path) -> bool:
@@ -39,24 +59,42 @@ def is_artifact(path: Path) -> bool:
 
 
 def verify(folder: Path) -> Artifact:
-    """Return the manifest after checking that every file is there and unchanged.
+    """Return the manifest after checking that it is whole and that the folder holds its files, unchanged, and no other.
 
     Raises:
-        InvalidInput: A file is missing or altered, or there is no manifest.
+        InvalidInput: A file is missing, altered, unlisted or a link that leads out of the folder; the manifest was
+            altered, names a file that it does not list, or is not there.
     """
     artifact = load_artifact(folder)
+    manifest = folder / MANIFEST
+    again = "restore the file, or export again"
+    listed = {entry.path for entry in artifact.files}
+    named = {"entry": artifact.entry, "golden": artifact.golden,
+             **{f"resolutions[{k}].entry": one.entry for k, one in enumerate(artifact.resolutions)}}
+    for what, name in named.items():
+        if name is not None and name not in listed:
+            raise InvalidInput(f"{manifest}: {what} {name!r} is not one of its files", again)
+    strangers = sorted(set(_below(folder)) - listed)
+    if strangers:
+        rest = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
+        raise InvalidInput(f"{folder / strangers[0]}{rest} is not listed in {MANIFEST}",
+                           "move it out of the artifact folder, or export again")
+    root = folder.resolve()
     for entry in artifact.files:
         path = folder / entry.path
+        if path.is_symlink() and not path.resolve().is_relative_to(root):
+            raise InvalidInput(f"{path} is a link that leads out of the artifact folder",
+                               "copy the folder with its files instead of links: cp -rL")
         if not path.is_file():
             raise InvalidInput(f"{path} is missing; the manifest lists it with {entry.size_bytes} bytes",
                                "copy the whole artifact folder, external data included, or export again")
         digest = sha256_file(path)
         if digest != entry.sha256:
             raise InvalidInput(f"{path} was changed after export: expected SHA-256 {entry.sha256[:12]}…, "
-                               f"got {digest[:12]}…", "restore the file, or export again")
-    if artifact.digest != artifact.sealed:
-        raise InvalidInput(f"{folder / MANIFEST} was changed after export: its digest does not match",
-                           "restore the file, or export again")
+                               f"got {digest[:12]}…", again)
+    # Earlier versions sealed the digest alone.
+    if artifact.sealed not in (seal_of(read_json(manifest)), artifact.digest):
+        raise InvalidInput(f"{manifest} was changed after export: its seal does not match", again)
     return artifact
 
 

@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from edgebench.checks import check_inner_path, check_name, is_name
 from edgebench.errors import InvalidInput, UsageError, suggest
 from edgebench.history import HISTORY, Database, fetch, file_system, is_remote, joined, read_bytes, write_bytes
 from edgebench.properties import Pass
@@ -46,6 +47,11 @@ class Promotion:
     """UTC, ISO 8601."""
     by: str
     why: str
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "name")
+        check_name(self.variant, "variant")
+        check_inner_path(self.run, "run")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +137,8 @@ class Baselines:
             return None, (f"{variant}: no baseline: no run on {device} was promoted to {name!r} in "
                           f"{self._location}{suggest(name, [one for one in names if one != name])}")
         file = joined(self._location, mine[-1].run)
+        if not is_remote(file) and not Path(file).resolve().is_relative_to(Path(self._location).resolve()):
+            raise InvalidInput(f"{file} is a link that leads out of the history", "promote the run again")
         digest = hashlib.sha256(read_bytes(file)).hexdigest()
         if digest != mine[-1].run_sha256:
             raise InvalidInput(f"{file} was changed since it was promoted to {name!r} at {mine[-1].promoted_at}",
@@ -208,8 +216,8 @@ def promote(run: Run, file: Path, *, location: str, why: str, name: str = RELEAS
     """
     if not why.strip():
         raise UsageError("why is this run the new baseline?", "say it: --why 'release 2.1, accepted by the lab'")
-    if not name or "/" in name:
-        raise UsageError(f"expected a name without '/', got {name!r}")
+    if not is_name(name):
+        raise UsageError(f"expected a name without '/', ':' or a leading '.' or '-', got {name!r}")
     earlier, by = promotions(location), by or _who()
     digest = sha256_file(file)
     copy = f"{PROMOTED}/{digest[:16]}/{run.variant}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from edgebench.checks import check
+from edgebench.checks import check, check_name
 
 Kind = Literal["jetson", "gpu", "cpu", "board"]
 """``jetson``: an NVIDIA module with its own rails; ``gpu``: a discrete GPU; ``board``: other single-board computers."""
@@ -160,6 +160,7 @@ class Device:
     sources: tuple[Source, ...] = ()
 
     def __post_init__(self) -> None:
+        check_name(self.id, "id")
         check(self.total_power is None or set(self.total_power.labels) <= {rail.label for rail in self.rails},
               "a total of declared rails", self.total_power and self.total_power.labels)
         check(self.total_power is None or not self.total_power_reason, "a total or a reason, not both",

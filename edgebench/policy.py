@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from edgebench import metric_names
 from edgebench.catalog import content
-from edgebench.checks import check
+from edgebench.checks import check, check_name
 from edgebench.errors import InvalidInput, UsageError, suggest, unknown
 from edgebench.files import read_text
 from edgebench.record import decode
@@ -140,6 +140,7 @@ class Policy:
     """The file it was read from."""
 
     def __post_init__(self) -> None:
+        check_name(self.id, "id")
         check(len(self.rules) > 0, "at least one rule", 0)
         check(0.5 < self.confidence < 1.0, "confidence between 0.5 and 1", self.confidence)
         check(0.0 < self.power < 1.0, "power between 0 and 1", self.power)

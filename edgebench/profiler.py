@@ -67,6 +67,8 @@ from edgebench.timing_types import Control, NoiseFloor, TimingPlan
 from edgebench.worker import Job, load_measurement, run_worker
 
 OLD = "run.old.json"
+MODEL_NAME_CHARS = 80
+"""Of a model's id in the names of its variants, which are names of folders."""
 Progress = Callable[[str, float], None]
 """Told (what is being done, share of it that is done)."""
 
@@ -383,7 +385,8 @@ def _variants(request: Request, device: Device, images: Sequence[ImageSet], resu
         found += _exported(request, model, device, images, result, progress, note)
     names: set[str] = set()
     for folder, artifact in sorted(found, key=lambda pair: pair[1].recipe.precision != "fp32"):
-        name = f"{re.sub('[^A-Za-z0-9._-]', '-', artifact.model.id)}--{artifact.recipe.id}--{artifact.recipe.backend}"
+        model_name = re.sub("[^A-Za-z0-9._-]", "-", artifact.model.id).lstrip(".-")[:MODEL_NAME_CHARS] or "model"
+        name = f"{model_name}--{artifact.recipe.id}--{artifact.recipe.backend}"
         if name in names:
             raise UsageError(f"two artifacts are the same variant: {name}", "profile them into different --out folders")
         names.add(name)

@@ -17,6 +17,8 @@ _PROCESSORS = {
                      "DnnlExecutionProvider", "ACLExecutionProvider"), "cpu"),
     **dict.fromkeys(("tensorrt", "tensorrt_rtx", "CUDAExecutionProvider", "TensorrtExecutionProvider",
                      "NvTensorRTRTXExecutionProvider"), "gpu")}
+_FILE_WORDS = {"path", "paths", "dir", "directory", "folder", "file", "files", "lib", "libs", "library", "prefix"}
+"""Words in the names of provider options whose values are files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,8 +131,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         # Files are named after it: nothing in it may lead to another folder.
-        check(bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", self.id)),
-              "an id of letters, digits, '.', '_', '+' and '-'", self.id)
+        check(bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", self.id)),
+              "an id of letters, digits, '.', '_', '+' and '-', at most 100 of them", self.id)
         check(20 <= self.opset <= 23, "opset between 20 and 23", self.opset)
         quantized = self.precision in ("int8", "fp8")
         check(quantized == (self.quantization is not None),
@@ -147,3 +149,7 @@ class Recipe:
               "precision 'fp16' beside dla_core: accelerators take no Q/DQ nodes, and no other floats", self.precision)
         check(set(self.provider_options) <= set(self.providers), "provider_options of the providers named",
               sorted(self.provider_options))
+        # An artifact brings its recipe: it must not choose what is loaded or written outside its folder.
+        paths = [name for options in self.provider_options.values() for name, value in options.items()
+                 if _FILE_WORDS & set(name.lower().split("_")) or (isinstance(value, str) and set(value) & set("/\\"))]
+        check(not paths, "provider_options without paths or libraries", paths)

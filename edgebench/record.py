@@ -11,6 +11,7 @@ import json
 import math
 import os
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 import msgspec
 
-from edgebench.checks import check
+from edgebench.checks import check, check_inner_path, check_name
 from edgebench.device import Device as Device  # noqa: PLC0414  # a type of the run file, imported from here
 from edgebench.errors import InvalidInput, suggest, writing
 from edgebench.files import refuse_stand_in, refuse_unreadable
@@ -125,6 +126,10 @@ class FileEntry:
     deployed: bool = True
     """Ships to the device; false for golden tensors."""
 
+    def __post_init__(self) -> None:
+        check_inner_path(self.path, "path")
+        check(self.size_bytes >= 0, "size_bytes of 0 or more", self.size_bytes)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputParity:
@@ -204,6 +209,10 @@ class ResolutionEntry:
     entry: str
     """The file that the runtime opens."""
 
+    def __post_init__(self) -> None:
+        check(self.size_px > 0, "size_px above 0", self.size_px)
+        check_inner_path(self.entry, "entry")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutedPrecision:
@@ -266,7 +275,14 @@ class Artifact:
     family: str | None = None
     """Kind of network, whose quantization rules were followed; None for artifacts without any."""
     sealed: str = ""
-    """`digest` as it was at export: a manifest edited afterwards does not match it."""
+    """`seal_of` the manifest as it was at export, so that a later edit shows; in earlier versions, `digest`."""
+
+    def __post_init__(self) -> None:
+        check_inner_path(self.entry, "entry")
+        if self.golden is not None:
+            check_inner_path(self.golden, "golden")
+        paths = [entry.path for entry in self.files]
+        check(len(set(paths)) == len(paths), "distinct paths in files", "a repeated one")
 
     @property
     def digest(self) -> str:
@@ -484,6 +500,10 @@ class Evaluation:
     reference_scores: tuple[Score, ...] = ()
     """Against the reference on the same images."""
 
+    def __post_init__(self) -> None:
+        for file in self.predictions:
+            check_inner_path(file, "predictions")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
@@ -491,6 +511,9 @@ class Reference:
 
     variant: str
     artifact_digest: str
+
+    def __post_init__(self) -> None:
+        check_name(self.variant, "variant")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -563,6 +586,10 @@ class Run:
     """Several builds of the artifact against each other; None where one was measured."""
     labels: dict[str, str] = field(default_factory=dict)
     """What the surroundings say about it, such as ``commit`` and ``branch``; nothing is computed from them."""
+
+    def __post_init__(self) -> None:
+        # Folders are named after it.
+        check_name(self.variant, "variant")
 
     def score(self, name: str) -> Score | None:
         """Return the score called `name` from performance or any evaluation; None where there is none."""
@@ -721,6 +748,15 @@ def load_artifact(path: Path) -> Artifact:
     return decode(Artifact, data, str(file))
 
 
+def seal_of(data: Mapping[str, Any]) -> str:
+    """Return the SHA-256 over every field of a parsed JSON object but ``sealed``, after ``all:``.
+
+    It shows an edit or damage. It is no signature: whoever edits the file can compute it again.
+    """
+    rest = {key: value for key, value in data.items() if key != "sealed"}
+    return "all:" + hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
 def dump(run: Run, path: Path) -> None:
     """Write `run` to `path` atomically."""
     write_json(path, run)
@@ -746,3 +782,27 @@ def sha256_file(path: Path) -> str:
                 hashlib.sha256(file.read()).hexdigest()
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
+
+
+_HASHED: dict[tuple[str, int, int, int, int], str] = {}
+_SETTLED_NS = 2_000_000_000
+"""Age from which a file's time of modification tells it from a later version: clocks of file systems are coarse."""
+
+
+def sha256_once(path: Path) -> str:
+    """Return what `sha256_file` does; a file that did not change is read once per process.
+
+    Raises:
+        InvalidInput: The file cannot be read.
+    """
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
+    key = str(path.resolve()), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+    if key in _HASHED:
+        return _HASHED[key]
+    digest = sha256_file(path)
+    if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > _SETTLED_NS:
+        _HASHED[key] = digest
+    return digest

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from edgebench.checks import check
+from edgebench.checks import check, check_name
 from edgebench.telemetry.types import ThrottleEvent
 
 Scenario = Literal["single-stream", "multi-stream", "offline", "server", "camera"]
@@ -536,6 +536,10 @@ class Sustained:
     """Median of the last full minute over that of the first, less 1."""
     file: str | None = None
     """Name of the file of raw timings beside the run; None where none were kept."""
+
+    def __post_init__(self) -> None:
+        if self.file is not None:
+            check_name(self.file, "file")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,7 +43,7 @@ class Pass:
     @property
     def file(self) -> str:
         """Path of the predictions file from the variant's folder."""
-        parts = (re.sub("[:/]", "-", part) for part in (self.dataset, self.condition, self.preset))
+        parts = (re.sub(r"[:/\\\x00-\x1f\x7f]", "-", part) for part in (self.dataset, self.condition, self.preset))
         return f"predictions/{'--'.join(parts)}.npz"
 
 
