@@ -13,7 +13,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -26,7 +26,7 @@ from platformdirs import user_cache_path
 
 from edgebench.datasets import MAX_UNREADABLE, Item
 from edgebench.errors import InvalidInput, writing
-from edgebench.record import Preprocess, decode, read_json, to_builtins, write_json
+from edgebench.record import Preprocess, decode, read_json, seal_of, sha256_once, to_builtins, write_json
 from edgebench.walk import kind_of, printable, unreadable
 
 Pixels = npt.NDArray[np.uint8]
@@ -155,6 +155,11 @@ class _Index:
     unreadable: tuple[tuple[str, str], ...]
     rotated: int
     narrow: tuple[int, int] | None = None
+    key: str = ""
+    """Name of the folder that it was made for."""
+    pixels_sha256: str = ""
+    sealed: str = ""
+    """`seal_of` the other fields."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,20 +204,40 @@ class ImageCache:
 
 
 def load_cache(folder: Path) -> ImageCache:
-    """Return the finished cache in `folder`.
+    """Return the finished cache in `folder`; its pixels were verified when this job opened it (`cached`).
+
+    Raises:
+        InvalidInput: Its index is damaged, of an earlier version or another cache's, or pixels are missing.
+    """
+    return _opened(folder)[0]
+
+
+def _opened(folder: Path) -> tuple[ImageCache, str]:
+    """Return a cache and the SHA-256 that its pixels must have."""
+    file = folder / "index.json"
+    data = read_json(file)
+    index = decode(_Index, data, str(file))
+    if index.sealed != seal_of(data) or index.key != folder.name:
+        raise InvalidInput(f"{file} was changed, or belongs to another cache", "run the same command again")
+    size = len(index.kept) * index.size_px[0] * index.size_px[1] * 3
+    pixels = folder / "images.u8"
+    if not pixels.is_file() or pixels.stat().st_size != size:
+        raise InvalidInput(f"{pixels} is not whole: expected {size} bytes", "run the same command again")
+    return ImageCache(folder=folder, preprocess=index.preprocess, condition=index.condition, size_px=index.size_px,
+                      kept=index.kept, hashes=index.hashes, unreadable=index.unreadable, rotated=index.rotated,
+                      narrow=index.narrow), index.pixels_sha256
+
+
+def _verified(folder: Path) -> ImageCache:
+    """Return the cache in `folder` after comparing its pixels with their hash, once per process.
 
     Raises:
         InvalidInput: It is damaged.
     """
-    file = folder / "index.json"
-    index = decode(_Index, read_json(file), str(file))
-    size = len(index.kept) * index.size_px[0] * index.size_px[1] * 3
-    pixels = folder / "images.u8"
-    if not pixels.is_file() or pixels.stat().st_size != size:
-        raise InvalidInput(f"{pixels} is not whole: expected {size} bytes")
-    return ImageCache(folder=folder, preprocess=index.preprocess, condition=index.condition, size_px=index.size_px,
-                      kept=index.kept, hashes=index.hashes, unreadable=index.unreadable, rotated=index.rotated,
-                      narrow=index.narrow)
+    cache, expected = _opened(folder)
+    if sha256_once(folder / "images.u8") != expected:
+        raise InvalidInput(f"{folder / 'images.u8'} was changed after it was written", "run the same command again")
+    return cache
 
 
 def cached(items: Sequence[Item], preprocess: Preprocess,
@@ -234,8 +259,8 @@ def cached(items: Sequence[Item], preprocess: Preprocess,
         raise InvalidInput("there are no images to decode")
     size, view = _view(preprocess, condition)
 
-    def fill(folder: Path) -> _Index:
-        found = _decode_all(items, view, folder, progress)
+    def fill(write: Callable[[bytes], object]) -> _Index:
+        found = _decode_all(items, view, write, progress)
         if len(found.unreadable) > max(1, MAX_UNREADABLE * len(items)) or not found.kept:
             name, reason = found.unreadable[0]
             raise InvalidInput(f"{len(found.unreadable)} of {len(items)} images cannot be decoded, the first: "
@@ -266,15 +291,15 @@ def corrupted(base: ImageCache, rows: Sequence[int], ids: Sequence[str], conditi
     state = hashlib.sha256(json.dumps([corruptions.VERSION, base.folder.name, condition, list(rows)]).encode())
     state.update("\n".join(ids).encode(errors="surrogateescape"))
 
-    def fill(folder: Path) -> _Index:
+    def fill(write: Callable[[bytes], object]) -> _Index:
         pixels = base.pixels()
 
         def one(place: int) -> Pixels:
             return corruptions.corrupt(np.asarray(pixels[rows[place]]), kind, severity, ids[place])
 
-        with (folder / "images.u8").open("wb") as file, ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor() as pool:
             for done, changed in enumerate(_bounded_map(pool, one, range(len(rows))), 1):
-                file.write(changed.tobytes())
+                write(changed.tobytes())
                 progress(done, len(rows))
         return _Index(preprocess=base.preprocess, condition=condition, size_px=base.size_px,
                       kept=tuple(range(len(rows))), hashes=tuple(base.hashes[base.kept[row]] for row in rows),
@@ -292,23 +317,37 @@ def _view(preprocess: Preprocess, condition: str) -> tuple[tuple[int, int], Call
     return transforms.output_size(preprocess, condition), lambda image: transforms.render(image, preprocess, condition)
 
 
-def _once(key: str, needed: int, fill: Callable[[Path], _Index]) -> ImageCache:
-    """Return the cache called `key`, filled by `fill` where it is not there; whole or not at all."""
+def _once(key: str, needed: int, fill: Callable[[Callable[[bytes], object]], _Index]) -> ImageCache:
+    """Return the cache called `key`, filled by `fill` where it is not there; whole or not at all.
+
+    `fill` hands the pixels to the function that it is given, in order.
+    """
     folder = cache_root() / "images" / key
     with writing(folder, CACHE_HINT):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        if folder.exists():
+        if folder.exists() or folder.is_symlink():
             try:
-                return load_cache(folder)
+                return _verified(folder)
             except InvalidInput:
                 # A damaged cache is no loss: it is made again.
-                shutil.rmtree(folder)
+                if folder.is_symlink() or not folder.is_dir():
+                    folder.unlink()
+                else:
+                    shutil.rmtree(folder)
     free = shutil.disk_usage(folder.parent).free
     if needed > free:
         raise InvalidInput(f"{folder.parent} has {free / 1e9:.1f} GB free, the decoded images need {needed / 1e9:.1f}",
                            CACHE_HINT)
     with writing(folder, CACHE_HINT), tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as scratch:
-        write_json(Path(scratch) / "index.json", fill(Path(scratch)), CACHE_HINT)
+        state = hashlib.sha256()
+        with (Path(scratch) / "images.u8").open("wb") as file:
+            def write(content: bytes) -> None:
+                file.write(content)
+                state.update(content)
+
+            index = replace(fill(write), key=key, pixels_sha256=state.hexdigest())
+        write_json(Path(scratch) / "index.json", {**to_builtins(index), "sealed": seal_of(to_builtins(index))},
+                   CACHE_HINT)
         Path(scratch).chmod(0o755)
         try:
             Path(scratch).rename(folder)
@@ -347,7 +386,7 @@ def _narrow(used_bits: Sequence[int]) -> tuple[int, int] | None:
     return (bits, len(used_bits)) if bits is not None else None
 
 
-def _decode_all(items: Sequence[Item], view: Callable[[Image.Image], Pixels], folder: Path,
+def _decode_all(items: Sequence[Item], view: Callable[[Image.Image], Pixels], write: Callable[[bytes], object],
                 progress: Callable[[int, int], None]) -> _Decoded:
     kept: list[int] = []
     hashes: list[str] = []
@@ -358,7 +397,7 @@ def _decode_all(items: Sequence[Item], view: Callable[[Image.Image], Pixels], fo
     def one(item: Item) -> tuple[str, Pixels | str, bool, int]:
         return _decode(item, view)
 
-    with (folder / "images.u8").open("wb") as file, warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         # Pillow warns about odd metadata and large images; the pixels and our own limit decide here.
         warnings.simplefilter("ignore")
         for k, (digest, result, turned, bits) in enumerate(_bounded_map(pool, one, items)):
@@ -369,7 +408,7 @@ def _decode_all(items: Sequence[Item], view: Callable[[Image.Image], Pixels], fo
                 unreadable.append((items[k].id, result))
             else:
                 kept.append(k)
-                file.write(result.tobytes())
+                write(result.tobytes())
             progress(k + 1, len(items))
     return _Decoded(kept=tuple(kept), hashes=tuple(hashes), unreadable=tuple(unreadable), rotated=rotated,
                     used_bits=tuple(used_bits))

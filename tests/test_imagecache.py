@@ -6,6 +6,7 @@ import errno
 import hashlib
 import importlib.util
 import io
+import json
 import os
 import shutil
 import struct
@@ -22,7 +23,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from edgebench import corruptions, imagecache
+from edgebench import corruptions, imagecache, record
 from edgebench.datasets import Item, identity, open_images
 from edgebench.errors import InvalidInput
 from edgebench.imagecache import cache_root, cached, corrupted, load_cache, normalize, to_rgb, transform
@@ -33,6 +34,13 @@ SMALL = Preprocess(size_px=(8, 8), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), re
 SIZES = [(500, 375), (333, 777), (224, 224), (256, 256), (227, 300), (1000, 225), (64, 48), (7, 5), (401, 400)]
 # dm_nfnet_f0 squashes to more pixels than it crops.
 MODELS = ["tf_efficientnet_lite0", "resnet50", "deit3_base_patch16_224", "dm_nfnet_f0", "open_clip:ViT-B-16"]
+
+
+def changed_index(folder: Path, *, reseal: bool = False, **changes: object) -> None:
+    """Change the index of a cache; with `reseal` as one who computes its seal again."""
+    file = folder / "index.json"
+    data = {**json.loads(file.read_text()), **changes}
+    file.write_text(json.dumps({**data, "sealed": record.seal_of(data)} if reseal else data))
 
 
 def bits(array) -> tuple[tuple[int, ...], str, bytes]:
@@ -265,8 +273,12 @@ class TestCache:
         lambda folder: (folder / "index.json").write_bytes((folder / "index.json").read_bytes()[:-20]),
         lambda folder: os.truncate(folder / "images.u8", 6 * 8 * 8 * 3 - 1),
         lambda folder: os.truncate(folder / "images.u8", 0),
-        lambda folder: (folder / "images.u8").unlink()],
-        ids=["index {}", "index empty", "index cut", "pixels cut", "pixels empty", "pixels gone"])
+        lambda folder: (folder / "images.u8").unlink(),
+        lambda folder: changed_index(folder, hashes=[]),
+        lambda folder: changed_index(folder, kept=[0, 1, 2, 3, 4, 4]),
+        lambda folder: changed_index(folder, key="other", reseal=True)],
+        ids=["index {}", "index empty", "index cut", "pixels cut", "pixels empty", "pixels gone", "hashes changed",
+             "images changed", "another cache"])
     def test_a_damaged_cache_is_not_fatal_but_made_again(self, labelled_folder, decodings, damage):
         items = open_images(str(labelled_folder)).items
         first = cached(items, SMALL)
@@ -277,6 +289,65 @@ class TestCache:
         decodings.clear()
         again = cached(items, SMALL)
         assert (first, expected, 6) == (again, bits(again.pixels()), len(decodings))
+
+    @pytest.mark.parametrize("damage", ["half zeroed", "a bit", "two images swapped"])
+    def test_pixels_that_changed_in_place_are_made_again(self, labelled_folder, decodings, damage):
+        items = open_images(str(labelled_folder)).items
+        first = cached(items, SMALL)
+        expected = bits(first.pixels())
+        pixels = np.memmap(first.folder / "images.u8", np.uint8, "r+", shape=(6, 8, 8, 3))
+        if damage == "half zeroed":
+            pixels[:3] = 0
+        elif damage == "a bit":
+            pixels[5, 7, 7, 2] ^= 1
+        else:
+            pixels[[0, 1]] = pixels[[1, 0]]
+        pixels.flush()
+        decodings.clear()
+        again = cached(items, SMALL)
+        assert (expected, 6) == (bits(again.pixels()), len(decodings))
+
+    def test_a_corrupted_images_cache_is_verified_too(self, labelled_folder):
+        base = cached(open_images(str(labelled_folder)).items, replace(SMALL, size_px=(64, 64), resize_px=64))
+        asked = base, range(2), ["a", "b"], "gaussian_noise:3"
+        first = corrupted(*asked)
+        expected = bits(first.pixels())
+        (first.folder / "images.u8").write_bytes(bytes(2 * 64 * 64 * 3))
+        assert expected == bits(corrupted(*asked).pixels())
+
+    def test_a_cache_in_the_form_of_an_earlier_version_is_made_again(self, labelled_folder, decodings):
+        items = open_images(str(labelled_folder)).items
+        folder = cached(items, SMALL).folder
+        index = json.loads((folder / "index.json").read_text())
+        for name in ("key", "pixels_sha256", "sealed"):
+            del index[name]
+        (folder / "index.json").write_text(json.dumps(index))
+        decodings.clear()
+        assert (folder, 6) == (cached(items, SMALL).folder, len(decodings))
+
+    @pytest.mark.parametrize("kind", ["file", "dangling link"])
+    def test_what_is_no_folder_is_replaced(self, labelled_folder, kind):
+        items = open_images(str(labelled_folder)).items
+        folder = cached(items, SMALL).folder
+        shutil.rmtree(folder)
+        if kind == "file":
+            folder.write_bytes(b"x")
+        else:
+            folder.symlink_to(folder.parent / "nowhere")
+        assert 6 == len(cached(items, SMALL).pixels())
+
+    def test_pixels_that_stayed_as_they_are_are_hashed_once_in_a_job(self, labelled_folder, monkeypatch):
+        items = open_images(str(labelled_folder)).items
+        pixels = cached(items, SMALL).folder / "images.u8"
+        os.utime(pixels, (1_000_000_000, 1_000_000_000))
+        # The time of the inode's own change cannot be set: the clock is.
+        monkeypatch.setattr(record, "time", SimpleNamespace(time_ns=lambda: time.time_ns() + 3_600_000_000_000))
+        read = []
+        hashing = record.sha256_file
+        monkeypatch.setattr(record, "sha256_file", lambda path: read.append(path) or hashing(path))
+        cached(items, SMALL)
+        cached(items, SMALL)
+        assert [pixels] == read
 
     def test_decoding_in_threads_leaves_no_filter_behind_that_hides_all_warnings(self, labelled_folder, monkeypatch):
         # Threads that each save and restore the filters of the process leave it changed where they overlap like this.
