@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -23,6 +23,11 @@ from edgebench.record import Evaluation, Run
 from edgebench.rule_words import allowance, demand, quantity, spoken
 
 Status = Literal["pass", "fail", "inconclusive", "error", "skipped"]
+Outcome = Literal["fail", "warning", "error", "inconclusive", "skipped", "pass"]
+"""A status, where a failure that stops nothing is a warning: what every output says and counts."""
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+"""Those that need attention first."""
+Conclusion = Literal["FAIL", "NOT JUDGED", "UNDECIDED", "PASS"]
 Placed = tuple[Run, Path | None]
 """A run and the folder of its file, where its predictions lie; None where only the run file is at hand."""
 
@@ -75,6 +80,11 @@ class Verdict:
     """Whether an interleaved re-run confirmed a timing failure; None where there was none."""
     line: int = 0
     """Of the rule in the policy's file."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """What every output calls it."""
+        return "warning" if self.status == "fail" and self.severity == "warning" else self.status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +212,32 @@ def exit_code(gates: Sequence[Gate], *, strict: bool = False) -> ExitCode:
     if "error" in stopping:
         return ExitCode.UNMEASURABLE
     return ExitCode.INCONCLUSIVE if strict and "inconclusive" in stopping else ExitCode.PASSED
+
+
+def conclusion(gates: Sequence[Gate], *, strict: bool = False) -> Conclusion:
+    """Return what some gates come to, in a word; what is inconclusive is UNDECIDED whether it is let pass or not."""
+    code = exit_code(gates, strict=strict)
+    if code in (ExitCode.FAILED, ExitCode.UNMEASURABLE):
+        return "FAIL" if code == ExitCode.FAILED else "NOT JUDGED"
+    undecided = any(one.status == "inconclusive" and one.severity == "error" for gate in gates for one in gate.verdicts)
+    return "UNDECIDED" if undecided else "PASS"
+
+
+def totals(gates: Sequence[Gate]) -> dict[Outcome, int]:
+    """Return how many verdicts of each outcome some gates hold, zeros included."""
+    return {outcome: sum(one.outcome == outcome for gate in gates for one in gate.verdicts) for outcome in OUTCOMES}
+
+
+def spoken_totals(counts: Mapping[Outcome, int]) -> str:
+    """Return totals in words: ``2 failed, 1 warned, 5 passed``."""
+    words = {"pass": "passed", "fail": "failed", "warning": "warned", "error": "could not be judged"}
+    return ", ".join(f"{count} {words.get(outcome, outcome)}" for outcome, count in counts.items() if count) \
+        or "nothing was judged"
+
+
+def by_urgency(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Return verdicts with those first that need attention."""
+    return sorted(verdicts, key=lambda one: (OUTCOMES.index(one.outcome), one.severity == "warning"))
 
 
 def plan(policy: Policy, run: Placed, *, reference: Placed | None = None, baseline: Placed | None = None,

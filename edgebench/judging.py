@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgebench.errors import EdgebenchError, ExitCode, UsageError
+from edgebench.errors import EdgebenchError, UsageError
 from edgebench.terminal import console, listing
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _STYLES = {"fail": "bold red", "error": "bold red", "inconclusive": "yellow", "warning": "yellow", "skipped": "dim",
            "pass": "green", "worse": "red", "better": "green", "changed": "yellow", "same": "dim"}
+_CONCLUSIONS = {"PASS": "green", "FAIL": "red", "NOT JUDGED": "red", "UNDECIDED": "yellow"}
 _HISTORY = click.option("--history", default="runs", show_default=True, metavar="DIR|URL",
                         help="Where earlier runs lie: a folder, or any fsspec path.")
 _ALLOW = click.option("--allow", multiple=True, metavar="FIELD,…", help="Fields in which the runs may differ, such as "
@@ -132,7 +133,7 @@ def gate(run: Path, policy_name: str, *, baseline_rule: str | None, history: str
         from edgebench import verdict_pages
         from edgebench.record import write_bytes
 
-        write_bytes(html, verdict_pages.gate_page(judgement).encode(), "choose another file with --html")
+        write_bytes(html, verdict_pages.gate_page(judgement, strict=strict).encode(), "choose another file with --html")
     sys.exit(exit_code(judgement.gates, strict=strict))
 
 
@@ -236,14 +237,15 @@ def list_(*, history: str, as_json: bool) -> None:
 
 
 def print_judgement(judgement: Judgement, *, strict: bool = False) -> None:
-    """Print the verdicts, those that need attention first, and what they come to."""
+    """Print what the verdicts come to, and each of them, those that need attention first."""
     from rich.text import Text
 
-    from edgebench.gate import exit_code
-    from edgebench.verdict_pages import headline
+    from edgebench.gate import conclusion, spoken_totals, totals
 
     terminal = console()
-    terminal.print(Text(f"{judgement.policy.id}: {judgement.policy.title}", style="bold"))
+    found = conclusion(judgement.gates, strict=strict)
+    style = f"bold {_CONCLUSIONS[found]}"
+    terminal.print(Text.assemble((found, style), f"  {judgement.policy.id}: {judgement.policy.title}"))
     for one in judgement.gates:
         terminal.print()
         against = [f"against {one.reference}"] if one.reference else []
@@ -252,27 +254,21 @@ def print_judgement(judgement: Judgement, *, strict: bool = False) -> None:
         for words in one.allowed:
             terminal.print(Text(f"differs by permission: {words}", style="yellow"))
         _print_verdicts(one)
-    code = exit_code(judgement.gates, strict=strict)
-    words = {0: "passed", 1: "FAILED", 3: "COULD NOT BE JUDGED", 4: "INCONCLUSIVE"}[int(code)]
-    undecided = code == ExitCode.PASSED and any(
-        one.status == "inconclusive" and one.severity == "error" for gate_ in judgement.gates for one in gate_.verdicts)
     terminal.print()
-    terminal.print(Text(f"{'not failed, but not all is decided' if undecided else words}: {headline(judgement.gates)}",
-                        style="bold" if undecided else f"bold {'green' if code == 0 else 'red'}"))
+    terminal.print(Text(f"{found}: {spoken_totals(totals(judgement.gates))}", style=style))
 
 
 def _print_verdicts(found: Gate) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from edgebench.verdict_pages import by_urgency
+    from edgebench.gate import by_urgency
 
     grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for width in (12, None, None):
         grid.add_column(no_wrap=width is not None, min_width=width, overflow="fold")
     for one in by_urgency(found.verdicts):
-        status = "warning" if one.status == "fail" and one.severity == "warning" else one.status
-        grid.add_row(Text(status, style=_STYLES[status]), _rule(one), Text(one.message))
+        grid.add_row(Text(one.outcome, style=_STYLES[one.outcome]), _rule(one), Text(one.message))
         if one.hint:
             grid.add_row("", "", Text(f"→ {one.hint}", style="dim"))
     console().print(grid)

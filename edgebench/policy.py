@@ -127,6 +127,7 @@ class Policy:
 
     id: str
     title: str
+    """The question that it answers."""
     purpose: str
     """What it guards against, in a sentence or two."""
     rules: tuple[Rule, ...]

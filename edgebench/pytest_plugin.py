@@ -50,7 +50,7 @@ class GateCheck:
         __tracebackhide__ = True
         from edgebench import finished
         from edgebench.errors import ExitCode
-        from edgebench.gate import exit_code
+        from edgebench.gate import conclusion, exit_code, spoken_totals, totals
 
         judgement = finished.judge(Path(run), str(policy), baseline=None if baseline is None else str(baseline),
                                    history=history, allow=allow, floors=[Path(file) for file in floors])
@@ -60,14 +60,15 @@ class GateCheck:
         told += [f"{node.nodeid}: {note}" for note in judgement.notes]
         for gate in judgement.gates:
             for verdict in gate.verdicts:
-                node.user_properties.append((f"edgebench.{gate.variant}.{verdict.rule}", verdict.status))
+                node.user_properties.append((f"edgebench.{gate.variant}.{verdict.rule}", verdict.outcome))
                 if not _counts(verdict, strict=demanding) and verdict.status in ("inconclusive", "fail", "error"):
                     told.append(f"{node.nodeid}: {_line(gate, verdict)}")
         code = exit_code(judgement.gates, strict=demanding)
         if code != ExitCode.PASSED:
             lines = [_line(gate, one) for gate in judgement.gates for one in gate.verdicts
                      if _counts(one, strict=demanding)]
-            pytest.fail("\n".join([f"{judgement.policy.id}: {len(lines)} rules stop this", *lines]), pytrace=False)
+            found, counts = conclusion(judgement.gates, strict=demanding), spoken_totals(totals(judgement.gates))
+            pytest.fail("\n".join([f"{found}  {judgement.policy.id}: {counts}", *lines]), pytrace=False)
         return judgement.gates
 
 
@@ -99,4 +100,4 @@ def _counts(verdict: Verdict, *, strict: bool) -> bool:
 def _line(gate: Gate, verdict: Verdict) -> str:
     where = f" ({verdict.where})" if verdict.where else ""
     hint = f"; {verdict.hint}" if verdict.hint else ""
-    return f"{verdict.status}: {gate.variant}: {verdict.rule}{where}: {verdict.message}{hint}"
+    return f"{verdict.outcome}: {gate.variant}: {verdict.rule}{where}: {verdict.message}{hint}"

@@ -8,13 +8,24 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 from xml.etree import ElementTree as ET
 
 from edgebench import __version__
 from edgebench.errors import InvalidInput
-from edgebench.gate import Gate, Status, Verdict, exit_code
+from edgebench.gate import (
+    Conclusion,
+    Gate,
+    Outcome,
+    Verdict,
+    by_urgency,
+    conclusion,
+    exit_code,
+    spoken_totals,
+    totals,
+)
 from edgebench.record import decode, read_json, to_builtins
 
 VERDICTS_SCHEMA = "edgebench.verdicts/1"
@@ -23,9 +34,9 @@ SARIF_SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schem
 FINGERPRINT = "edgebenchVerdict/v1"
 LONGEST_COMMENT = 65_536
 """Characters that GitHub takes."""
-_MARKS: Mapping[Status, str] = {"pass": "✅", "fail": "❌", "inconclusive": "❔", "error": "⛔", "skipped": "➖"}
-_ORDER: tuple[Status, ...] = ("fail", "error", "inconclusive", "skipped", "pass")
-_WARNED = "⚠️"
+_MARKS: Mapping[Outcome, str] = {"pass": "✅", "fail": "❌", "warning": "⚠️", "inconclusive": "❔", "error": "⛔",
+                                 "skipped": "➖"}
+_CONCLUSIONS: Mapping[Conclusion, str] = {"PASS": "✅", "FAIL": "❌", "NOT JUDGED": "⛔", "UNDECIDED": "❔"}
 # Characters that XML 1.0 cannot hold, not even escaped.
 _UNWRITABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -33,7 +44,8 @@ _UNWRITABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010fff
 def as_json(gates: Sequence[Gate], *, strict: bool = False) -> dict[str, Any]:
     """Return the verdicts JSON-ready, with the exit code that they give."""
     return {"schema": VERDICTS_SCHEMA, "edgebench": __version__, "strict": strict,
-            "exit_code": int(exit_code(gates, strict=strict)), "gates": [to_builtins(gate) for gate in gates]}
+            "exit_code": int(exit_code(gates, strict=strict)), "conclusion": conclusion(gates, strict=strict),
+            "totals": totals(gates), "gates": [to_builtins(gate) for gate in gates]}
 
 
 def read(path: Path) -> tuple[Gate, ...]:
@@ -75,7 +87,7 @@ def junit(gates: Sequence[Gate], *, strict: bool = False) -> str:
                 ET.SubElement(case, "system-out").text = body
                 continue
             counts[{"failure": "failures", "error": "errors", "skipped": "skipped"}[kind]] += 1
-            element = ET.SubElement(case, kind, message=_text(f"{verdict.status}: {verdict.message}"))
+            element = ET.SubElement(case, kind, message=_text(f"{verdict.outcome}: {verdict.message}"))
             if kind != "skipped":
                 element.set("type", f"edgebench.{verdict.status}")
             element.text = body
@@ -110,7 +122,7 @@ def summary(gates: Sequence[Gate], *, strict: bool = False) -> str:
     blocks = [f"# {_headline(gates, strict=strict)}", ""]
     for gate in gates:
         blocks += [f"## {_escaped(gate.variant)}", "", _against(gate), "", *_notes(gate), *_table(gate.verdicts), ""]
-        hints = [f"- **{_escaped(_case(one))}**: {_escaped(one.hint)}" for one in _sorted(gate.verdicts) if one.hint]
+        hints = [f"- **{_escaped(_case(one))}**: {_escaped(one.hint)}" for one in by_urgency(gate.verdicts) if one.hint]
         blocks += [*hints, ""] if hints else []
     return "\n".join(blocks)
 
@@ -145,8 +157,8 @@ def _comment(gates: Sequence[Gate], key: str, *, strict: bool, folded: bool) -> 
         blocks += [f"**{_escaped(gate.variant)}** · {_against(gate)}", "", *_notes(gate)]
         blocks += [*_table(open_), ""] if open_ else []
         if rest:
-            passed = sum(one.status == "pass" for one in rest)
-            words = f"{passed} passed" + (f", {len(rest) - passed} skipped" if len(rest) > passed else "")
+            counts = totals([replace(gate, verdicts=tuple(rest))])
+            words = ", ".join(reversed(spoken_totals(counts).split(", ")))
             blocks += [f"<details><summary>{words}</summary>", "", *_table(rest), "", "</details>", ""] if folded else [
                 words, ""]
     return "\n".join(blocks)
@@ -234,14 +246,9 @@ def _junit_kind(verdict: Verdict, *, strict: bool) -> str | None:
 
 
 def _headline(gates: Sequence[Gate], *, strict: bool) -> str:
-    code = exit_code(gates, strict=strict)
-    counts = [(status, sum(gate.count(status) for gate in gates)) for status in _ORDER]
-    words = {"pass": "passed", "fail": "failed", "error": "could not be judged"}
-    told = ", ".join(f"{count} {words.get(status, status)}" for status, count in counts if count)
-    undecided = any(one.status == "inconclusive" and one.severity == "error" for gate in gates for one in gate.verdicts)
-    mark = {0: "❔" if undecided else "✅", 1: "❌", 3: "⛔", 4: "❔"}[int(code)]
+    found = conclusion(gates, strict=strict)
     policies = ", ".join(dict.fromkeys(gate.policy for gate in gates))
-    return f"{mark} edgebench {policies}: {told or 'nothing was judged'}"
+    return f"{_CONCLUSIONS[found]} {found} · edgebench {policies}: {spoken_totals(totals(gates))}"
 
 
 def _against(gate: Gate) -> str:
@@ -257,15 +264,10 @@ def _notes(gate: Gate) -> list[str]:
 
 def _table(verdicts: Sequence[Verdict]) -> list[str]:
     rows = ["| | Rule | Found | Demanded |", "|---|---|---|---|"]
-    for one in _sorted(verdicts):
-        mark = _WARNED if one.status == "fail" and one.severity == "warning" else _MARKS[one.status]
-        cells = (f"{mark} {one.status}", *map(_escaped, (_case(one), one.message, one.demand)))
+    for one in by_urgency(verdicts):
+        cells = (f"{_MARKS[one.outcome]} {one.outcome}", *map(_escaped, (_case(one), one.message, one.demand)))
         rows.append(f"| {' | '.join(cells)} |")
     return rows
-
-
-def _sorted(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    return sorted(verdicts, key=lambda one: (_ORDER.index(one.status), one.severity == "warning"))
 
 
 def _case(verdict: Verdict) -> str:
@@ -274,7 +276,7 @@ def _case(verdict: Verdict) -> str:
 
 def _paragraph(verdict: Verdict) -> str:
     where = f" on {verdict.where}" if verdict.where else ""
-    parts = [f"{verdict.status}{where}: {verdict.message}", f"demanded: {verdict.demand}", verdict.hint]
+    parts = [f"{verdict.outcome}{where}: {verdict.message}", f"demanded: {verdict.demand}", verdict.hint]
     return " ".join(_sentence(part) for part in parts if part)
 
 

@@ -14,11 +14,10 @@ from edgebench.contact_sheet import Sheet
 from edgebench.decision_curves import SIZE, curve
 from edgebench.decisions import decision_paths
 from edgebench.finished import COMPARABLE, Judgement, flips
-from edgebench.gate import Gate, Status, Verdict
+from edgebench.gate import Verdict, by_urgency, conclusion, spoken_totals, totals
 from edgebench.rule_words import quantity
 from edgebench.wording import fixed, title
 
-ORDER: tuple[Status, ...] = ("fail", "error", "inconclusive", "skipped", "pass")
 OUTCOMES: tuple[Outcome, ...] = ("worse", "inconclusive", "changed", "better", "same")
 _WIDTH, _HEIGHT = 200, 26
 
@@ -35,8 +34,13 @@ class Mark(NamedTuple):
     bad_to: float
 
 
-def gate_page(judgement: Judgement) -> str:
-    """Return the verdicts as a page: intervals against limits, decision paths, flips by confidence band and class."""
+def gate_page(judgement: Judgement, *, strict: bool = False) -> str:
+    """Return the verdicts as a page: intervals against limits, decision paths, flips by confidence band and class.
+
+    Args:
+        judgement: All verdicts; what they come to is the page's title.
+        strict: Whether what is inconclusive fails.
+    """
     parts = []
     upper = {rule.id: rule.upper for rule in judgement.policy.rules}
     subjects = {one.run.variant: one for one in judgement.found.subjects}
@@ -46,12 +50,13 @@ def gate_page(judgement: Judgement) -> str:
         changed, reason = flips(subject) if subject else ((), "")
         names = subject.run.artifact.classes.names if subject and subject.run.artifact.classes else ()
         parts.append({
-            "gate": one, "rows": [(verdict, mark(verdict, upper=upper.get(verdict.rule, True)))
+            "gate": one, "conclusion": conclusion([one], strict=strict),
+            "rows": [(verdict, mark(verdict, upper=upper.get(verdict.rule, True)))
                                   for verdict in by_urgency(one.verdicts)],
             "curves": [curve(path) for path in (decision_paths(subject.folder) if subject else ())],
             "flips": changed, "flips_reason": reason, "names": names})
-    return _render("gate.html.j2", title=judgement.policy.id, policy=judgement.policy, parts=parts,
-                   headline=headline(judgement.gates), notes=judgement.notes)
+    return _render("gate.html.j2", conclusion=conclusion(judgement.gates, strict=strict), policy=judgement.policy,
+                   parts=parts, headline=spoken_totals(totals(judgement.gates)), notes=judgement.notes)
 
 
 def compare_page(comparison: Comparison, names: Sequence[str], sheets: Sequence[Sheet]) -> str:
@@ -66,21 +71,6 @@ def compare_page(comparison: Comparison, names: Sequence[str], sheets: Sequence[
     return _render("compare.html.j2", title=f"{comparison.second} against {comparison.first}", comparison=comparison,
                    items=items, headline=sentence(comparison), names=names,
                    parts=list(zip(comparison.flips, sheets, strict=True)))
-
-
-def by_urgency(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """Return verdicts with those first that need attention."""
-    return sorted(verdicts, key=lambda one: (ORDER.index(one.status), one.severity == "warning"))
-
-
-def headline(gates: Sequence[Gate]) -> str:
-    """Return how many verdicts there are of each kind, in words."""
-    words = {"pass": "passed", "fail": "failed", "error": "could not be judged"}
-    warned = sum(one.status == "fail" and one.severity == "warning" for gate in gates for one in gate.verdicts)
-    counts = [(status, sum(gate.count(status) for gate in gates) - (warned if status == "fail" else 0))
-              for status in ORDER]
-    told = [f"{count} {words.get(status, status)}" for status, count in counts if count]
-    return ", ".join([*told[:1], *([f"{warned} warned"] if warned else []), *told[1:]]) or "nothing was judged"
 
 
 def sentence(comparison: Comparison) -> str:

@@ -100,13 +100,14 @@ def not_judged(done: Done) -> dict[str, str]:
 
 class TestVerdicts:
     @pytest.mark.parametrize(("which", "strict", "code", "words"), [
-        ("good", False, 0, "passed: 2 passed"), ("good", True, 0, "passed: 2 passed"),
-        ("bad", False, 1, "FAILED: 2 failed"), ("unsure", True, 4, "INCONCLUSIVE: 1 inconclusive, 1 passed"),
-        ("unsure", False, 0, "not failed, but not all is decided: 1 inconclusive, 1 passed")])
+        ("good", False, 0, "PASS: 2 passed"), ("good", True, 0, "PASS: 2 passed"),
+        ("bad", False, 1, "FAIL: 2 failed"), ("unsure", True, 4, "UNDECIDED: 1 inconclusive, 1 passed"),
+        ("unsure", False, 0, "UNDECIDED: 1 inconclusive, 1 passed")])
     def test_decide_the_exit_code(self, run, finished, tmp_path, which, strict, code, words):
         done = run("gate", finished / which, "--policy", policy_file(tmp_path, FLIPS, ACCURACY), *["--strict"] * strict)
         assert code == done.code
         assert words == done.out.splitlines()[-1].strip()
+        assert words.partition(":")[0] == done.out.split()[0]
         assert "" == done.err
 
     def test_a_metric_that_the_run_lacks_cannot_be_judged_unless_the_rule_says_otherwise(self, run, finished, tmp_path):

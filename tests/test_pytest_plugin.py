@@ -44,7 +44,7 @@ def test_a_rule_that_fails_fails_the_test_with_what_was_found(project: Path) -> 
     write_pair(project / "runs", lost=60)
     done = session(project)
     assert 1 == done.returncode
-    assert "mine: 2 rules stop this" in done.stdout
+    assert "FAIL  mine: 2 failed" in done.stdout
     assert re.search(rf"fail: {INT8}: accuracy \(inspection\): −7.5 points, between .* a fall of at most 1 point is allowed", done.stdout)
     assert "pytest_plugin.py" not in done.stdout
 
@@ -65,7 +65,7 @@ def test_a_warning_is_listed(project: Path) -> None:
     policy_file(project, FLIPS + 'severity = "warning"\n', name="gates.toml")
     done = session(project)
     assert 0 == done.returncode
-    assert f"test_it.py::test_it: fail: {INT8}: flips" in done.stdout
+    assert f"test_it.py::test_it: warning: {INT8}: flips" in done.stdout
 
 
 def test_what_cannot_be_judged_fails_with_the_reason(project: Path) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 from xml.etree import ElementTree as ET
 
 import jsonschema
 import pytest
 
-from edgebench import gate, policy, record, verdict_outputs
+from edgebench import finished, gate, judging, policy, pytest_plugin, record, verdict_outputs, verdict_pages
 from edgebench.errors import InvalidInput
+from edgebench.finished import Found, Judgement
 from tests.test_gate import paired
 
 POLICY = """id = "mine"
@@ -143,7 +149,7 @@ class TestJunit:
     def test_a_failed_warning_passes_and_is_told(self, judged):
         case = self.read(judged)[0][-1]
         assert [] == [child.tag for child in case if child.tag != "system-out"]
-        assert case.find("system-out").text.startswith("Fail on inspection: 5.5 %")
+        assert case.find("system-out").text.startswith("Warning on inspection: 5.5 %")
 
     def test_characters_that_xml_cannot_hold_are_replaced(self, judged):
         odd = replace(judged, variant="a\x00b<&\"\ud800")
@@ -196,9 +202,9 @@ class TestSarif:
 class TestMarkdown:
     def test_summary_lists_every_verdict_worst_first_with_what_to_do(self, judged):
         found = verdict_outputs.summary([judged])
-        assert found.startswith("# ❌ edgebench mine: 2 failed, 1 could not be judged, 1 inconclusive, 1 skipped, 1 passed")
+        assert found.startswith("# ❌ FAIL · edgebench mine: 1 failed, 1 warned, 1 could not be judged, 1 inconclusive, 1 skipped, 1 passed")
         rows = [line for line in found.splitlines() if line.startswith("| ") and " | Rule | " not in line]
-        assert ["❌ fail", "⚠️ fail", "⛔ error", "❔ inconclusive", "➖ skipped", "✅ pass"] == [
+        assert ["❌ fail", "⚠️ warning", "⛔ error", "❔ inconclusive", "➖ skipped", "✅ pass"] == [
             row.split(" | ")[0].removeprefix("| ") for row in rows]
         assert "images would decide it" in found
 
@@ -262,3 +268,78 @@ class TestJson:
         file.write_text('{"schema": "edgebench.run/1"}')
         with pytest.raises(InvalidInput, match=r"expected schema 'edgebench.verdicts/1', got 'edgebench.run/1'"):
             verdict_outputs.read(file)
+
+
+class TestAllOutputsAgree:
+    """One gate with every outcome, number by number."""
+
+    EXPECTED: ClassVar = dict.fromkeys(("fail", "warning", "error", "inconclusive", "skipped", "pass"), 1)
+    WORDS = "1 failed, 1 warned, 1 could not be judged, 1 inconclusive, 1 skipped, 1 passed"
+
+    @pytest.fixture
+    def judgement(self, judged) -> Judgement:
+        return Judgement(policy=policy.load(Path(judged.path)), gates=(judged,), found=Found(subjects=(), unfinished=()))
+
+    def outputs(self, judgement, capsys) -> dict[str, str]:
+        """Return each output as text."""
+        gates = judgement.gates
+        judging.print_judgement(judgement)
+        terminal = capsys.readouterr().out
+        page = re.sub(r"<[^>]+>", " ", verdict_pages.gate_page(judgement))
+        return {"terminal": terminal, "html": html.unescape(page), "summary": verdict_outputs.summary(gates),
+                "comment": verdict_outputs.comment(gates), "pytest": self.of_pytest(judgement)}
+
+    def of_pytest(self, judgement) -> str:
+        config = SimpleNamespace(stash=pytest.Stash(), getoption=lambda _: False)
+        node = SimpleNamespace(nodeid="test_it.py::test_it", user_properties=[])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(finished, "judge", lambda *_, **__: judgement)
+            with pytest.raises(pytest.fail.Exception) as caught:
+                pytest_plugin.GateCheck(SimpleNamespace(config=config, node=node))("runs", "mine")
+        told = config.stash[pytest_plugin._TOLD]
+        return "\n".join([str(caught.value), *told, *(str(value) for _, value in node.user_properties)])
+
+    def test_in_their_totals_and_what_they_come_to(self, judgement, capsys):
+        found = self.outputs(judgement, capsys)
+        assert dict.fromkeys(found, True) == {name: self.WORDS in text for name, text in found.items()}
+        assert dict.fromkeys(found, True) == {name: "FAIL" in text for name, text in found.items()}
+        assert "FAIL" == found["terminal"].split()[0]
+        data = verdict_outputs.as_json(judgement.gates)
+        assert (self.EXPECTED, "FAIL") == (data["totals"], data["conclusion"])
+        assert self.EXPECTED == self.of_junit(judgement.gates)
+        assert {name: self.EXPECTED[name] for name in ("fail", "warning", "error", "inconclusive")} == self.of_sarif(judgement.gates)
+
+    def of_junit(self, gates) -> dict[str, int]:
+        cases = ET.fromstring(verdict_outputs.junit(gates).encode()).findall(".//testcase")
+        first = [(case[0].get("message") or case[0].text).partition(" on ")[0].partition(":")[0].lower() for case in cases]
+        return {name: first.count(name) for name in self.EXPECTED}
+
+    def of_sarif(self, gates) -> dict[str, int]:
+        (run,) = verdict_outputs.sarif(gates)["runs"]
+        kinds = [(one["kind"], one["level"]) for one in run["results"]]
+        return {"fail": kinds.count(("fail", "error")), "warning": kinds.count(("fail", "warning")),
+                "error": len(run["invocations"][0]["toolExecutionNotifications"]), "inconclusive": kinds.count(("open", "none"))}
+
+    def test_in_every_number_of_a_verdict(self, judgement, capsys):
+        gates = judgement.gates
+        texts = {**self.outputs(judgement, capsys), "junit": html.unescape(verdict_outputs.junit(gates)),
+                 "json": json.dumps(verdict_outputs.as_json(gates), ensure_ascii=False),
+                 "sarif": json.dumps(verdict_outputs.sarif(gates), ensure_ascii=False)}
+        for name, text in texts.items():
+            told = re.sub(r"[\\\s]+", "", text)
+            lacking = [one.rule for one in gates[0].verdicts if re.sub(r"\s+", "", one.message).casefold() not in told.casefold()
+                       and not (name in ("sarif", "pytest") and one.status in ("pass", "skipped"))]
+            assert (name, []) == (name, lacking)
+
+    def test_in_what_is_undecided_not_judged_or_passed(self, judged, capsys):
+        for statuses, expected in ((("pass", "inconclusive"), "UNDECIDED"), (("pass", "error", "inconclusive"), "NOT JUDGED"),
+                                   (("pass", "skipped"), "PASS")):
+            one = replace(judged, verdicts=tuple(v for v in judged.verdicts if v.status in statuses))
+            whole = Judgement(policy=policy.load(Path(judged.path)), gates=(one,), found=Found(subjects=(), unfinished=()))
+            judging.print_judgement(whole)
+            assert expected == capsys.readouterr().out.partition("  ")[0]
+            assert f"<h1>{expected}: " in verdict_pages.gate_page(whole)
+            assert expected == verdict_outputs.as_json([one])["conclusion"]
+
+    def test_the_shipped_policies_ask(self):
+        assert ["?"] * 3 == [one.title[-1] for one in policy.shipped().values()]
