@@ -19,6 +19,7 @@ from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput, writin
 from edgebench.imagecache import normalize
 from edgebench.recipe import Recipe
 from edgebench.record import Preprocess, decode, read_json, write_json
+from edgebench.runtime_messages import useful
 
 TIME_LIMIT_S = 1800.0
 CALIBRATION_BATCH = 8
@@ -84,7 +85,7 @@ def _build(job: BuildJob) -> str:
         raise CannotMeasure(f"building {job.recipe.id} ran out of memory", "use a machine with more") from error
     except Exception as error:  # quantizers and converters raise anything; its kind and text are all there is to tell
         raise InvalidInput(f"{job.recipe.id} cannot be built from {job.model}: {type(error).__name__}: "
-                           f"{' '.join(str(error).split())[:300]}",
+                           f"{useful(error)}",
                            "an old opset or an operator that the tool does not know? try another recipe") from error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgebench import backends, builder, graphs
+from edgebench import backends, builder, graphs, intake, typed
 from edgebench.artifacts import pad, run_batches
 from edgebench.backends import onnxruntime
 from edgebench.datasets import ImageSet
@@ -17,6 +17,7 @@ from edgebench.errors import CannotMeasure, InvalidInput, require
 from edgebench.evaluate import FEATURES
 from edgebench.imagecache import cached, normalize
 from edgebench.recipe import Recipe
+from edgebench.runtime_messages import useful
 from edgebench.sources import Source, quiet
 
 PARITY_IMAGES = 16
@@ -69,7 +70,7 @@ def to_onnx(source: Source, opset: int, folder: Path) -> Path:
     """
     target = folder / f"base-{opset}.onnx"
     if source.onnx is not None:
-        _name_batch(source.onnx, target)
+        _take_in(source.onnx, target, _onnx_size(source))
         return target
     torch = require("torch", "export")
     require("onnxscript", "export")
@@ -91,19 +92,23 @@ def to_onnx(source: Source, opset: int, folder: Path) -> Path:
                 program = torch.onnx.export(
                     source.program, (example,), opset_version=opset, input_names=[INPUT],
                     output_names=[OUTPUT, *[FEATURES] * source.features],
-                    dynamic_shapes=({0: torch.export.Dim(graphs.BATCH, min=1, max=4096)},), dynamo=True, verbose=False)
+                    dynamic_shapes=({0: torch.export.Dim(intake.BATCH, min=1, max=4096)},), dynamo=True, verbose=False)
             program.save(str(target))
     except torch.onnx.errors.OnnxExporterError as error:
-        raise InvalidInput(f"torch.onnx cannot export {source.identity.id}: {str(error).strip().splitlines()[0]}",
+        raise InvalidInput(f"torch.onnx cannot export {source.identity.id}: {useful(error)}",
                            "export it to ONNX yourself and pass the .onnx file") from error
-    _name_batch(target, target)
+    model = graphs.load_checked(target, run=False)
+    if graphs.name_batch(model):
+        graphs.save(model, target)
     return target
 
 
-def _name_batch(given: Path, target: Path) -> None:
-    model = graphs.load_checked(given)
-    if graphs.name_batch(model) or given != target:
-        graphs.save(model, target)
+def _take_in(given: Path, target: Path, size_px: tuple[int, int]) -> None:
+    model = graphs.load_checked(given, size_px)
+    graphs.name_batch(model)
+    graphs.note_size(model, size_px)
+    typed.name_nodes(model)
+    graphs.save(model, target)
 
 
 def reference_outputs(source: Source, base: Path, inputs: np.ndarray) -> dict[str, np.ndarray]:
@@ -148,7 +153,7 @@ def base_at(source: Source, opset: int, size: int, folder: Path) -> Path:
         program = source.at_size(size)
     except (ValueError, RuntimeError, AssertionError, TypeError) as error:
         raise InvalidInput(f"{source.identity.id} cannot take inputs of {size}×{size}: "
-                           f"{' '.join(str(error).split())[:200]}",
+                           f"{useful(error)}",
                            "leave that size out of --resolutions") from error
     place = folder / f"at-{size}"
     place.mkdir(exist_ok=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgebench import backends, builder, graphs, parity, roofline
+from edgebench import backends, builder, graphs, intake, parity, roofline
 from edgebench.artifacts import (
     GOLDEN,
     MANIFEST,
@@ -350,7 +350,7 @@ def _refuse_wrong_classes(manifest: Artifact) -> None:
 
 def _with_batch(found: tuple[TensorSpec, ...], first: int | str) -> tuple[TensorSpec, ...]:
     """Restore the batch dimension that opening the session for one image fixed."""
-    batch = first if isinstance(first, int) else graphs.BATCH
+    batch = first if isinstance(first, int) else intake.BATCH
     return tuple(TensorSpec(name=spec.name, dtype=spec.dtype, shape=(batch, *spec.shape[1:])) for spec in found)
 
 

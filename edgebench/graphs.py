@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, cast, get_args
 
 import numpy as np
 
-from edgebench import files
-from edgebench.errors import InvalidInput, UsageError, require, unknown
-from edgebench.patterns import COMPUTE, attentions, index, is_depthwise, layer_norms, types
+from edgebench import files, intake
+from edgebench.errors import CannotMeasure, InvalidInput, UsageError, require, unknown
+from edgebench.intake import BATCH
+from edgebench.patterns import COMPUTE, attentions, dims, index, is_depthwise, layer_norms, nodes, opset, types
 from edgebench.recipe import Family, Precision, Recipe
 from edgebench.record import ExecutedPrecision, TensorSpec
+from edgebench.runtime_messages import THE_MODEL, useful
 
 MIN_OPSET = 13
 """The first with Q/DQ nodes per channel; older files are converted."""
@@ -22,21 +24,11 @@ OPSET = 20
 """What older files are converted to."""
 AGREEMENT = 1e-4
 """How far a converted file's outputs may be from the original's, as a share of the largest of them."""
-BATCH = "batch"
-"""Name of the batch axis in the graphs that are built from; ONNX Runtime fixes it by this name."""
+# How far two answers to one image may differ, as a share of the largest logit: kernels round by batch size.
+_STEADY = 1e-3
+_SIZE_KEY = "edgebench.input_px"
 _ONE_FILE_BYTES = 2**31 - 2**20
 """protobuf's limit of 2 GB, with room for what is added."""
-
-
-def dims(value: Any) -> list[int | str]:
-    """Return the dimensions of an input or output: sizes, or names where they may vary (``?`` without one)."""
-    return [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else (dim.dim_param or "?")
-            for dim in value.type.tensor_type.shape.dim]
-
-
-def opset(model: Any) -> int:
-    """Return the version of ONNX's own operators that a model uses; 0 where it names none."""
-    return max((int(one.version) for one in model.opset_import if one.domain in ("", "ai.onnx")), default=0)
 
 
 def load(path: Path) -> Any:
@@ -66,8 +58,14 @@ def interface(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...
 
 
 def image_input(path: Path) -> TensorSpec:
-    """Return the one input of a classifier's ONNX file."""
-    return interface(path)[0][0]
+    """Return the one input of a classifier's ONNX file.
+
+    Raises:
+        InvalidInput: Unreadable, or its input is no batch of float RGB images.
+    """
+    model = _readable(path)
+    image = intake.image_inputs(model)[0]
+    return TensorSpec(name=image.name, shape=tuple(dims(image)), dtype="float32")
 
 
 def save(model: Any, target: Path) -> None:
@@ -84,9 +82,7 @@ def save(model: Any, target: Path) -> None:
 
 def name_batch(model: Any) -> bool:
     """Call a classifier's batch `BATCH`, where it may vary and has another name or none; returns whether it had."""
-    given = {tensor.name for tensor in model.graph.initializer}
-    image = next(value for value in model.graph.input if value.name not in given)
-    first = image.type.tensor_type.shape.dim[0]
+    first = intake.image_inputs(model)[0].type.tensor_type.shape.dim[0]
     was = first.dim_param
     if first.dim_value > 0 or was == BATCH:
         return False
@@ -94,6 +90,10 @@ def name_batch(model: Any) -> bool:
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
             if was and dim.dim_param == was:
+                dim.dim_param = BATCH
+    for value in model.graph.output:
+        for dim in list(value.type.tensor_type.shape.dim)[:1]:
+            if not dim.HasField("dim_value") and not dim.dim_param:
                 dim.dim_param = BATCH
     return True
 
@@ -153,6 +153,10 @@ def _external(path: Path, model: Any) -> list[tuple[Path, Any, dict[str, str]]]:
         parts = (*PurePosixPath(location).parts, *PureWindowsPath(location).parts)
         where = path.parent / location
         outside = PurePosixPath(location).is_absolute() or bool(PureWindowsPath(location).anchor) or ".." in parts
+        numbers = [entries[key] for key in ("offset", "length") if entries.get(key)]
+        if not all(map(str.isdecimal, numbers)) or tensor.data_type not in tensor.DataType.values()[1:]:
+            raise InvalidInput(f"{path} places its external weights {tensor.name!r} wrongly: type {tensor.data_type}, "
+                               f"offset and length {', '.join(numbers) or 'absent'}", "export the model again")
         # A link may lead out although the name does not; in a hub's cache, both files are links into one folder.
         places = (path.parent.resolve(), path.resolve().parent)
         if outside or not any(where.resolve().is_relative_to(place) for place in places):
@@ -203,21 +207,29 @@ def _external_bytes(tensor: Any, entries: dict[str, str]) -> int:
     return int(entries.get("length") or np.prod(tensor.dims, dtype=np.int64) * np.dtype(kind).itemsize)
 
 
-def load_checked(path: Path) -> Any:
+def load_checked(path: Path, size_px: tuple[int, int] | None = None, *, run: bool = True) -> Any:
     """Return a classifier's ONNX model with its weights, if it is one that can be exported.
 
     Files of an opset below 13 are converted to opset 20, if their outputs stay what they were.
+
+    Args:
+        path: The file.
+        size_px: Height and width of the images, where the file leaves them free.
+        run: Whether it is run on noise, which settles the sizes of its outputs, and proves that an answer depends on
+            one image alone.
 
     Raises:
         InvalidInput: Unreadable, incomplete, unsupported operators or types, no single image input, or no logits.
     """
     onnx = require("onnx", "export")
-    model = _read(path)
-    if not model.graph.node:
-        raise InvalidInput(f"{path} is not a readable ONNX file: it holds no graph")
+    model = _readable(path)
     _complete(path, model)
-    _check_operators(path, model)
     linked = _read_external(path, model)
+    undeclared = [value for value in model.graph.output if value.type.WhichOneof("value") == "tensor_type"
+                  and not value.type.tensor_type.HasField("shape")]
+    for value in undeclared:
+        # The checker wants a shape, and does not look at it.
+        value.type.tensor_type.shape.SetInParent()
     try:
         # A file of 2 GB can only be checked where it lies, and there onnx refuses weights that are links.
         if model.ByteSize() < _ONE_FILE_BYTES:
@@ -225,53 +237,46 @@ def load_checked(path: Path) -> Any:
         elif not linked:
             onnx.checker.check_model(str(path))
     except (ValueError, onnx.checker.ValidationError) as error:
-        raise InvalidInput(f"{path} is not a valid ONNX model: {' '.join(str(error).split())[:200]}",
-                           "its external data may be cut short or belong to another export") from error
+        raise InvalidInput(f"{path} is not a valid ONNX model: {useful(error)}",
+                           "export it again, and check it with onnx.checker.check_model") from error
+    for value in undeclared:
+        value.type.tensor_type.ClearField("shape")
     if model.functions:
         model = require("onnx.inliner", "export").inline_local_functions(model)
+    # Again: functions are in place now, and flags may lie outside the file.
+    intake.refuse_random(path, model)
+    intake.refuse_unfit_weights(path, model)
+    converted = _converted(path, model, OPSET) if opset(model) < MIN_OPSET else model
+    if run:
+        _settle(path, model, size_px)
     _check_interface(path, model)
-    _check_types(path, model)
-    return at_opset(path, model, OPSET) if opset(model) < MIN_OPSET else model
+    if converted is not model:
+        _refuse_difference(path, model, converted, size_px)
+        for value, settled in zip(converted.graph.output, model.graph.output, strict=True):
+            value.CopyFrom(settled)
+    return converted
 
 
-def _check_operators(path: Path, model: Any) -> None:
-    onnx = require("onnx", "export")
-    own = {(function.domain, function.name) for function in model.functions}
-    unknown: Counter[str] = Counter()
-    for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
-        if (node.domain, node.op_type) in own:
-            continue
-        known = node.domain in ("", "ai.onnx")
-        if known:
-            try:
-                known = not onnx.defs.get_schema(node.op_type, opset(model) or 1, "").deprecated
-            except onnx.defs.SchemaError:
-                known = False
-        if not known:
-            unknown[f"{node.domain}:{node.op_type}" if node.domain else node.op_type] += 1
-    if unknown:
-        named = ", ".join(f"{name} ({count}×)" for name, count in sorted(unknown.items()))
-        raise InvalidInput(f"{path} uses operators that are not ONNX's own at opset {opset(model)}: {named}",
-                           "export it with standard operators only, before any runtime optimized or fused it")
+def _readable(path: Path) -> Any:
+    """Return a model without external weights, its interface in one form, after everything that the graph alone tells.
+
+    Raises:
+        InvalidInput: Versions, an input, or operators that cannot be used.
+    """
+    model = _read(path)
+    if not model.graph.node:
+        raise InvalidInput(f"{path} is not a readable ONNX file: it holds no graph")
+    intake.refuse_unknown_versions(path, model)
+    intake.normalize(model)
+    intake.refuse_unfit_input(path, model)
+    intake.refuse_unknown_operators(path, model)
+    intake.refuse_random(path, model)
+    return model
 
 
 def _check_interface(path: Path, model: Any) -> None:
-    onnx = require("onnx", "export")
-    initializers = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in initializers]
+    shape = dims(intake.image_inputs(model)[0])
     outputs = [(value.name, dims(value)) for value in model.graph.output]
-    got = ", ".join(f"{value.name} {onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()} "
-                    f"({', '.join(map(str, dims(value)))})" for value in inputs)
-    if len(inputs) > 1:
-        raise InvalidInput(f"{path} has {len(inputs)} inputs: expected one float input (N, 3, H, W), got {got}",
-                           "make the others constants of the graph before exporting it")
-    shape = dims(inputs[0]) if inputs else []
-    if len(shape) == 3:
-        raise InvalidInput(f"{path} has no batch axis: expected one float input (N, 3, H, W), got {got}",
-                           "export it with inputs of shape (1, 3, H, W), or with a batch that may vary")
-    if len(shape) != 4 or shape[1] != 3 or inputs[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
-        raise InvalidInput(f"{path}: expected one float input (N, 3, H, W), got {got or 'none'}",
-                           "channels-last and uint8 inputs need a Transpose or Cast in front of the graph")
     if not outputs or len(outputs[0][1]) != 2:
         named = ", ".join(f"{name} ({', '.join(map(str, shape))})" for name, shape in outputs)
         raise InvalidInput(f"{path} has no logits: expected a first output (N, classes), got {named or 'none'}",
@@ -282,62 +287,174 @@ def _check_interface(path: Path, model: Any) -> None:
                            "go out", "export it with the same batch in the input and the output")
 
 
-def _check_types(path: Path, model: Any) -> None:
-    """Refuse weights of types that no recipe computes with; integers that are shapes and indices are as they should."""
-    kinds = require("onnx", "export").TensorProto
-    graph = index(model)
-    double = [tensor.name for tensor in graph.constants.values()
-              if tensor.data_type == kinds.DOUBLE and np.prod(tensor.dims, dtype=np.int64) > 1]
-    if double:
-        raise InvalidInput(f"{path} has {len(double)} float64 weights, such as {double[0]!r}",
-                           "export the model in float32 (model.float()): no runtime here computes float64 fast, and "
-                           "rounding them silently would make another model")
-    for node in model.graph.node:
-        weight = graph.weight(node) if node.op_type in COMPUTE else None
-        if weight is not None and weight.data_type in (kinds.INT64, kinds.INT32):
-            kind = kinds.DataType.Name(weight.data_type).lower()
-            raise InvalidInput(f"{path}: {node.op_type} {node.name!r} multiplies by the {kind} weights "
-                               f"{weight.name!r}", f"export the weights in float32: {kind} is for shapes and indices")
+def _settle(path: Path, model: Any, size_px: tuple[int, int] | None) -> None:
+    """Run a model on noise: write the sizes of its outputs into it, and refuse answers that do not stay alike.
+
+    Raises:
+        InvalidInput: It does not run, or an answer is random or depends on the other images of the batch.
+    """
+    first = dims(intake.image_inputs(model)[0])[0]
+    with _session(model, path) as session:
+        noise = _noise(model, size_px)
+        try:
+            answers = session.infer(noise)
+        except CannotMeasure as error:
+            _refuse_frozen_batch(path, session, noise, first)
+            shape = ", ".join(map(str, next(iter(noise.values())).shape))
+            raise InvalidInput(f"{path} does not run on inputs of shape ({shape}): {error.message.partition(': ')[2]}",
+                               "check size_px in the --preprocess file, and the sizes that the graph fixes") from error
+        answers = {name: np.array(value) for name, value in answers.items()}
+        _write_sizes(model, answers)
+        _refuse_unsteady(path, model, session, noise, answers)
 
 
-def at_opset(what: object, model: Any, wanted: int) -> Any:
-    """Return the model in another opset, checked to give the same outputs; `what` names it in errors.
+def _refuse_frozen_batch(path: Path, session: Any, noise: dict[str, Any], first: int | str) -> None:
+    if isinstance(first, int):
+        return
+    try:
+        session.infer({name: value[:1] for name, value in noise.items()})
+    except CannotMeasure:
+        return
+    raise InvalidInput(f"{path} declares a batch that may vary, but its graph is frozen to 1 image",
+                       "declare the input with a batch of 1, or export it with a dynamic batch axis")
+
+
+def _write_sizes(model: Any, answers: dict[str, Any]) -> None:
+    for value in model.graph.output:
+        tensor, answer = value.type.tensor_type, answers[value.name]
+        if value.type.WhichOneof("value") != "tensor_type" or answer.ndim == 0:
+            continue
+        if len(tensor.shape.dim) != answer.ndim:
+            del tensor.shape.dim[:]
+            for _ in answer.shape:
+                tensor.shape.dim.add()
+        for axis, (dim, size) in enumerate(zip(tensor.shape.dim, answer.shape, strict=True)):
+            # Beyond a matrix, sizes may follow those of the image.
+            if axis and (answer.ndim == 2 or dim.HasField("dim_value")):
+                dim.dim_value = size
+        if not dims(value)[0] or dims(value)[0] == "?":
+            _copy_batch(model, tensor.shape.dim[0])
+
+
+def _copy_batch(model: Any, dim: Any) -> None:
+    first = intake.image_inputs(model)[0].type.tensor_type.shape.dim[0]
+    if first.HasField("dim_value"):
+        dim.dim_value = first.dim_value
+    elif first.dim_param:
+        dim.dim_param = first.dim_param
+
+
+def _refuse_unsteady(path: Path, model: Any, session: Any, noise: dict[str, Any], answers: dict[str, Any]) -> None:
+    (name, images), = noise.items()
+    others = np.concatenate([images[:1], 2 * images[1:] + 1])
+    for feed, alike in ((images, ("answers the same images differently each time: it draws random numbers or keeps a "
+                                 "state")),
+                        (others, "answers an image differently when the other images of the batch change")):
+        if feed is others and (len(images) < 2 or ranges_follow_batch(model)):
+            continue
+        for output, value in session.infer({name: feed}).items():
+            own, again = (np.asarray(rows[:1] if feed is others else rows, np.float64)
+                          for rows in (answers[output], value))
+            if not (np.array_equal(own, again, equal_nan=True) or _share(own, again) <= _STEADY):
+                raise InvalidInput(f"{path} {alike} (output {output!r})", "export it after model.eval()")
+
+
+def ranges_follow_batch(model: Any) -> bool:
+    """Return whether a graph quantizes values by the range that they have in a batch, so that answers depend on it."""
+    return any("Dynamic" in node.op_type and "Quant" in node.op_type for node in nodes(model.graph))
+
+
+def at_opset(what: object, model: Any, wanted: int, size_px: tuple[int, int] | None = None) -> Any:
+    """Return the model in another opset, checked to give the same outputs.
+
+    Args:
+        what: The model in messages.
+        model: In its own opset.
+        wanted: The opset.
+        size_px: Height and width (px) to check it at, where the model leaves them free.
 
     Raises:
         InvalidInput: It cannot be converted, or the converted model answers otherwise.
     """
-    onnx = require("onnx", "export")
-    was = opset(model)
-    hint = f"export it again with opset_version={wanted}"
-    try:
-        converted = require("onnx.version_converter", "export").convert_version(model, wanted)
-        onnx.checker.check_model(converted)
-        before, after = _outputs(model), _outputs(converted)
-    except (RuntimeError, ValueError, InvalidInput, onnx.checker.ValidationError) as error:
-        raise InvalidInput(f"{what} is of opset {was} and cannot be converted to {wanted}: "
-                           f"{' '.join(str(error).split())[:200]}", hint) from error
-    worst = max(float(np.abs(a - b).max()) / max(float(np.abs(a).max()), 1e-6)
-                for a, b in zip(before, after, strict=True))
-    if not worst <= AGREEMENT:
-        raise InvalidInput(f"{what} is of opset {was}; converted to {wanted}, its outputs differ by a share of "
-                           f"{worst:.2g}", hint)
+    converted = _converted(what, model, wanted)
+    _refuse_difference(what, model, converted, size_px)
     return converted
 
 
-def _outputs(model: Any) -> list[Any]:
+def _converted(what: object, model: Any, wanted: int) -> Any:
+    onnx = require("onnx", "export")
+    try:
+        converted = require("onnx.version_converter", "export").convert_version(model, wanted)
+        onnx.checker.check_model(converted)
+    except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
+        raise InvalidInput(f"{what} is of opset {opset(model)} and cannot be converted to {wanted}: {useful(error)}",
+                           f"export it again with opset_version={wanted}") from error
+    return converted
+
+
+def _refuse_difference(what: object, model: Any, converted: Any, size_px: tuple[int, int] | None) -> None:
+    was, wanted = opset(model), opset(converted)
+    hint = f"export it again with opset_version={wanted}"
+    try:
+        before, after = _outputs(model, size_px), _outputs(converted, size_px)
+    except (InvalidInput, CannotMeasure) as error:
+        raise InvalidInput(f"{what} is of opset {was} and cannot be converted to {wanted}: {error.message}",
+                           hint) from error
+    worst = max(_share(a, b) for a, b in zip(before, after, strict=True))
+    if not worst <= AGREEMENT:
+        raise InvalidInput(f"{what} is of opset {was}; converted to {wanted}, its outputs differ by a share of "
+                           f"{worst:.2g}", hint)
+
+
+def _share(answers: Any, others: Any) -> float:
+    """Return the largest difference as a share of the largest finite answer; alike infinities do not differ."""
+    own, other = (np.asarray(values, np.float64) for values in (answers, others))
+    if own.shape != other.shape:
+        return float("inf")
+    with np.errstate(invalid="ignore"):
+        difference = np.where(own == other, 0.0, np.abs(own - other))
+    return float(difference.max(initial=0)) / max(float(np.abs(own[np.isfinite(own)]).max(initial=0)), 1e-6)
+
+
+def _outputs(model: Any, size_px: tuple[int, int] | None) -> list[Any]:
     """Return the outputs for seeded noise, as ONNX Runtime computes them."""
+    with _session(model, "the model") as session:
+        return [np.array(value) for value in session.infer(_noise(model, size_px)).values()]
+
+
+def _noise(model: Any, size_px: tuple[int, int] | None) -> dict[str, Any]:
+    image = intake.image_inputs(model)[0]
+    noted = next((entry.value for entry in model.metadata_props if entry.key == _SIZE_KEY), None)
+    height, width = size_px or (map(int, noted.split("x")) if noted else (224, 224))
+    shape = [size if isinstance(size, int) else default
+             for size, default in zip(dims(image), (2, 3, height, width), strict=True)]
+    return {image.name: np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
+
+
+@contextmanager
+def _session(model: Any, what: object) -> Iterator[Any]:
+    """Open a model in ONNX Runtime's CPU provider; `what` names it in errors."""
     from edgebench import backends
 
     plain = Recipe(id="check", title="", purpose="", checked_on="", backend="onnxruntime", precision="fp32")
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "model.onnx"
         save(model, file)
-        image = image_input(file)
-        shape = [size if isinstance(size, int) else default
-                 for size, default in zip(image.shape, (2, 3, 224, 224), strict=True)]
-        noise = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-        session = backends.get("onnxruntime").open_session(file, plain, batch=shape[0], threads=1)
-        return [np.array(value) for value in session.infer({image.name: noise}).values()]
+        first = dims(intake.image_inputs(model)[0])[0]
+        try:
+            session = backends.get("onnxruntime").open_session(
+                file, plain, batch=first if isinstance(first, int) else 2, threads=1)
+        except InvalidInput as error:
+            raise InvalidInput(error.message.replace(THE_MODEL, str(what), 1), error.hint) from error
+        yield session
+
+
+def note_size(model: Any, size_px: tuple[int, int]) -> None:
+    """Write into a model whose height or width is free at which size its conversions are checked."""
+    if any(isinstance(size, str) for size in dims(intake.image_inputs(model)[0])[2:]):
+        require("onnx", "export").helper.set_model_props(
+            model, {**{entry.key: entry.value for entry in model.metadata_props},
+                    _SIZE_KEY: f"{size_px[0]}x{size_px[1]}"})
 
 
 def family(model: Any) -> Family:

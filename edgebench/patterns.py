@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,44 @@ class Index:
             if behind in self.constants:
                 return self.constants[behind]
         return None
+
+
+def dims(value: Any) -> list[int | str]:
+    """Return the dimensions of an input or output: sizes, or names where they may vary (``?`` without one)."""
+    return [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else (dim.dim_param or "?")
+            for dim in value.type.tensor_type.shape.dim]
+
+
+def opset(model: Any) -> int:
+    """Return the version of ONNX's own operators that a model uses; 0 where it names none."""
+    return max((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+
+
+def nodes(graph: Any) -> Iterator[Any]:
+    """Yield the nodes of a graph, those of its subgraphs included."""
+    for node in graph.node:
+        yield node
+        for inner in subgraphs(node):
+            yield from nodes(inner)
+
+
+def subgraphs(node: Any) -> Iterator[Any]:
+    """Yield the graphs in a node's attributes: branches and loop bodies."""
+    for entry in node.attribute:
+        if entry.HasField("g"):
+            yield entry.g
+        yield from entry.graphs
+
+
+def captured(node: Any) -> set[str]:
+    """Return the names that the subgraphs of a node read from the graphs around them, or may read."""
+    return {name for inner in subgraphs(node) for each in nodes(inner) for name in each.input} | {
+        value.name for inner in subgraphs(node) for value in inner.output}
+
+
+def names_read(model: Any) -> set[str]:
+    """Return every name that a node of the main graph or of a subgraph reads."""
+    return {name for node in model.graph.node for name in (*node.input, *captured(node))}
 
 
 def index(model: Any) -> Index:

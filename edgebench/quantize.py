@@ -18,7 +18,7 @@ import numpy as np
 from edgebench import graphs, typed
 from edgebench.backends import Batches, Feeds
 from edgebench.errors import InvalidInput, require
-from edgebench.patterns import COMPUTE, Index, attribute, index, types
+from edgebench.patterns import COMPUTE, Index, attribute, dims, index, names_read, opset, types
 from edgebench.recipe import Family, Quantization, Recipe
 from edgebench.rules import SHAPES, Rules, dialect
 
@@ -66,8 +66,8 @@ def prepare(base: Path, folder: Path) -> Path:
     onnx = require("onnx", "export")
     tools = require("onnxruntime.quantization.shape_inference", "export")
     target = folder / "prepared.onnx"
-    if graphs.opset(graphs.load(base)) < _OPSET:
-        lifted = graphs.at_opset(base.name, onnx.load(str(base)), graphs.OPSET)
+    if opset(graphs.load(base)) < _OPSET:
+        lifted = graphs.at_opset("the model", onnx.load(str(base)), graphs.OPSET)
         base = folder / "lifted.onnx"
         graphs.save(lifted, base)
         del lifted
@@ -142,7 +142,7 @@ def quantize(base: Path, recipe: Recipe, calibration: Batches, target: Path) -> 
             raise InvalidInput(f"recipe {recipe.id!r} quantizes no layer of this {decided.family}",
                                "edgebench export --explain says why; --family overrides what was detected")
         originals = _original_inputs(model)
-        may_vary = not isinstance(graphs.dims(model.graph.input[0])[0], int)
+        may_vary = not isinstance(dims(model.graph.input[0])[0], int)
         del model
         written = Path(scratch) / "quantized.onnx"
         _with_onnxruntime(prepared, quantization, decided, _Reader(calibration, one_by_one=may_vary), written)
@@ -286,7 +286,7 @@ def _shield_float(model: Any, decided: Plan) -> None:
                                      name=f"{node.name}_DequantizeLinear", axis=1)
         node.input[0] = output
         model.graph.node.insert(list(model.graph.node).index(dequantize) + 1, made)
-    read = {name for node in model.graph.node for name in node.input} | {one.name for one in model.graph.output}
+    read = names_read(model) | {one.name for one in model.graph.output}
     for node in [one for one in model.graph.node if one.op_type == "DequantizeLinear" and one.output[0] not in read]:
         model.graph.node.remove(node)
 
@@ -311,7 +311,7 @@ def _to_float8(model: Any) -> None:
         _store_float8(graph, node)
         model.graph.node.remove(node)
     # The FP32 weights have no reader any more.
-    read = {name for node in model.graph.node for name in node.input}
+    read = names_read(model)
     for tensor in [one for one in model.graph.initializer if one.name not in read]:
         model.graph.initializer.remove(tensor)
     for value in [one for one in model.graph.value_info if one.name not in read]:

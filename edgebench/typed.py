@@ -9,7 +9,18 @@ import numpy as np
 
 from edgebench import graphs
 from edgebench.errors import InvalidInput, require
-from edgebench.patterns import Index, attribute, index, layer_norms, types, zero_shot_head
+from edgebench.patterns import (
+    Index,
+    attribute,
+    captured,
+    index,
+    layer_norms,
+    names_read,
+    nodes,
+    opset,
+    types,
+    zero_shot_head,
+)
 
 Half = Literal["fp16", "bf16"]
 # Inputs that ONNX wants in float32 whatever the others are.
@@ -41,7 +52,7 @@ def name_nodes(model: Any) -> None:
 
 def drop_unused_domains(model: Any) -> None:
     """Remove operator sets that no node uses: some runtimes refuse those they do not know."""
-    used = {node.domain if node.domain != "ai.onnx" else "" for node in model.graph.node} | {""}
+    used = {node.domain if node.domain != "ai.onnx" else "" for node in nodes(model.graph)} | {""}
     for one in [one for one in model.opset_import if one.domain not in used]:
         model.opset_import.remove(one)
 
@@ -76,7 +87,7 @@ def convert(model: Any, precision: Half, keep: Collection[str] = ()) -> Any:
     half = kinds.FLOAT16 if precision == "fp16" else kinds.BFLOAT16
     quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
     needed = 22 if precision == "bf16" else 19 if quantized else graphs.MIN_OPSET
-    if graphs.opset(model) < needed:
+    if opset(model) < needed:
         model = graphs.at_opset("the model", model, needed)
     name_nodes(model)
     _constants_to_initializers(model)
@@ -152,7 +163,8 @@ class _Conversion:
 
     def run(self) -> None:
         """Rewrite the model."""
-        outputs = {value.name for value in self._model.graph.output}
+        # What a subgraph reads by name keeps its name and its type.
+        outputs = {value.name for value in self._model.graph.output}.union(*map(captured, self._model.graph.node))
         for node in self._model.graph.node:
             stays = node.name in self._stay
             for place, name in enumerate(node.input):
@@ -215,12 +227,15 @@ class _Conversion:
                     "value", self._onnx.helper.make_tensor("value", self._half, [1], [number])))
 
     def _unsafe(self) -> set[str]:
-        """Return the nodes that cannot be half: a constant overflows or vanishes, or a subgraph is inside."""
+        """Return the nodes that cannot be half: a constant overflows or vanishes, or the operator is not ONNX's own.
+
+        Nodes with subgraphs, whose types are declared inside, stay float32 too.
+        """
         found = set()
         largest = 65504.0 if self._half == self._onnx.TensorProto.FLOAT16 else 3.3895e38
         checked: dict[str, bool] = {}
         for node in self._model.graph.node:
-            if any(one.HasField("g") or one.graphs for one in node.attribute) or node.op_type in _OWN_TYPES or (
+            if captured(node) or node.domain not in ("", "ai.onnx") or node.op_type in _OWN_TYPES or (
                     node.op_type in _NOT_IN_BF16 and self._half == self._onnx.TensorProto.BFLOAT16):
                 found.add(node.name)
             for name in node.input:
@@ -243,7 +258,7 @@ class _Conversion:
         return value.size != 1 or bool(np.all(np.abs(_round_trip(finite, self._half) - finite) <= _LOSS * finite))
 
     def _tidy(self) -> None:
-        read = {name for node in self._model.graph.node for name in node.input}
+        read = names_read(self._model)
         given = {value.name for value in (*self._model.graph.input, *self._model.graph.output)}
         for tensor in [one for one in self._model.graph.initializer if one.name not in read | given]:
             self._model.graph.initializer.remove(tensor)

@@ -77,7 +77,7 @@ def answers(file: Path | onnx.ModelProto, inputs: np.ndarray) -> np.ndarray:
     options.log_severity_level = 3
     source = str(file) if isinstance(file, Path) else file.SerializeToString()
     session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    return session.run(None, {"image": inputs})[0]
+    return session.run(None, {session.get_inputs()[0].name: inputs})[0]
 
 
 def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:

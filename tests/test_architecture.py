@@ -197,7 +197,7 @@ class TestOnePlaceForEachPackage:
         ("nncf", {"edgebench.backends.openvino"}),
         ("tensorrt", {"edgebench.backends.tensorrt"}),
         ("onnx", {"edgebench.backends.onnxruntime", "edgebench.ceilings", "edgebench.conversion", "edgebench.sources", "edgebench.roofline",
-                  "edgebench.graphs", "edgebench.patterns", "edgebench.quantize", "edgebench.typed"}),
+                  "edgebench.graphs", "edgebench.intake", "edgebench.patterns", "edgebench.quantize", "edgebench.typed"}),
         ("onnxscript", {"edgebench.conversion"}),
         ("torch", {"edgebench.sources", "edgebench.checkpoints", "edgebench.conversion", "edgebench.demo", "edgebench.doctor"}),
         ("torchvision", {"edgebench.sources", "edgebench.doctor"}),

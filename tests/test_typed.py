@@ -150,9 +150,9 @@ class TestRange:
     def test_an_older_opset_is_lifted_where_convolutions_do_not_know_the_type(self):
         weight = np.ones((4, 4))
         model = typed.convert(small([oh.make_node("MatMul", ["x", "w"], ["y"])], {"w": weight}, opset=20), "fp16")
-        assert 20 == graphs.opset(model)
+        assert 20 == patterns.opset(model)
         model = converted("resnet", "bf16")
-        assert 22 == graphs.opset(model)
+        assert 22 == patterns.opset(model)
 
 
 class TestQuantizedAndTyped:

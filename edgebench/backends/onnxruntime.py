@@ -13,6 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ from edgebench.backends.layers import Layer, profile, summarize_precision
 from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput, require
 from edgebench.recipe import Precision, Recipe, Setting
 from edgebench.record import ExecutedPrecision, TensorSpec
+from edgebench.runtime_messages import shown, useful
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+DOMAINS = ("com.microsoft", "ai.onnx.ml")
+"""Domains whose operators ONNX Runtime adds to ONNX's own."""
 _GPU = (TENSORRT, CUDA)
 _NUMPY = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64",
           "tensor(uint8)": "uint8", "tensor(int8)": "int8", "tensor(int32)": "int32", "tensor(int64)": "int64"}
@@ -124,7 +128,7 @@ class _HostSession:
         try:
             return dict(zip(self._names, self._run(self._names, feeds), strict=True))
         except _failures() as error:
-            raise CannotMeasure(f"ONNX Runtime failed in an inference: {_text(error)}") from error
+            raise CannotMeasure(f"ONNX Runtime failed in an inference: {useful(error)}") from error
 
 
 class _GpuSession(ort_gpu.DeviceSession):
@@ -132,7 +136,7 @@ class _GpuSession(ort_gpu.DeviceSession):
         try:
             return super().infer(feeds)
         except _failures() as error:
-            raise CannotMeasure(f"ONNX Runtime failed in an inference on the GPU: {_text(error)}",
+            raise CannotMeasure(f"ONNX Runtime failed in an inference on the GPU: {useful(error)}",
                                 "out of memory? try a smaller --batch") from error
 
 
@@ -211,7 +215,7 @@ def _open(entry: Path, recipe: Recipe, settings: Mapping[str, Mapping[str, Setti
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     options.add_free_dimension_override_by_name("batch", batch)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if CPU not in wanted:
@@ -241,7 +245,7 @@ def _open(entry: Path, recipe: Recipe, settings: Mapping[str, Mapping[str, Setti
     strangers = {name: nodes for name, nodes in (_assignment(session) or {}).items() if name not in wanted}
     if strangers:
         told = "; ".join(f"{name} took {len(nodes)}: {_named(nodes)}" for name, nodes in strangers.items())
-        raise CannotMeasure(f"{entry}: asked for {', '.join(wanted)} alone, but {told}",
+        raise CannotMeasure(f"{shown(entry)}: asked for {', '.join(wanted)} alone, but {told}",
                             "name that provider in the recipe too, or keep these operators out of the model")
     return session
 
@@ -267,21 +271,21 @@ def _named(nodes: list[tuple[str, str]]) -> str:
 
 def _refusal(entry: Path, wanted: list[str], error: Exception) -> EdgebenchError:
     """Return what is wrong with a file that no session could be made from."""
-    text = _text(error)
+    text, model = useful(error), shown(entry)
     operator = re.search(r"implementation for ([\w.:]+)\(|error: ([\w.:]+)\(-?\d+\) is not a registered|"
                          r"No Op registered for ([\w.:]+)", text)
     if operator is not None:
         name = next(filter(None, operator.groups()))
-        return InvalidInput(f"ONNX Runtime cannot load {entry}: {', '.join(wanted)} cannot execute operator {name!r} "
+        return InvalidInput(f"ONNX Runtime cannot load {model}: {', '.join(wanted)} cannot execute operator {name!r} "
                             f"({text})", "export with standard operators of an opset that this version knows")
     if "external" in text.lower() and not entry.with_name(f"{entry.name}.data").exists():
-        return InvalidInput(f"ONNX Runtime cannot load {entry}: its weights lie in another file, which is missing "
+        return InvalidInput(f"ONNX Runtime cannot load {model}: its weights lie in another file, which is missing "
                             f"({text})", "copy the whole artifact folder, external data included")
     if wanted != [CPU]:
         hint = "switch CUDA graphs off in the recipe's provider_options" if "graph capture" in text else \
             "no node may run on another provider than the recipe's"
-        return CannotMeasure(f"{entry}: {', '.join(wanted)} did not take the model: {text}", hint)
-    return InvalidInput(f"ONNX Runtime cannot load {entry}: {text}")
+        return CannotMeasure(f"{model}: {', '.join(wanted)} did not take the model: {text}", hint)
+    return InvalidInput(f"ONNX Runtime cannot load {model}: {text}")
 
 
 def executed_precision(entry: Path, recipe: Recipe, feeds: Feeds, *, threads: int) -> ExecutedPrecision:
@@ -380,17 +384,49 @@ def _compiled_precision(entry: Path, recipe: Recipe, providers: set[str]) -> Exe
                                    "typing, so that no layer may take another")
 
 
+@cache
+def newest_versions(ir: int, opset: int) -> tuple[int, int]:
+    """Return the newest IR version and opset that this ONNX Runtime loads, `ir` and `opset` at most.
+
+    It is asked with a graph of one node: its refusal names the number.
+    """
+    far = 10_000
+    refusals = {"ir": re.search(r"max supported IR version: (\d+)", _load_error(far, 13)),
+                "opset": re.search(r"is till opset (\d+)", _load_error(8, far))}
+    return (min(ir, int(refusals["ir"][1])) if refusals["ir"] else ir,
+            min(opset, int(refusals["opset"][1])) if refusals["opset"] else opset)
+
+
+def _load_error(ir: int, opset: int) -> str:
+    """Return what ONNX Runtime says to a graph of one node with these versions; empty where it takes it."""
+    onnx, runtime = require("onnx", "export"), require("onnxruntime", "onnxruntime")
+    make, kind = onnx.helper, onnx.TensorProto.FLOAT
+    graph = make.make_graph([make.make_node("Relu", ["x"], ["y"])], "probe", [make.make_tensor_value_info(
+        "x", kind, [1])], [make.make_tensor_value_info("y", kind, [1])])
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", opset)], ir_version=ir)
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        runtime.InferenceSession(model.SerializeToString(), options, providers=[CPU])
+    except _failures() as error:
+        return str(error)
+    return ""
+
+
+@cache
+def own_operators() -> frozenset[tuple[str, str]]:
+    """Return (domain, name) of the operators that ONNX Runtime adds to ONNX's own, those of its optimizer left out."""
+    state = require("onnxruntime.capi.onnxruntime_pybind11_state", "onnxruntime")
+    listed = state.get_all_operator_schema() if hasattr(state, "get_all_operator_schema") else []
+    return frozenset((entry.domain, entry.name) for entry in listed if entry.domain in DOMAINS)
+
+
 def _failures() -> tuple[type[Exception], ...]:
     state = require("onnxruntime.capi.onnxruntime_pybind11_state", "onnxruntime")
     names = ("EPFail", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel", "NoSuchFile",
              "NotImplemented", "RuntimeException")
     # Providers that fail to start raise plain errors.
     return (*(getattr(state, name) for name in names), RuntimeError, ValueError)
-
-
-def _text(error: Exception) -> str:
-    words = " ".join(str(error).split()).replace("[ONNXRuntimeError] : ", "")
-    return words if len(words) <= 400 else f"{words[:400]}…"
 
 
 def _specs(nodes: list[Any]) -> tuple[TensorSpec, ...]:

@@ -16,6 +16,7 @@ from edgebench.backends.layers import Layer, profile, summarize_precision
 from edgebench.errors import CannotMeasure, InvalidInput, require
 from edgebench.recipe import Precision, Recipe
 from edgebench.record import ExecutedPrecision
+from edgebench.runtime_messages import shown, useful
 
 # Without a hint OpenVINO runs FP32 models in bf16 on CPUs that can: every recipe says what it wants.
 _HINT = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -148,7 +149,7 @@ class _OpenvinoSession:
             request.start_async()
             request.wait()
         except RuntimeError as error:
-            raise CannotMeasure(f"OpenVINO failed in an inference: {_text(error)}") from error
+            raise CannotMeasure(f"OpenVINO failed in an inference: {useful(error)}") from error
         return {name: request.get_output_tensor(place).data for place, name in self._out}
 
 
@@ -193,14 +194,15 @@ def _compile(entry: Path, recipe: Recipe, *, batch: int, threads: int, profile: 
 
 
 def _refusal(path: Path, error: Exception) -> InvalidInput:
+    model, text = shown(path), useful(error)
     operators = re.search(r"No conversion rule found for operations: ([^\n]+)", str(error))
     if operators is not None:
-        return InvalidInput(f"OpenVINO cannot load {path}: it does not know operator {operators.group(1).strip()}",
+        return InvalidInput(f"OpenVINO cannot load {model}: it does not know operator {operators.group(1).strip()}",
                             "export with standard operators of an opset that this version knows")
     if "externally stored data" in str(error):
-        return InvalidInput(f"OpenVINO cannot load {path}: its weights lie in another file, which is missing or cut "
-                            f"short ({_text(error)})", "copy the external-data file beside it")
-    return InvalidInput(f"OpenVINO cannot load {path}: {_text(error)}")
+        return InvalidInput(f"OpenVINO cannot load {model}: its weights lie in another file, which is missing or cut "
+                            f"short ({text})", "copy the external-data file beside it")
+    return InvalidInput(f"OpenVINO cannot load {model}: {text}")
 
 
 def executed_precision(entry: Path, recipe: Recipe, feeds: Feeds, *, threads: int) -> ExecutedPrecision:
@@ -239,11 +241,6 @@ def _precision(about: dict[str, str]) -> Precision | None:
     seen = [_KERNEL[name] for name in (about.get("runtimePrecision", "").lower(), suffix.group(1) if suffix else "")
             if name in _KERNEL]
     return max(seen, key=lambda precision: _WIDTH[precision], default=None)
-
-
-def _text(error: Exception) -> str:
-    words = " ".join(str(error).split())
-    return words if len(words) <= 400 else f"{words[:400]}…"
 
 
 def _spec(port: Any) -> tuple[str, object, list[object]]:
