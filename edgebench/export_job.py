@@ -14,8 +14,9 @@ from edgebench.datasets import CUE_CONFLICT, ImageSet, open_images
 from edgebench.errors import EdgebenchError, InvalidInput, UsageError, require
 from edgebench.export import Exporter, Wanted
 from edgebench.recipe import Recipe
-from edgebench.record import Preprocess, to_builtins, write_bytes
-from edgebench.sources import Progress, Source, open_source, read_classes, read_templates
+from edgebench.record import to_builtins, write_bytes
+from edgebench.sources import Progress, Source, open_source
+from edgebench.user_files import read_classes, read_preprocess, read_templates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +90,7 @@ def opened(request: ExportRequest, progress: Progress) -> tuple[Source, tuple[Re
     source = open_source(
         request.model, weights=request.weights, classes=read_classes(request.classes) if request.classes else None,
         templates=read_templates(request.templates) if request.templates else None,
-        preprocess=catalog.read_toml(request.preprocess, Preprocess) if request.preprocess else None,
+        preprocess=read_preprocess(request.preprocess) if request.preprocess else None,
         progress=progress)
     return source, recipes
 

@@ -35,6 +35,7 @@ from edgebench.datasets import (
     open_images,
 )
 from edgebench.errors import InvalidInput, MissingDependency, UsageError
+from edgebench.files import read_text
 from edgebench.pug import MAP_FILE, SUBSETS, check_map, read_map
 from edgebench.walk import FOREIGN, LOOSE, PassedOver, entries, told, top_level, walk
 
@@ -320,7 +321,7 @@ def _val(folder: Path) -> tuple[ImageSet, ...]:
     if listing is None:
         raise InvalidInput(f"{folder} holds {len(flat)} images without class folders and no list of their classes",
                            f"put {_FLAT_MAPS[0]} beside them: line k has the WordNet id of file number k")
-    wnids = listing.read_text(encoding="utf-8").split()
+    wnids = read_text(listing, "WordNet ids").split()
     known = set(imagenet_wnids())
     if len(wnids) < 50_000 or not set(wnids) <= known:
         raise InvalidInput(f"{listing}: expected 50,000 WordNet ids, one per line, got {len(wnids)} lines")
@@ -387,7 +388,7 @@ def under(images: ImageSet, condition: str) -> ImageSet | None:
 def _hard(folder: Path) -> tuple[ImageSet, ...]:
     listing = folder / "labels.jsonl"
     items = []
-    for number, line in enumerate(listing.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(listing.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
         try:
             row = json.loads(line)
             file, labels = str(row["file"]), tuple(int(label) for label in row["labels"])

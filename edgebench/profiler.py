@@ -52,7 +52,6 @@ from edgebench.record import (
     Artifact,
     Caveat,
     Device,
-    Preprocess,
     Run,
     Settings,
     Skip,
@@ -64,6 +63,7 @@ from edgebench.record import (
 from edgebench.stopping_timings import MOST_ROUNDS, Ratios, follows_ratios
 from edgebench.telemetry import commands, control, nvml
 from edgebench.timing_types import Control, NoiseFloor, TimingPlan
+from edgebench.user_files import read_classes, read_preprocess, read_templates
 from edgebench.worker import Job, load_measurement, run_worker
 
 OLD = "run.old.json"
@@ -402,9 +402,9 @@ def _exported(request: Request, model: str, device: Device, images: Sequence[Ima
     from edgebench import export, sources
 
     source = sources.open_source(
-        model, weights=request.weights, classes=sources.read_classes(request.classes) if request.classes else None,
-        templates=sources.read_templates(request.templates) if request.templates else None,
-        preprocess=catalog.read_toml(request.preprocess, Preprocess) if request.preprocess else None,
+        model, weights=request.weights, classes=read_classes(request.classes) if request.classes else None,
+        templates=read_templates(request.templates) if request.templates else None,
+        preprocess=read_preprocess(request.preprocess) if request.preprocess else None,
         progress=lambda what, done, total: progress(what, done / max(total, 1)))
     if not images and source.evaluation is not None:
         images = open_sets(source.evaluation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -27,7 +28,8 @@ def read_map(path: Path) -> dict[str, tuple[int, ...]]:
     """
     hint = f"expected {MAP_FILE} as facebookresearch/PUG ships it: {{\"Wolf\": [269, 270, 271, 272], …}}"
     try:
-        read = msgspec.json.decode(path.read_bytes(), type=dict[str, int | tuple[int, ...]])
+        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        read = msgspec.json.decode(content, type=dict[str, int | tuple[int, ...]])
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror}", hint) from error
     except msgspec.DecodeError as error:

@@ -28,7 +28,7 @@ import numpy as np
 from edgebench import checkpoints, graphs
 from edgebench.datasets import DEMO, ImageSet, imagenet_wnids
 from edgebench.errors import InvalidInput, UsageError, require, unknown
-from edgebench.files import read_text, refuse_stand_in, refuse_unreadable
+from edgebench.files import refuse_stand_in, refuse_unreadable
 from edgebench.imagecache import CACHE_HINT, cache_root
 from edgebench.record import Caveat, ClassMap, ModelIdentity, Preprocess, sha256_file, write_bytes
 
@@ -446,31 +446,3 @@ def _exported_program(path: Path, weights: str | None, classes: ClassMap | None)
     kind: Literal["random", "embedded"] = "random" if weights == "random" else "embedded"
     return Source(identity=ModelIdentity(id=path.name, weights=kind, weights_sha256=sha256_file(path)),
                   program=program, size_px=(int(shape[2]), int(shape[3])), preprocess=None, classes=classes)
-
-
-def read_classes(path: Path) -> ClassMap:
-    """Return a class map from a text file: one class per line in output order, ``id`` or ``id<TAB>name``.
-
-    Raises:
-        InvalidInput: Unreadable, empty, or an id stands there twice.
-    """
-    lines = [line.strip() for line in read_text(path, "a class list").splitlines() if line.strip()]
-    ids = tuple(line.partition("\t")[0] for line in lines)
-    try:
-        return ClassMap(ids=ids, names=tuple(line.partition("\t")[2] or line.partition("\t")[0] for line in lines))
-    except ValueError as error:
-        raise InvalidInput(f"{path}: {error}", "one class per line, in the order of the model's outputs") from error
-
-
-def read_templates(path: Path) -> tuple[str, ...]:
-    """Return prompt templates from a text file: one per line, each with ``{}`` for the class name.
-
-    Raises:
-        InvalidInput: Unreadable, empty, or a line without ``{}``.
-    """
-    lines = tuple(line.strip() for line in read_text(path, "prompt templates").splitlines() if line.strip())
-    wrong = next((line for line in lines if line.count("{}") != 1), None)
-    if not lines or wrong is not None:
-        raise InvalidInput(f"{path}: expected one {{}} per line, got {wrong or 'an empty file'!r}",
-                           "such as: a photo of a {}.")
-    return lines

@@ -502,9 +502,10 @@ class TestProcesses:
 def test_two_processes_of_one_artifact_are_interleaved_for_real(tmp_path):
     from edgebench import catalog, sources
     from edgebench.export import export_all
+    from edgebench.user_files import read_classes
     from tests.models import class_file, onnx_file
 
-    source = sources.open_source(str(onnx_file(tmp_path / "m.onnx")), classes=sources.read_classes(class_file(tmp_path)))
+    source = sources.open_source(str(onnx_file(tmp_path / "m.onnx")), classes=read_classes(class_file(tmp_path)))
     (_, folder), = export_all(source, [catalog.recipe("ort-fp32")], tmp_path / "artifacts")
     job = PairedJob(artifact=str(folder), threads=1, warmup_count=3, warmup_s=0.0, warmup_max_s=0.0, settle_s=0.0)
     trace = paired.interleave(paired_worker.opener(dict.fromkeys("ab", job), tmp_path / "work"), "ab", rounds=3,

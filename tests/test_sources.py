@@ -18,7 +18,8 @@ from edgebench.errors import InvalidInput, UsageError
 from edgebench.export import export_all
 from edgebench.imagecache import normalize, transform
 from edgebench.record import ClassMap
-from edgebench.sources import _tower_at, open_source, read_classes, read_templates
+from edgebench.sources import _tower_at, open_source
+from edgebench.user_files import read_classes, read_templates
 from tests.conftest import picture
 from tests.models import onnx_file, tiny_weights
 
