@@ -15,7 +15,8 @@ import numpy as np
 
 from edgebench.metrics import Outcomes
 from edgebench.properties import CLEAN, Pass, Predictions, is_plain, paired
-from edgebench.record import Better, Evaluation, Score
+from edgebench.properties.scores import resampled
+from edgebench.record import Better, Evaluation
 from edgebench.stats import FloatArray, IntArray
 
 PREFIX = "ood/"
@@ -30,6 +31,7 @@ _METRICS: dict[str, tuple[Better, str]] = {
 }
 _RESAMPLES, _TAIL = 1000, 0.025
 _BOOTSTRAP = "percentile bootstrap over the images of both sets, each resampled by itself, 1,000 resamples"
+_METHOD_ID = "bootstrap-two-samples"
 
 
 class Detection(NamedTuple):
@@ -130,19 +132,22 @@ def _evaluate(inside: Pass, outside: Pass, predictions: Mapping[Pass, Prediction
     sizes = [len(predictions[key].ids) for key in keys]
     before = [other for key in keys if (other := paired(predictions[key], reference, key))]
     both = len(before) == len(keys)
-    values, low, high = _resampled([*levels, *(_all_levels(*before) if both else ())], *sizes)
+    values, low, high = (column.tolist() for column in _resampled(
+        [*levels, *(_all_levels(*before) if both else ())], *sizes))
     count = len(CERTAINTIES) * len(_METRICS)
-    counts = f"{sizes[0]:,} images in distribution ({inside.dataset}), {sizes[1]:,} out of it"
+    counts = {"in_distribution": sizes[0], "out_of_distribution": sizes[1]}
     scores, changes = [], []
     for place, (name, better, method) in enumerate(
-            (f"{metric}_{number}", better, f"{method}; {what}; {counts}") for number, what in CERTAINTIES.items()
+            (f"{metric}_{number}", better, f"{method}; {what}") for number, what in CERTAINTIES.items()
             for metric, (better, method) in _METRICS.items()):
-        scores.append(_score(name, values[place], low[place], high[place], better, sum(sizes),
-                             f"{method}; {_BOOTSTRAP}"))
+        scores.append(resampled(name, (values[place], low[place], high[place]), "fraction", better, sum(sizes),
+                                f"{method}; {_BOOTSTRAP}", method_id=_METHOD_ID, facts=counts))
         if both:
             k = count + place
-            changes.append(_score(f"{name}_change", values[k], low[k], high[k], better, sum(sizes),
-                                  f"{method}; minus the reference's on the same images; paired {_BOOTSTRAP}"))
+            changes.append(resampled(
+                f"{name}_change", (values[k], low[k], high[k]), "fraction", better, sum(sizes),
+                f"{method}; minus the reference's on the same images; paired {_BOOTSTRAP}", method_id=_METHOD_ID,
+                facts=counts))
     return Evaluation(property="robustness", dataset=predictions[outside].dataset, condition=f"ood:{inside.dataset}",
                       preset=outside.preset, predictions=(inside.file, outside.file), scores=tuple(scores),
                       reference_scores=tuple(changes))
@@ -176,10 +181,3 @@ def _resampled(levels: list[_Levels], inside: int, outside: int) -> tuple[FloatA
     low, high = np.quantile(np.stack(resamples), [_TAIL, 1.0 - _TAIL], axis=0)
     return statistics(np.ones(inside, np.int64), np.ones(outside, np.int64)), low, high
 
-
-def _score(name: str, value: float, low: float, high: float, better: Better, n: int, method: str) -> Score:
-    if low == high:
-        return Score(name=name, value=float(value), unit="fraction", better=better, n=n, method=method,
-                     reason="every resample gives the same: resampling cannot bound it")
-    return Score(name=name, value=float(value), low=float(low), high=float(high), unit="fraction", better=better, n=n,
-                 method=method)
