@@ -9,12 +9,14 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from edgebench import outputs
 from edgebench.backends import Feeds, Session
 from edgebench.errors import CannotMeasure, InvalidInput
 from edgebench.recipe import Recipe
 from edgebench.record import (
     Artifact,
     FileEntry,
+    ScoredOutput,
     load_artifact,
     read_json,
     seal_of,
@@ -106,6 +108,12 @@ def golden_inputs(folder: Path, artifact: Artifact) -> tuple[Feeds, Feeds] | Non
         return {artifact.inputs[0].name: arrays["inputs"]}, {artifact.outputs[0].name: arrays["outputs"]}
 
 
+def meaning(folder: Path, artifact: Artifact) -> ScoredOutput:
+    """Return what the scored output holds; where the manifest does not say it, what the golden outputs look like."""
+    golden = None if artifact.scored is not None else golden_inputs(folder, artifact)
+    return outputs.recognised(artifact, next(iter(golden[1].values())) if golden else None)
+
+
 def golden_difference(folder: Path, artifact: Artifact, open_session: Callable[[int], Session]) -> float | None:
     """Return the largest absolute difference from the outputs at export, or None without golden tensors.
 
@@ -116,12 +124,17 @@ def golden_difference(folder: Path, artifact: Artifact, open_session: Callable[[
     if golden is None:
         return None
     feeds, expected = golden
-    name, outputs = next(iter(expected.items()))
-    batch = session_batch(artifact.recipe, artifact.inputs[0].shape[0], len(outputs))
+    name, exported = next(iter(expected.items()))
+    batch = session_batch(artifact.recipe, artifact.inputs[0].shape[0], len(exported))
     got = run_batches(open_session, feeds, batch)[name]
-    difference = float(np.abs(got - outputs).max())
-    if artifact.recipe.precision == "fp32" and (got.argmax(1) != outputs.argmax(1)).any() \
-            and difference > 1e-3 * max(1.0, float(np.abs(outputs).max())):
+    difference = outputs.largest_difference(got, exported)
+    if not np.isfinite(difference):
+        raise CannotMeasure(f"{folder}: golden inputs give NaN or infinity here, and did not at export",
+                            "this runtime does not compute the exported model: compare its version with the manifest's "
+                            "tools")
+    rows = [outputs.scores(values, outputs.assumed(artifact)) for values in (got, exported)]
+    if artifact.recipe.precision == "fp32" and (rows[0].argmax(1) != rows[1].argmax(1)).any() \
+            and difference > 1e-3 * max(1.0, outputs.magnitude(exported)):
         raise CannotMeasure(
             f"{folder}: golden inputs give other classes here than at export (largest difference {difference:.3g})",
             "this runtime does not compute the exported model: compare its version with the manifest's tools")

@@ -21,7 +21,7 @@ from typing import Literal, cast
 
 import numpy as np
 
-from edgebench import backends, environment, graphs, metrics, sample_size, stats
+from edgebench import backends, environment, graphs, metrics, outputs, sample_size, stats
 from edgebench.artifacts import pad, session_batch
 from edgebench.calibration_errors import smece
 from edgebench.conversion import PLAIN, open_here
@@ -32,7 +32,7 @@ from edgebench.imagecache import cached, normalize
 from edgebench.patterns import COMPUTE
 from edgebench.quantize import plan, prepare
 from edgebench.recipe import Recipe
-from edgebench.record import decode, to_builtins
+from edgebench.record import ScoredOutput, decode, to_builtins
 from edgebench.sources import Progress, Source
 from edgebench.telemetry import nvml
 
@@ -159,9 +159,11 @@ class Judge:
         base: Its FP32 graph.
         images: Labelled images, none of which chose the ranges.
         excluded: SHA-256 of the images that did.
+        scored: Which output answers, and what it holds.
     """
 
-    def __init__(self, source: Source, base: Path, images: ImageSet, excluded: Sequence[str]) -> None:
+    def __init__(self, source: Source, base: Path, images: ImageSet, excluded: Sequence[str],
+                 scored: ScoredOutput) -> None:
         if source.preprocess is None:
             raise InvalidInput(f"the preprocessing of {source.identity.id} is unknown, so images cannot be fed to it",
                                "pass --preprocess FILE")
@@ -171,7 +173,7 @@ class Judge:
         if not rows:
             raise InvalidInput(f"every image of {images.source} chose the ranges: none is left to judge by",
                                "pass --tuning-data DIR, or more images with --calibration-data")
-        self._pixels, self._preprocess = cache.read(rows), source.preprocess
+        self._pixels, self._preprocess, self._scored = cache.read(rows), source.preprocess, scored
         self._first = graphs.image_input(base).shape[0]
         self.reference = self.answers(base, PLAIN)
         wanted, _, _ = targets(images, source.classes, self.reference.shape[1])
@@ -181,7 +183,10 @@ class Judge:
         ]).encode()).hexdigest()
 
     def answers(self, entry: Path, recipe: Recipe, pixels: np.ndarray | None = None) -> np.ndarray:
-        """Return the logits (n, K) of a built file on `pixels` (n, H, W, 3); on the labelled images where None."""
+        """Return the logits (n, K) of a built file on `pixels` (n, H, W, 3); on the labelled images where None.
+
+        Of probabilities they are the logarithms.
+        """
         images = self._pixels if pixels is None else pixels
         batch = session_batch(recipe, self._first, BATCH)
         session = open_here(entry, recipe, batch=batch, threads=environment.usable_cpus())
@@ -189,12 +194,17 @@ class Judge:
         found = []
         for start in range(0, len(images), batch):
             rows = normalize(images[start:start + batch], self._preprocess)
-            found.append(np.array(session.infer({name: pad(rows, batch)})[output][: len(rows)], np.float32))
+            found.append(outputs.scores(np.array(session.infer({name: pad(rows, batch)})[output][: len(rows)]),
+                                        self._scored))
         return np.concatenate(found)
+
+    def outcomes(self, logits: np.ndarray) -> metrics.Outcomes:
+        """Return the outcomes of answers (n, K) to the labelled images."""
+        return metrics.outcomes(logits, self.targets, self._scored.kind)
 
     def judge(self, logits: np.ndarray, wanted: Sequence[Margin], alpha: float) -> tuple[Measured, ...]:
         """Return each loss with its one-sided upper bound at error probability `alpha`."""
-        mine, theirs = metrics.outcomes(logits, self.targets), metrics.outcomes(self.reference, self.targets)
+        mine, theirs = self.outcomes(logits), self.outcomes(self.reference)
         n = len(self.targets)
         negative, positive = metrics.flips(theirs.correct, mine.correct)
         two_sided = 1 - 2 * alpha
@@ -203,6 +213,9 @@ class Judge:
             if margin.measure == "accuracy":
                 loss = (negative - positive) / n
                 bound = stats.paired_interval(negative, positive, n, two_sided)[1]
+            elif margin.measure == "calibration" and self._scored.kind == "sigmoid_scores":
+                raise UsageError(f"--keep calibration needs confidences: {outputs.NO_DISTRIBUTION}",
+                                 "leave calibration away, or export a softmax classifier")
             elif margin.measure == "calibration":
                 loss, bound = _calibration_loss(mine, theirs, alpha)
             else:
@@ -248,7 +261,7 @@ def search(source: Source, recipe: Recipe, exporter: Exporter, root: Path, image
                          "--max-drop and --keep go with INT8 and FP8 recipes")
     base = exporter.base(recipe.opset)
     drawn, drawn_pixels = exporter.draw(recipe.quantization)
-    judge = Judge(source, base, images, drawn.image_sha256)
+    judge = Judge(source, base, images, drawn.image_sha256, exporter.scored(recipe.opset))
     prepared = prepare(base, exporter.scratch)
     decided = plan(graphs.load(prepared), recipe)
     layers = [one.name for one in decided.decisions if one.quantized and one.operator in COMPUTE]
@@ -406,7 +419,7 @@ class _Attempts:
         folder.mkdir()
         entry = self._exporter.build(candidate, self._base, folder)
         logits = self._judge.answers(folder / entry, self._recipe, pixels)
-        if not np.isfinite(logits).all():
+        if metrics.broken(logits).any():
             raise CannotMeasure(f"{self._recipe.id} gives NaN or infinity with {len(keep)} layers in float")
         return logits
 

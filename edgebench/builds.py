@@ -12,6 +12,7 @@ import numpy as np
 
 from edgebench import stats
 from edgebench.backends import Feeds, Session
+from edgebench.outputs import largest_difference
 from edgebench.record import BuildSpread, Caveat, Score
 
 ROUNDS, PER_ROUND, WARM_UP = 20, 5, 5
@@ -53,7 +54,7 @@ def spread(sessions: Sequence[Session], feeds: Sequence[Feeds], output: str, clo
         builds=len(sessions), images=len(first), timings_per_build=rounds * PER_ROUND,
         p50_s=tuple(float(stats.quantile(np.array(one) / 1e9, 0.5)) for one in timings),
         disagreement=tuple(float((other.argmax(1) != first.argmax(1)).mean()) for other in answers[1:]),
-        max_abs_difference=tuple(float(np.abs(other - first).max()) for other in answers[1:]))
+        max_abs_difference=tuple(largest_difference(other, first) for other in answers[1:]))
 
 
 def scores(found: BuildSpread) -> tuple[Score, ...]:
@@ -64,12 +65,10 @@ def scores(found: BuildSpread) -> tuple[Score, ...]:
         Score(name="build_latency_spread", value=max(found.p50_s) / fastest - 1 if fastest > 0 else None,
               unit="fraction", better="lower", n=found.builds,
               reason=reason if fastest > 0 else "the clock did not advance during most inferences",
-              reason_code="not-computed" if fastest > 0 else "clock", kind="estimate", method_id="range",
-              facts={"timings_per_build": found.timings_per_build, "builds": found.builds},
-              method="slowest over fastest build's median latency less 1, builds in turn"),
+              method=f"slowest over fastest build's median latency less 1; {found.timings_per_build} timings of each, "
+                     "builds in turn"),
         Score(name="build_disagreement", value=max(found.disagreement, default=0.0), unit="fraction", better="lower",
-              n=found.images, reason=reason, reason_code="not-computed", kind="estimate", method_id="max",
-              facts={"builds": found.builds},
+              n=found.images, reason=reason,
               method="largest share of images to which a build gives another top class than the first build"),
     )
 

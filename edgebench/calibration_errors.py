@@ -16,12 +16,13 @@ from edgebench.metrics import (
     Bins,
     BoolArray,
     Logits,
+    OutputKind,
     equal_mass_edges,
+    probabilities,
     refuse_unfit,
     refuse_unlabelled,
     reliability_bins,
     row_blocks,
-    softmax,
 )
 from edgebench.stats import FloatArray
 
@@ -207,7 +208,7 @@ def brier_parts(bins: Bins, brier: float) -> BrierParts:
 
 
 def classwise(logits: Logits, targets: npt.NDArray[np.integer[Any]], bins: int = BINS,
-              threshold: float = LIKELY) -> ClasswiseErrors:
+              threshold: float = LIKELY, kind: OutputKind = "logits") -> ClasswiseErrors:
     """Return the calibration error of all K probabilities of each image, not of the largest alone.
 
     For each class, images are put into equal-width bins (low, high] of that class's probability. `every` is
@@ -222,10 +223,11 @@ def classwise(logits: Logits, targets: npt.NDArray[np.integer[Any]], bins: int =
         targets: (N,).
         bins: How many.
         threshold: Of `likely`, above 0 and below 1/`bins`.
+        kind: What the logits are.
 
     Raises:
         ValueError: As for `edgebench.metrics.outcomes`, or a threshold beyond the first bin.
-        InvalidInput: A logit is NaN or infinite.
+        InvalidInput: A logit is NaN or +inf, or all of an image are -inf.
 
     Source:
         Kull et al. 2019 (arXiv:1910.12656), class-wise ECE; threshold as in Nixon et al. 2019 (arXiv:1904.01685).
@@ -236,7 +238,7 @@ def classwise(logits: Logits, targets: npt.NDArray[np.integer[Any]], bins: int =
     (n, classes), edges = logits.shape, np.arange(1, bins + 1) / bins
     likely, unlikely, count = np.zeros(bins * classes), np.zeros(classes), 0
     for rows in row_blocks(n):
-        excess = softmax(logits[rows])
+        excess = probabilities(logits[rows], kind)
         # Few probabilities are above the threshold; the rest all lie in the first bin, and only their sum matters.
         image, column = np.nonzero(excess > threshold)
         cell = np.searchsorted(edges, excess[image, column], side="left").clip(max=bins - 1) * classes + column

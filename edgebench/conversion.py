@@ -16,6 +16,7 @@ from edgebench.datasets import ImageSet
 from edgebench.errors import CannotMeasure, InvalidInput, require
 from edgebench.evaluate import FEATURES
 from edgebench.imagecache import cached, normalize
+from edgebench.outputs import largest_difference, magnitude
 from edgebench.recipe import Recipe
 from edgebench.runtime_messages import useful
 from edgebench.sources import Source, quiet
@@ -49,6 +50,8 @@ class Samples:
     what: str
     real: bool
     """Whether they are images; noise otherwise."""
+    names: tuple[str, ...] = ()
+    """Of the images."""
 
 
 def samples(images: ImageSet | None, source: Source, seed: int = 0) -> Samples:
@@ -56,8 +59,10 @@ def samples(images: ImageSet | None, source: Source, seed: int = 0) -> Samples:
     size = source.size_px or _onnx_size(source)
     if images is not None and source.preprocess is not None:
         spread = images.items[:: max(1, len(images.items) // PARITY_IMAGES)][:PARITY_IMAGES]
-        pixels = cached(spread, source.preprocess).pixels()
-        return Samples(normalize(pixels, source.preprocess), f"{len(pixels)} images of {images.source}", real=True)
+        found = cached(spread, source.preprocess)
+        pixels = found.pixels()
+        return Samples(normalize(pixels, source.preprocess), f"{len(pixels)} images of {images.source}", real=True,
+                       names=tuple(spread[k].id for k in found.kept))
     noise = np.random.default_rng(seed).standard_normal((PARITY_IMAGES, 3, *size), np.float32)
     return Samples(noise, f"seeded noise ({PARITY_IMAGES} inputs): no images were given", real=False)
 
@@ -70,7 +75,7 @@ def to_onnx(source: Source, opset: int, folder: Path) -> Path:
     """
     target = folder / f"base-{opset}.onnx"
     if source.onnx is not None:
-        _take_in(source.onnx, target, _onnx_size(source))
+        _take_in(source, source.onnx, target, _onnx_size(source))
         return target
     torch = require("torch", "export")
     require("onnxscript", "export")
@@ -87,7 +92,7 @@ def to_onnx(source: Source, opset: int, folder: Path) -> Path:
         with quiet():
             if exported:
                 program = torch.onnx.export(source.program, opset_version=opset, input_names=[INPUT],
-                                            output_names=[OUTPUT], dynamo=True, verbose=False)
+                                            output_names=_program_outputs(source), dynamo=True, verbose=False)
             else:
                 program = torch.onnx.export(
                     source.program, (example,), opset_version=opset, input_names=[INPUT],
@@ -97,18 +102,29 @@ def to_onnx(source: Source, opset: int, folder: Path) -> Path:
     except torch.onnx.errors.OnnxExporterError as error:
         raise InvalidInput(f"torch.onnx cannot export {source.identity.id}: {useful(error)}",
                            "export it to ONNX yourself and pass the .onnx file") from error
-    model = graphs.load_checked(target, run=False)
-    if graphs.name_batch(model):
+    before = graphs.load(target).graph.output[0].name
+    model = graphs.load_checked(target, run=False, output=source.output, classes=_class_count(source))
+    if graphs.name_batch(model) or model.graph.output[0].name != before:
         graphs.save(model, target)
     return target
 
 
-def _take_in(given: Path, target: Path, size_px: tuple[int, int]) -> None:
-    model = graphs.load_checked(given, size_px)
+def _class_count(source: Source) -> int | None:
+    return len(source.classes.ids) if source.classes is not None else None
+
+
+def _take_in(source: Source, given: Path, target: Path, size_px: tuple[int, int]) -> None:
+    model = graphs.load_checked(given, size_px, output=source.output, classes=_class_count(source))
     graphs.name_batch(model)
     graphs.note_size(model, size_px)
     typed.name_nodes(model)
     graphs.save(model, target)
+
+
+def _program_outputs(source: Source) -> list[str]:
+    """Return what the outputs of an exported program are called in its graph."""
+    count = len(source.program.graph_signature.user_outputs)
+    return [OUTPUT, *(f"output_{place}" for place in range(1, count))]
 
 
 def reference_outputs(source: Source, base: Path, inputs: np.ndarray) -> dict[str, np.ndarray]:
@@ -129,15 +145,17 @@ def reference_outputs(source: Source, base: Path, inputs: np.ndarray) -> dict[st
         return run_batches(lambda n: session, {session.inputs[0].name: inputs}, size)
     torch = require("torch", "export")
     exported = isinstance(source.program, torch.export.ExportedProgram)
+    # The scored output of a program with several was put first in its graph.
+    place = _program_outputs(source).index(graphs.load(base).graph.output[0].name) if exported else 0
     module = source.program.module() if exported else source.program
     size = first if isinstance(first, int) else 8
     rows: list[tuple[np.ndarray, ...]] = []
     with torch.inference_mode():
         for start in range(0, len(inputs), size):
             output = module(torch.from_numpy(pad(inputs[start:start + size], size)))
-            parts = output if source.features else (output[0] if isinstance(output, tuple) else output,)
+            parts = output if source.features else (output[place] if isinstance(output, tuple | list) else output,)
             rows.append(tuple(part[: len(inputs) - start].numpy() for part in parts))
-    names = (OUTPUT, FEATURES)[: len(rows[0])]
+    names = (graphs.load(base).graph.output[0].name, FEATURES)[: len(rows[0])]
     return {name: np.concatenate([row[k] for row in rows]) for k, name in enumerate(names)}
 
 
@@ -161,11 +179,12 @@ def base_at(source: Source, opset: int, size: int, folder: Path) -> Path:
     base = to_onnx(sized, opset, place)
     noise = samples(None, sized)
     session = backends.get("onnxruntime").open_session(base, PLAIN, batch=len(noise.inputs), threads=1)
-    own = reference_outputs(sized, base, noise.inputs)[OUTPUT]
-    difference = np.abs(session.infer({session.inputs[0].name: noise.inputs})[session.outputs[0].name] - own)
-    if difference.max() > PARITY_TOLERANCE * max(1.0, float(np.abs(own).max())):
+    own = next(iter(reference_outputs(sized, base, noise.inputs).values()))
+    got = session.infer({session.inputs[0].name: noise.inputs})[session.outputs[0].name]
+    difference = largest_difference(got, own)
+    if difference > PARITY_TOLERANCE * max(1.0, magnitude(own)):
         raise CannotMeasure(f"{source.identity.id} at {size} px: the exported model is not the model: outputs "
-                            f"differ by up to {difference.max():.3g}", "leave that size out of --resolutions")
+                            f"differ by up to {difference:.3g}", "leave that size out of --resolutions")
     return base
 
 

@@ -14,14 +14,23 @@ from typing import IO
 
 import numpy as np
 
-from edgebench import class_subsets, metrics, properties, sustained
+from edgebench import class_subsets, metrics, outputs, properties, sustained
 from edgebench.artifacts import pad
 from edgebench.backends import Session
 from edgebench.errors import InvalidInput, writing
 from edgebench.imagecache import load_cache, normalize
 from edgebench.observed import Observed
 from edgebench.properties import Pass, Predictions, load_predictions
-from edgebench.record import Caveat, DatasetIdentity, Evaluation, PassRecord, Run
+from edgebench.recipe import Precision
+from edgebench.record import (
+    Caveat,
+    DatasetIdentity,
+    Evaluation,
+    OutputKind,
+    PassRecord,
+    Run,
+    ScoredOutput,
+)
 
 FEATURES = "features"
 """Name of an artifact's second output: what its head reads."""
@@ -31,14 +40,28 @@ ROOM_HINT = "free some space, choose --out on a larger disk, or keep less per im
 
 
 def run_pass(session: Session, cache: Path, rows: Sequence[int], batch: int, progress: Callable[[int, int], None], *,
-             features: bool = False) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+             meaning: ScoredOutput | None = None, features: bool = False, ids: Sequence[str] = (),
+             precision: Precision = "fp32") -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Yield logits (n, K) and, where asked for, features (n, D), float32, of the cached images at `rows`.
 
     In batches of exactly `batch`, the last one filled up for the runtime and cut for the caller. The next batch is read
-    and normalised on a thread of its own while the session infers.
+    and normalised on a thread of its own while the session infers. After an image without an answer nothing more is
+    yielded: the others are run to count such images.
+
+    Args:
+        session: What answers; its first output is scored.
+        cache: Folder of the image cache.
+        rows: Rows of the cache.
+        batch: Images per inference.
+        progress: Told how many images are done, of how many.
+        meaning: What the scored output holds; logits where None.
+        features: Whether features are asked for.
+        ids: Names of the images, for errors.
+        precision: Of the artifact, which explains what goes wrong.
 
     Raises:
-        InvalidInput: The outputs are not logits (N, K), or hold NaN or infinity.
+        InvalidInput: The outputs are not one value per class, are something else than `meaning` says, or images have no
+            answer: NaN, +inf, or no class that is not excluded.
     """
     images = load_cache(cache)
     name, output = session.inputs[0].name, session.outputs[0].name
@@ -46,18 +69,44 @@ def run_pass(session: Session, cache: Path, rows: Sequence[int], batch: int, pro
     def prepared(start: int) -> np.ndarray:
         return pad(normalize(images.read(rows[start:start + batch]), images.preprocess), batch)
 
+    meaning = meaning or ScoredOutput(name=output, kind="logits", evidence="assumed",
+                                      reason=f"output {output!r}: logits")
+    floats = precision in ("fp32", "bf16", "fp16")
+    unanswered: list[int] = []
+    contrary: list[int] = []
     starts = range(0, len(rows), batch)
     for start, inputs in zip(starts, _one_ahead(prepared, starts), strict=True):
         count = min(batch, len(rows) - start)
-        outputs = session.infer({name: inputs})
-        logits = np.array(outputs[output][:count], np.float32)
-        if logits.ndim != 2 or not np.isfinite(logits).all():
-            raise InvalidInput(
-                f"expected finite logits (N, classes) from output {output!r}, got "
-                + ("NaN or infinity" if logits.ndim == 2 else f"shape {logits.shape}"),
-                "the artifact overflows in this precision" if logits.ndim == 2 else "is the first output a classifier?")
-        yield logits, np.array(outputs[FEATURES][:count], np.float32) if features else None
+        answers = session.infer({name: inputs})
+        raw = np.array(answers[output][:count], np.float32)
+        logits = outputs.scores(raw, meaning)
+        wrong = metrics.broken(logits)
+        unanswered += (start + np.flatnonzero(wrong)).tolist()
+        contrary += (start + np.flatnonzero(~wrong & outputs.contradicts(raw, meaning, floats=floats))).tolist()
+        if not (unanswered or contrary):
+            yield logits, np.array(answers[FEATURES][:count], np.float32).reshape(count, -1) if features else None
         progress(start + count, len(rows))
+    if unanswered:
+        raise _unanswered(unanswered, len(rows), ids, precision)
+    if contrary:
+        raise InvalidInput(f"{meaning.reason}, which the values contradict for {_named(contrary, len(rows), ids)}",
+                           f"--output {meaning.name}=logits says what they are, or another kind")
+
+
+def _unanswered(places: Sequence[int], total: int, ids: Sequence[str], precision: Precision) -> InvalidInput:
+    hints = {
+        "fp32": "the model itself fails on them, for instance where it divides by the spread of a constant image: "
+                "repair it, or take these images away",
+        "fp16": "16-bit floats overflow above 65504 in fp16: keep the layers that do in fp32, or use bf16"}
+    return InvalidInput(
+        f"no answer for {_named(places, total, ids)}: the outputs hold NaN or infinity, or exclude every class",
+        hints.get(precision, f"see whether the FP32 artifact answers them: if so, {precision} is too coarse here"))
+
+
+def _named(places: Sequence[int], total: int, ids: Sequence[str]) -> str:
+    names = [str(ids[place]) for place in places[:3] if place < len(ids)]
+    return f"{len(places):,} of {total:,} images" + (
+        f" ({', '.join(names)}{', …' if len(places) > len(names) else ''})" if names else "")
 
 
 def _one_ahead(make: Callable[[int], np.ndarray], places: Iterable[int]) -> Iterator[np.ndarray]:
@@ -75,7 +124,7 @@ def _one_ahead(make: Callable[[int], np.ndarray], places: Iterable[int]) -> Iter
 def save_predictions(path: Path, parts: Iterable[tuple[np.ndarray, np.ndarray | None]], *, targets: Sequence[int],
                      ids: Sequence[str], dataset: DatasetIdentity, artifact_digest: str,
                      labels: Sequence[Sequence[int]] | None = None, compact: bool = False,
-                     size_px: tuple[int, int] | None = None) -> None:
+                     size_px: tuple[int, int] | None = None, kind: OutputKind = "logits") -> None:
     """Write the predictions of one pass, atomically and part by part: no more than one part is held in memory.
 
     Args:
@@ -89,11 +138,12 @@ def save_predictions(path: Path, parts: Iterable[tuple[np.ndarray, np.ndarray | 
         compact: Keep `edgebench.metrics.Outcomes` instead of logits: a hundredth of the space, and no score that needs
             whole probability vectors. Of a set that is scored among some of the classes, they are among these alone.
         size_px: Height and width of what the model saw.
+        kind: What the logits are.
     """
     within = class_subsets.BY_DATASET.get(dataset.name, ()) if compact else ()
     small: dict[str, np.ndarray] = {
         "targets": np.asarray(targets, np.int64), "ids": np.asarray(ids, np.str_),
-        "dataset": np.asarray(dataset.digest), "artifact": np.asarray(artifact_digest)}
+        "dataset": np.asarray(dataset.digest), "artifact": np.asarray(artifact_digest), "kind": np.asarray(kind)}
     if size_px is not None:
         small["size_px"] = np.asarray(size_px, np.int64)
     if within:
@@ -108,7 +158,7 @@ def save_predictions(path: Path, parts: Iterable[tuple[np.ndarray, np.ndarray | 
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as scratch:
             target = Path(scratch) / path.name
             with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
-                _write_parts(archive, parts, small, Path(scratch), compact=compact)
+                _write_parts(archive, parts, small, Path(scratch), kind, compact=compact)
                 for name, array in small.items():
                     with archive.open(f"{name}.npy", "w") as member:
                         np.lib.format.write_array(member, array, allow_pickle=False)
@@ -131,7 +181,7 @@ def room_needed(images: int, classes: int, *, ids: Sequence[str], features: int 
 
 
 def _write_parts(archive: zipfile.ZipFile, parts: Iterable[tuple[np.ndarray, np.ndarray | None]],
-                 small: dict[str, np.ndarray], scratch: Path, *, compact: bool) -> None:
+                 small: dict[str, np.ndarray], scratch: Path, kind: OutputKind, *, compact: bool) -> None:
     n, done, width = len(small["targets"]), 0, 0
     kept: list[metrics.Outcomes] = []
     with ExitStack() as stack:
@@ -139,7 +189,7 @@ def _write_parts(archive: zipfile.ZipFile, parts: Iterable[tuple[np.ndarray, np.
         features_file = stack.enter_context((scratch / "features").open("w+b"))
         for logits, features in parts:
             if compact:
-                kept.append(_reduced(logits, small["targets"][done:done + len(logits)], small.get("within")))
+                kept.append(_reduced(logits, small["targets"][done:done + len(logits)], small.get("within"), kind))
             else:
                 if logits_file is None:
                     logits_file = stack.enter_context(archive.open("logits.npy", "w", force_zip64=True))
@@ -160,15 +210,18 @@ def _write_parts(archive: zipfile.ZipFile, parts: Iterable[tuple[np.ndarray, np.
                 shutil.copyfileobj(features_file, member)
     if compact:
         whole = metrics.joined(kept)
+        small["kind"] = np.asarray(whole.kind)
         for one in fields(metrics.Outcomes):
-            small[f"outcomes_{one.name}"] = np.asarray(getattr(whole, one.name))
+            if one.name != "kind":
+                small[f"outcomes_{one.name}"] = np.asarray(getattr(whole, one.name))
 
 
-def _reduced(logits: np.ndarray, targets: np.ndarray, within: np.ndarray | None) -> metrics.Outcomes:
+def _reduced(logits: np.ndarray, targets: np.ndarray, within: np.ndarray | None, kind: OutputKind) -> metrics.Outcomes:
     if within is None:
-        return metrics.outcomes(logits, targets)
+        return metrics.outcomes(logits, targets, kind)
     classes, name = within.tolist(), "this set"
-    return metrics.outcomes(metrics.among(logits, classes, name), metrics.place_among(targets, classes, name))
+    return metrics.outcomes(metrics.among(logits, classes, name), metrics.place_among(targets, classes, name),
+                            metrics.kind_among(kind))
 
 
 def _write_header(file: IO[bytes], shape: tuple[int, int]) -> None:
@@ -304,4 +357,22 @@ def caveats(evaluations: Sequence[Evaluation], predictions: Mapping[Pass, Predic
                 code="ece-is-noise", hint="more images, or judge by ece_debiased_l2_squared, NLL and Brier score",
                 message=f"{one.dataset.name}: a perfectly calibrated model would show an ECE of up to {null.high:.3f} "
                         f"on {ece.n} images; the {ece.value:.3f} here is not distinguishable from it"))
+    found += [doubt for key, one in predictions.items() if (doubt := _doubted_kind(key, one)) is not None]
     return tuple(found)
+
+
+def _doubted_kind(key: Pass, found: Predictions) -> Caveat | None:
+    """Return the doubt about logits that look like something else over a whole clean pass."""
+    if found.kind != "logits" or found.compact or key.condition != properties.CLEAN:
+        return None
+    blocks = [found.logits[rows] for rows in metrics.row_blocks(len(found.logits))]
+    hint = "--output NAME=probabilities or NAME=sigmoid_scores says so, if they are"
+    if all(map(outputs.look_like_probabilities, blocks)):
+        return Caveat(code="outputs-look-like-probabilities", hint=hint,
+                      message=f"{key.dataset}: the outputs were taken for logits, but every row is in 0 to 1 and sums "
+                              "to 1")
+    if all(map(outputs.between_zero_and_one, blocks)):
+        return Caveat(code="outputs-between-0-and-1", hint=hint,
+                      message=f"{key.dataset}: the outputs were taken for logits, but all of them lie in 0 to 1, as "
+                              "those of a sigmoid do: confidences may be wrong")
+    return None

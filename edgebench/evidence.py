@@ -7,6 +7,7 @@ tested exactly.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -17,7 +18,7 @@ import numpy as np
 from edgebench import metric_names, percentiles, sample_size, scenario_scores, stats, tails
 from edgebench.errors import suggest
 from edgebench.policy import Correction, Policy, Rule
-from edgebench.reading import ends, is_exact, place, timed_ends, trace
+from edgebench.reading import ends, place, timed_ends, trace
 from edgebench.record import Evaluation, Run, Score
 from edgebench.tails import Ends, Tails
 
@@ -409,7 +410,7 @@ def _share_or_mean(score: Score, where: str, siblings: Mapping[str, Score]) -> E
     if found is not None:
         return _resampled(from_ends(found, score.confidence, where=where, unit=score.unit, n=score.n, sampled="images",
                                     method=score.method))
-    if is_exact(score):
+    if re.search(r"\b(count|chosen|maximum)\b", score.reason or ""):
         return exact(score.value, score.unit, score.method, where)
     return Absent(where=where, reason=f"{score.name} has no interval, so that noise would decide: "
                                       f"{score.reason or 'none was computed'}")
@@ -425,8 +426,6 @@ def _resampled(found: Evidence) -> Evidence:
 
 def _single(score: Score) -> bool:
     """Return whether a performance score was measured once, or is exact: it carries no interval by nature."""
-    if score.kind is not None:
-        return score.kind in ("single", "exact")
     return (score.low is None and score.high is None and score.n == 1
             and not score.name.startswith(("latency_", "throughput_")))
 

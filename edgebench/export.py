@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgebench import backends, builder, graphs, intake, parity, roofline
+from edgebench import backends, builder, graphs, intake, outputs, parity, roofline
 from edgebench.artifacts import (
     GOLDEN,
     MANIFEST,
@@ -30,7 +30,6 @@ from edgebench.artifacts import (
 )
 from edgebench.backends import Session
 from edgebench.conversion import (
-    OUTPUT,
     PARITY_TOLERANCE,
     Samples,
     base_at,
@@ -42,6 +41,8 @@ from edgebench.conversion import (
 from edgebench.datasets import ImageSet, doubts
 from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput, UsageError, writing
 from edgebench.imagecache import ImageCache, cached
+from edgebench.metrics import broken
+from edgebench.outputs import largest_difference, magnitude
 from edgebench.properties import CLEAN
 from edgebench.recipe import Quantization, Recipe
 from edgebench.record import (
@@ -52,6 +53,7 @@ from edgebench.record import (
     ExecutedPrecision,
     Parity,
     ResolutionEntry,
+    ScoredOutput,
     TensorSpec,
     load_artifact,
     write_bytes,
@@ -98,6 +100,7 @@ class Exporter:
         self._source, self._root = source, root
         self._wanted = replace(wanted, calibration=wanted.calibration or source.calibration)
         self._bases: dict[int, tuple[Path, dict[str, np.ndarray]]] = {}
+        self._scored: dict[int, ScoredOutput] = {}
         self._works: dict[int, GraphWork | None] = {}
         self._sized: dict[tuple[int, int], Path] = {}
         self._drawn: dict[tuple[int, int, str], tuple[CalibrationSet, Path]] = {}
@@ -156,6 +159,13 @@ class Exporter:
             self._drawn[key] = identity, file
         return self._drawn[key]
 
+    def scored(self, opset: int) -> ScoredOutput:
+        """Return which output of the graph is scored, and what it holds."""
+        base, reference = self._base(opset)
+        if opset not in self._scored:
+            self._scored[opset] = outputs.scored(graphs.load(base), next(iter(reference.values())), self._source.output)
+        return self._scored[opset]
+
     def build(self, recipe: Recipe, base: Path, folder: Path, condition: str = CLEAN) -> str:
         """Build the recipe's files from a graph in a process of its own; returns the file that its runtime opens."""
         drawn = self.draw(recipe.quantization, condition) if recipe.quantization else None
@@ -166,7 +176,9 @@ class Exporter:
     def _base(self, opset: int) -> tuple[Path, dict[str, np.ndarray]]:
         if opset not in self._bases:
             base = to_onnx(self._source, opset, self.scratch)
-            self._bases[opset] = base, reference_outputs(self._source, base, self._checked.inputs)
+            own = reference_outputs(self._source, base, self._checked.inputs)
+            _refuse_unanswered(next(iter(own.values())), self._checked, self._source)
+            self._bases[opset] = base, own
         return self._bases[opset]
 
     def _work(self, recipe: Recipe) -> GraphWork | None:
@@ -185,6 +197,7 @@ class Exporter:
         source = self._source
         return (there.model, there.recipe, there.preprocess, there.classes, there.calibration) == (
             source.identity, recipe, source.preprocess, source.classes, calibration) \
+            and there.scored is not None and there.scored.given == (source.output or "") \
             and there.tools == tools(recipe) and set(self._sizes) <= {one.size_px for one in there.resolutions} \
             and (self._wanted.allow_precision_fallback
                  or not any(one.code == parity.NOT_ACHIEVED for one in there.caveats))
@@ -199,13 +212,15 @@ class Exporter:
         manifest = Artifact(
             schema=ARTIFACT_SCHEMA, model=source.identity, recipe=recipe, entry=entry, files=(),
             inputs=_with_batch(opened.inputs, first), outputs=_with_batch(opened.outputs, first),
-            preprocess=source.preprocess, classes=source.classes, calibration=drawn[0] if drawn else None, parity=None,
+            scored=self.scored(recipe.opset), preprocess=source.preprocess, classes=source.classes,
+            calibration=drawn[0] if drawn else None, parity=None,
             golden=GOLDEN, tools=tools(recipe), created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             resolutions=tuple(resolutions), work=self._work(recipe),
             family=graphs.family(graphs.load(base)) if drawn else None)
         _refuse_wrong_classes(manifest)
-        outputs = opened.run(checked.inputs)
-        measured = _parity(outputs, reference, checked, source, opened.runtime) if outputs is not None else None
+        answers = opened.run(checked.inputs)
+        measured = _parity(answers, reference, checked, source, opened.runtime, recipe,
+                           self.scored(recipe.opset)) if answers is not None else None
         precision = opened.precision(checked.inputs)
         written = graphs.static_precision(graphs.load(folder / entry), recipe.precision) \
             if entry.endswith(".onnx") else None
@@ -216,16 +231,15 @@ class Exporter:
         elif doubt is not None and not self._wanted.allow_precision_fallback:
             raise CannotMeasure(doubt.message, doubt.hint)
         if recipe.precision == "fp32" and measured is not None:
-            _refuse_disparity(measured, reference[OUTPUT] if OUTPUT in reference else next(iter(reference.values())),
-                              recipe)
-        caveats = [*source.caveats, *_calibration_caveats(drawn[0] if drawn else None, self._wanted.calibration),
-                   *([doubt] if doubt else []),
-                   *_parity_caveats(measured, recipe)]
-        answers = next(iter(reference.values()))
+            _refuse_disparity(measured, next(iter(reference.values())), recipe)
+        caveats = [*source.caveats, *_meaning_caveats(manifest),
+                   *_calibration_caveats(drawn[0] if drawn else None, self._wanted.calibration),
+                   *([doubt] if doubt else []), *_parity_caveats(measured, recipe)]
+        own = next(iter(reference.values()))
         golden = io.BytesIO()
         np.savez_compressed(
-            golden, inputs=checked.inputs[:GOLDEN_IMAGES], reference=answers[:GOLDEN_IMAGES],
-            outputs=(answers if outputs is None else outputs[manifest.outputs[0].name])[:GOLDEN_IMAGES])
+            golden, inputs=checked.inputs[:GOLDEN_IMAGES], reference=own[:GOLDEN_IMAGES],
+            outputs=(own if answers is None else answers[manifest.outputs[0].name])[:GOLDEN_IMAGES])
         write_bytes(folder / GOLDEN, golden.getvalue())
         write_manifest(folder, replace(manifest, files=list_files(folder), parity=measured, caveats=tuple(caveats),
                                        precision=replace(precision, profile=())))
@@ -302,19 +316,49 @@ class _Opened:
         return graphs.static_precision(graphs.load(self._entry), self._recipe.precision)
 
 
-def _parity(outputs: dict[str, np.ndarray], reference: dict[str, np.ndarray], checked: Samples, source: Source,
-            runtime: str) -> Parity:
+def _refuse_unanswered(values: np.ndarray, checked: Samples, source: Source) -> None:
+    wrong = np.flatnonzero(broken(values))
+    if wrong.size:
+        names = [checked.names[k] for k in wrong[:3] if k < len(checked.names)]
+        raise InvalidInput(
+            f"{source.identity.id} itself gives NaN or infinity for {wrong.size} of {checked.what}"
+            + (f": {', '.join(names)}" if names else ""),
+            "check its weights and the preprocessing" if wrong.size == len(values) or not checked.real else
+            "it may divide by the spread of a constant image: repair it, or take these images away")
+
+
+def _meaning_caveats(manifest: Artifact) -> tuple[Caveat, ...]:
+    """Return what is doubtful about what the outputs were taken for."""
+    scored = manifest.scored
+    assert scored is not None
+    name = f"{manifest.model.id}: {scored.reason}"
+    if scored.kind == "sigmoid_scores":
+        return (Caveat(code="sigmoid-scores", message=f"{name}: top-1 is the largest of them, scores of confidence are "
+                       "absent", hint="export the logits of a softmax classifier, or --output NAME=logits, for "
+                       "calibration"),)
+    if scored.single:
+        return (Caveat(code="one-output", message=name, hint="two folders in the order negative, positive are needed; "
+                       "--classes FILE fixes the order"),)
+    if scored.evidence == "values":
+        return (Caveat(code="inferred-outputs", message=f"{name}; the operators do not say it",
+                       hint=f"--output {scored.name}={scored.kind} confirms it, or names another kind"),)
+    return ()
+
+
+def _parity(answers: dict[str, np.ndarray], reference: dict[str, np.ndarray], checked: Samples, source: Source,
+            runtime: str, recipe: Recipe, scored: ScoredOutput) -> Parity:
     # An ONNX file's outputs keep their names; a traced model's are named alike on both sides.
-    logits, own = next(iter(outputs.values())), next(iter(reference.values()))
-    compared = parity.compare(outputs, reference)
+    logits, own = next(iter(answers.values())), next(iter(reference.values()))
+    compared = parity.compare(answers, reference, recipe.precision)
     return Parity(
         reference="eager PyTorch" if source.program is not None else "the given ONNX file in ONNX Runtime",
-        inputs=checked.what, images=len(logits), max_abs_difference=float(np.abs(logits - own).max()),
-        top1_agreement=parity.top1_agreement(logits, own), real_images=checked.real, runtime=runtime, outputs=compared)
+        inputs=checked.what, images=len(logits), max_abs_difference=largest_difference(logits, own),
+        top1_agreement=parity.top1_agreement(*(outputs.scores(one, scored) for one in (logits, own))),
+        real_images=checked.real, runtime=runtime, outputs=compared)
 
 
 def _refuse_disparity(measured: Parity, reference: np.ndarray, recipe: Recipe) -> None:
-    allowed = PARITY_TOLERANCE * max(1.0, float(np.abs(reference).max()))
+    allowed = PARITY_TOLERANCE * max(1.0, magnitude(reference))
     if measured.max_abs_difference > allowed:
         raise CannotMeasure(
             f"{recipe.id}: the exported model is not the model: outputs differ by up to "
@@ -342,8 +386,8 @@ def _unproven(recipe: Recipe, reason: str) -> Caveat:
 
 
 def _refuse_wrong_classes(manifest: Artifact) -> None:
-    count = manifest.outputs[0].shape[-1]
-    if manifest.classes is not None and isinstance(count, int) and len(manifest.classes.ids) != count:
+    count = outputs.classes(manifest)
+    if manifest.classes is not None and count is not None and len(manifest.classes.ids) != count:
         raise InvalidInput(f"the class map has {len(manifest.classes.ids)} classes, the model {count} outputs",
                            "one line per output in the --classes file")
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from edgebench import backoff, catalog, graphs, metrics, quantize
+from edgebench import backoff, catalog, graphs, outputs, quantize
 from edgebench.datasets import CUE_CONFLICT, ImageSet, open_images
 from edgebench.errors import EdgebenchError, InvalidInput, UsageError, require
 from edgebench.export import Exporter, Wanted
 from edgebench.recipe import Recipe
-from edgebench.record import to_builtins, write_bytes
+from edgebench.record import load_artifact, to_builtins, write_bytes
 from edgebench.sources import Progress, Source, open_source
 from edgebench.user_files import read_classes, read_preprocess, read_templates
 
@@ -34,6 +34,8 @@ class ExportRequest:
     templates: Path | None = None
     preprocess: Path | None = None
     resolutions: tuple[int, ...] = ()
+    output: str | None = None
+    """Which output is scored, as ``NAME`` or ``NAME=KIND``; None: the rule of `edgebench.outputs.put_first`."""
     family: str | None = None
     """Whose quantization rules to follow, instead of those of the family that the graph shows."""
     max_drop: float | None = None
@@ -91,7 +93,7 @@ def opened(request: ExportRequest, progress: Progress) -> tuple[Source, tuple[Re
         request.model, weights=request.weights, classes=read_classes(request.classes) if request.classes else None,
         templates=read_templates(request.templates) if request.templates else None,
         preprocess=read_preprocess(request.preprocess) if request.preprocess else None,
-        progress=progress)
+        output=request.output, progress=progress)
     return source, recipes
 
 
@@ -108,7 +110,7 @@ def export(request: ExportRequest, progress: Progress = lambda what, done, total
         raise UsageError(f"--draws: expected 1 or more, got {request.draws}")
     source, recipes = opened(request, progress)
     calibration = open_images(request.calibration_data) if request.calibration_data else source.calibration
-    result = ExportResult()
+    result, said = ExportResult(), set[str]()
     with Exporter(source, request.out, Wanted(
             calibration=calibration, resolutions=request.resolutions,
             allow_precision_fallback=request.allow_precision_fallback)) as exporter:
@@ -127,6 +129,10 @@ def export(request: ExportRequest, progress: Progress = lambda what, done, total
                 progress(f"exporting {chosen.id}", number, len(recipes))
                 folder = exporter.export(chosen, force=request.force)
                 result.artifacts.append((chosen.id, folder))
+                told = outputs.sentence(load_artifact(folder))
+                if told and told not in said:
+                    said.add(told)
+                    note(told)
                 note(f"{chosen.id}: {folder}")
             except EdgebenchError as error:
                 result.failures.append((recipe.id, error))
@@ -189,18 +195,18 @@ def compare_draws(source: Source, recipe: Recipe, exporter: Exporter, images: Im
              for k in range(draws)]
     used = [digest for one in drawn if one.quantization for digest in exporter.draw(one.quantization)[0].image_sha256]
     base = exporter.base(recipe.opset)
-    judge = backoff.Judge(source, base, images, used)
+    judge = backoff.Judge(source, base, images, used, exporter.scored(recipe.opset))
     top1, agreement = [], []
     for number, one in enumerate(drawn):
         progress(f"draw {number + 1} of {draws} for {recipe.id}", number, draws)
         with tempfile.TemporaryDirectory(dir=exporter.scratch, prefix="draw-") as scratch:
             folder = Path(scratch)
             logits = judge.answers(folder / exporter.build(one, base, folder), one)
-        mine = metrics.outcomes(logits, judge.targets)
+        mine = judge.outcomes(logits)
         top1.append(float(mine.correct.mean()))
         agreement.append(float((mine.predicted == judge.reference.argmax(1)).mean()))
     return DrawSpread(recipe=recipe.id, images=len(judge.targets), top1=tuple(top1), agreement=tuple(agreement),
-                      top1_reference=float(metrics.outcomes(judge.reference, judge.targets).correct.mean()))
+                      top1_reference=float(judge.outcomes(judge.reference).correct.mean()))
 
 
 def write_recipe(recipe: Recipe, folder: Path) -> Path:

@@ -10,7 +10,7 @@ from typing import Any, cast, get_args
 
 import numpy as np
 
-from edgebench import files, intake
+from edgebench import files, intake, outputs
 from edgebench.errors import CannotMeasure, InvalidInput, UsageError, require, unknown
 from edgebench.intake import BATCH
 from edgebench.patterns import COMPUTE, attentions, dims, index, is_depthwise, layer_norms, nodes, opset, types
@@ -207,8 +207,9 @@ def _external_bytes(tensor: Any, entries: dict[str, str]) -> int:
     return int(entries.get("length") or np.prod(tensor.dims, dtype=np.int64) * np.dtype(kind).itemsize)
 
 
-def load_checked(path: Path, size_px: tuple[int, int] | None = None, *, run: bool = True) -> Any:
-    """Return a classifier's ONNX model with its weights, if it is one that can be exported.
+def load_checked(path: Path, size_px: tuple[int, int] | None = None, *, run: bool = True, output: str | None = None,
+                 classes: int | None = None) -> Any:
+    """Return a classifier's ONNX model with its weights, if it is one that can be exported; its scored output first.
 
     Files of an opset below 13 are converted to opset 20, if their outputs stay what they were.
 
@@ -217,8 +218,11 @@ def load_checked(path: Path, size_px: tuple[int, int] | None = None, *, run: boo
         size_px: Height and width of the images, where the file leaves them free.
         run: Whether it is run on noise, which settles the sizes of its outputs, and proves that an answer depends on
             one image alone.
+        output: The output that is scored, as for `edgebench.outputs.put_first`; None: its rule decides.
+        classes: Number of classes of the class map; None without one.
 
     Raises:
+        UsageError: No output has the name asked for.
         InvalidInput: Unreadable, incomplete, unsupported operators or types, no single image input, or no logits.
     """
     onnx = require("onnx", "export")
@@ -249,8 +253,10 @@ def load_checked(path: Path, size_px: tuple[int, int] | None = None, *, run: boo
     converted = _converted(path, model, OPSET) if opset(model) < MIN_OPSET else model
     if run:
         _settle(path, model, size_px)
-    _check_interface(path, model)
+    outputs.put_first(path, model, output, classes)
+    _check_rows(path, model)
     if converted is not model:
+        outputs.order(converted, model.graph.output[0].name)
         _refuse_difference(path, model, converted, size_px)
         for value, settled in zip(converted.graph.output, model.graph.output, strict=True):
             value.CopyFrom(settled)
@@ -274,14 +280,9 @@ def _readable(path: Path) -> Any:
     return model
 
 
-def _check_interface(path: Path, model: Any) -> None:
+def _check_rows(path: Path, model: Any) -> None:
     shape = dims(intake.image_inputs(model)[0])
-    outputs = [(value.name, dims(value)) for value in model.graph.output]
-    if not outputs or len(outputs[0][1]) != 2:
-        named = ", ".join(f"{name} ({', '.join(map(str, shape))})" for name, shape in outputs)
-        raise InvalidInput(f"{path} has no logits: expected a first output (N, classes), got {named or 'none'}",
-                           "export the classifier, not its features or post-processing")
-    rows = outputs[0][1][0]
+    rows = next(iter(dims(model.graph.output[0])), "?")
     if isinstance(rows, int) and rows != shape[0]:
         raise InvalidInput(f"{path} has no batch axis in its output: {shape[0]} images come in, {rows} rows of logits "
                            "go out", "export it with the same batch in the input and the output")

@@ -1,5 +1,9 @@
 """From logits to numbers: calibration errors, proper scores and paired differences. Arrays in, numbers out.
 
+"Logits" (N, K) are logits, or what a model gave instead of them (`kind`, see `edgebench.record.OutputKind`): logarithms
+of its probabilities, or independent sigmoid scores. `probabilities` alone turns any of them into probabilities. -inf is
+a class with probability 0.
+
 `outcomes` reads the logits once and keeps a few numbers per image; every metric is then a fast function of 1-D arrays,
 so that it can be called a thousand times inside `edgebench.stats.bootstrap`. The equal-mass estimators sort by
 confidence. That sort is stable and takes linear time on sorted input: put the images in order of confidence once
@@ -14,7 +18,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +27,8 @@ from edgebench.errors import InvalidInput
 from edgebench.stats import FloatArray, IntArray, quantile
 
 BoolArray = npt.NDArray[np.bool_]
+OutputKind = Literal["logits", "log_probabilities", "probabilities", "sigmoid_scores"]
+"""As in `edgebench.record`, which arrays alone need not know."""
 Logits = npt.NDArray[np.floating[Any]]
 
 BINS = 15
@@ -48,27 +54,29 @@ class Outcomes:
     predicted: IntArray
     """Class with the largest logit; the lowest index wins a tie."""
     confidence: FloatArray
-    """Softmax probability of `predicted`: the top-label confidence, 0 to 1."""
+    """Probability of `predicted`: the top-label confidence, 0 to 1; its sigmoid score where `kind` says so."""
     correct: BoolArray
     """`predicted` is the target."""
     in_top5: BoolArray
     """The target is among the min(5, K) largest logits; the lowest index wins a tie."""
     nll: FloatArray
-    """Negative log-likelihood of the target, in nats."""
+    """Negative log-likelihood of the target, in nats: infinite where its probability is 0; NaN for sigmoid scores."""
     brier: FloatArray
-    """Squared distance between probabilities and one-hot target, summed over classes: 0 to 2."""
+    """Squared distance of probabilities and one-hot target, summed over classes: 0 to 2; NaN for sigmoid scores."""
     energy: FloatArray
-    """Logarithm of the summed exponentials of all logits, which the softmax forgets."""
+    """Logarithm of the summed exponentials of all logits, which the softmax forgets; 0 for probabilities."""
     max_logit: FloatArray
     """The largest logit."""
     entropy: FloatArray
-    """Of the probabilities, in nats: 0 to ln K."""
+    """Of the probabilities, in nats: 0 to ln K; NaN for sigmoid scores."""
     runner_up: FloatArray
     """Second largest probability; 0 with one class."""
     top5: npt.NDArray[np.int32]
     """Classes of the largest logits, largest first, the lowest index first on ties (N, min(5, K))."""
     classes: int
     """How many the logits were of (K)."""
+    kind: OutputKind = "logits"
+    """What the logits were."""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -86,10 +94,11 @@ class Outcomes:
 
     def take(self, indices: IntArray) -> Outcomes:
         """Return the outcomes of the images at `indices` (M,), in that order and as often as they are named."""
-        return Outcomes(classes=self.classes, **{name: getattr(self, name)[indices] for name in _PER_IMAGE})
+        return Outcomes(classes=self.classes, kind=self.kind,
+                        **{name: getattr(self, name)[indices] for name in _PER_IMAGE})
 
 
-_PER_IMAGE = tuple(field.name for field in fields(Outcomes) if field.name != "classes")
+_PER_IMAGE = tuple(field.name for field in fields(Outcomes) if field.name not in ("classes", "kind"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -125,8 +134,22 @@ class Sums(NamedTuple):
     correct: FloatArray
 
 
+def probabilities(logits: Logits, kind: OutputKind = "logits") -> FloatArray:
+    """Return class probabilities in float64 (N, K), as the model gives them.
+
+    Of logits the softmax. What already is a probability stays what it is, also where 8-bit steps make the sum miss 1.
+
+    Args:
+        logits: (N, K), of any float type.
+        kind: What they are.
+    """
+    if kind == "sigmoid_scores":
+        return logits.astype(np.float64)
+    return softmax(logits) if kind == "logits" else np.exp(logits.astype(np.float64)).clip(max=1.0)
+
+
 def softmax(logits: Logits) -> FloatArray:
-    """Return class probabilities in float64 (N, K) from logits of any float type (N, K).
+    """Return the softmax in float64 (N, K) of logits of any float type (N, K).
 
     The row maximum is subtracted first, so large logits do not overflow. The probability of the largest logit is
     exactly 1.0 once all others together are below half a unit in the last place of 1.
@@ -143,7 +166,7 @@ def log_softmax(logits: Logits) -> FloatArray:
     return shifted
 
 
-def outcomes(logits: Logits, targets: npt.NDArray[np.integer[Any]]) -> Outcomes:
+def outcomes(logits: Logits, targets: npt.NDArray[np.integer[Any]], kind: OutputKind = "logits") -> Outcomes:
     """Return the per-image outcomes of logits (N, K) against target classes (N,).
 
     For a set that has only some of the model's classes, pass the logits of those classes and targets counted among
@@ -151,10 +174,15 @@ def outcomes(logits: Logits, targets: npt.NDArray[np.integer[Any]]) -> Outcomes:
 
     Raises:
         ValueError: No images, shapes that do not fit together, or a target outside 0 to K-1.
-        InvalidInput: A logit is NaN or infinite.
+        InvalidInput: A logit is NaN or +inf, or all of an image are -inf.
     """
     refuse_unlabelled(logits, targets)
-    return joined([_outcomes(logits[rows], targets[rows].astype(np.int64)) for rows in row_blocks(len(logits))])
+    return joined([_outcomes(logits[rows], targets[rows].astype(np.int64), kind) for rows in row_blocks(len(logits))])
+
+
+def kind_among(kind: OutputKind) -> OutputKind:
+    """Return what the logits of some of the classes are: probabilities are shared out among these alone."""
+    return kind if kind == "sigmoid_scores" else "logits"
 
 
 def among(logits: Logits, classes: Sequence[int], name: str) -> Logits:
@@ -198,46 +226,63 @@ def joined(parts: Sequence[Outcomes]) -> Outcomes:
     """Return the outcomes of all parts, one after the other.
 
     Raises:
-        ValueError: No parts, or parts with different numbers of classes.
+        ValueError: No parts, or parts with different numbers of classes or kinds of outputs.
     """
-    classes = {part.classes for part in parts}
-    if len(classes) != 1:
-        raise ValueError(f"expected parts of the same number of classes, got {sorted(classes)}")
-    return Outcomes(classes=classes.pop(), **{name: np.concatenate([getattr(part, name) for part in parts])
-                                              for name in _PER_IMAGE})
+    classes, kinds = {part.classes for part in parts}, {part.kind for part in parts}
+    if len(classes) != 1 or len(kinds) != 1:
+        raise ValueError(f"expected parts of the same number of classes, got {sorted(classes)}, {sorted(kinds)}")
+    return Outcomes(classes=classes.pop(), kind=kinds.pop(), **{
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_IMAGE})
 
 
-def _outcomes(logits: Logits, targets: IntArray) -> Outcomes:
+def _outcomes(logits: Logits, targets: IntArray, kind: OutputKind) -> Outcomes:
     rows = np.arange(len(logits))
     shifted, top = minus_largest(logits), _largest(logits, TOP)
-    residual = np.exp(shifted)
-    total = residual.sum(axis=1)
-    residual /= total[:, None]
-    runner_up = residual[rows, top[:, 1]] if logits.shape[1] > 1 else np.zeros(len(rows))
-    # Both terms are 0 or more, and a probability of 0 adds nothing; -sum(p ln p) would take its logarithm.
-    entropy = np.log(total) - np.einsum("nk,nk->n", residual, shifted)
-    # Subtract the one-hot target before squaring: sum(p^2) - 2 p_y + 1 cancels and can come out below zero.
-    residual[rows, targets] -= 1.0
     largest = logits[rows, top[:, 0]].astype(np.float64)
+    if kind == "sigmoid_scores":
+        unknown = np.full(len(rows), np.nan)
+        confidence, nll, brier, entropy, energy = largest, unknown, unknown, unknown, unknown
+        runner_up = logits[rows, top[:, 1]].astype(np.float64) if logits.shape[1] > 1 else np.zeros(len(rows))
+    else:
+        residual = np.exp(shifted)
+        # What already is a logarithm of a probability needs no dividing.
+        total = residual.sum(axis=1) if kind == "logits" else np.exp(-largest)
+        residual /= total[:, None]
+        log_total = np.log(total) if kind == "logits" else -largest
+        runner_up = residual[rows, top[:, 1]] if logits.shape[1] > 1 else np.zeros(len(rows))
+        # Both terms are 0 or more, and a probability of 0 adds nothing; -sum(p ln p) would take its logarithm.
+        entropy = log_total * (1.0 if kind == "logits" else residual.sum(axis=1)) \
+            - np.einsum("nk,nk->n", residual, np.where(residual > 0.0, shifted, 0.0))
+        # Subtract the one-hot target before squaring: sum(p^2) - 2 p_y + 1 cancels and can come out below zero.
+        residual[rows, targets] -= 1.0
+        brier = np.einsum("nk,nk->n", residual, residual)
+        confidence = (1.0 / total).clip(max=1.0)
+        # Rounding may take a probability past 1.
+        nll = log_total - shifted[rows, targets] if kind == "logits" else \
+            (log_total - shifted[rows, targets]).clip(min=0.0)
+        energy = largest + log_total
     return Outcomes(
         predicted=top[:, 0].astype(np.int64),
-        confidence=1.0 / total,
+        confidence=confidence,
         correct=top[:, 0] == targets,
         in_top5=(top == targets[:, None]).any(axis=1),
-        nll=np.log(total) - shifted[rows, targets],
-        brier=np.einsum("nk,nk->n", residual, residual),
-        energy=largest + np.log(total),
+        nll=nll,
+        brier=brier,
+        energy=energy,
         max_logit=largest,
         entropy=entropy,
         runner_up=runner_up,
         top5=top,
         classes=logits.shape[1],
+        kind=kind,
     )
 
 
 def _largest(logits: Logits, count: int) -> npt.NDArray[np.int32]:
     """Return the classes of the min(count, K) largest logits (N, min(count, K)), the lowest index first on ties."""
-    rows, left = np.arange(len(logits)), np.array(logits)
+    rows = np.arange(len(logits))
+    # What is taken is marked by -inf: a logit of -inf must stay above it.
+    left = np.maximum(logits, np.finfo(logits.dtype).min)
     top = np.empty((len(logits), min(count, logits.shape[1])), np.int32)
     # So few rounds are faster than any sort, and argmax keeps the rule for ties.
     for place in range(top.shape[1]):
@@ -474,11 +519,11 @@ def divergences(logits_reference: Logits, logits: Logits) -> Divergences:
 
     Raises:
         ValueError: No images, or shapes that differ.
-        InvalidInput: A logit is NaN or infinite.
+        InvalidInput: A logit is NaN or +inf, or all of an image are -inf.
     """
     _refuse_unpaired(logits_reference, logits)
-    _refuse_non_finite(logits_reference)
-    _refuse_non_finite(logits)
+    _refuse_broken(logits_reference)
+    _refuse_broken(logits)
     parts = [_divergences(logits_reference[rows], logits[rows]) for rows in row_blocks(len(logits))]
     return Divergences(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
@@ -494,30 +539,36 @@ def js_divergences(logits_reference: Logits, others: Sequence[Logits]) -> FloatA
 
     Raises:
         ValueError: No images, or shapes that differ.
-        InvalidInput: A logit is NaN or infinite.
+        InvalidInput: A logit is NaN or +inf, or all of an image are -inf.
     """
     for logits in (logits_reference, *others):
         _refuse_unpaired(logits_reference, logits)
-        _refuse_non_finite(logits)
+        _refuse_broken(logits)
     found = np.empty((len(others), len(logits_reference)))
     for rows in row_blocks(len(logits_reference)):
         reference = log_softmax(logits_reference[rows])
         of_reference = np.exp(reference)
         for place, logits in enumerate(others):
             variant = log_softmax(logits[rows])
-            ratio = variant - reference
+            ratio = _less(variant, reference)
             found[place, rows] = _js(of_reference, np.exp(variant, out=variant), ratio)
     return found
 
 
 def _divergences(logits_reference: Logits, logits: Logits) -> Divergences:
     reference, variant = log_softmax(logits_reference), log_softmax(logits)
-    ratio = variant - reference
+    ratio = _less(variant, reference)
     of_reference, of_variant = np.exp(reference, out=reference), np.exp(variant, out=variant)
-    kl: FloatArray = -np.einsum("nk,nk->n", of_reference, ratio)
-    change = np.abs(logits.astype(np.float64) - logits_reference)
+    # A class that the reference excludes adds nothing; one that the variant alone excludes makes it infinite.
+    kl: FloatArray = -(of_reference * np.where(of_reference > 0.0, ratio, 0.0)).sum(axis=1)
+    change = np.abs(_less(logits.astype(np.float64), logits_reference.astype(np.float64)))
     # Rounding takes nearly equal logits to -1e-17 and the like.
     return Divergences(kl.clip(min=0.0), _js(of_reference, of_variant, ratio), change.mean(axis=1), change.max(axis=1))
+
+
+def _less(values: FloatArray, others: FloatArray) -> FloatArray:
+    """Return the difference of two arrays, 0 where they are equal: -inf less -inf would be NaN."""
+    return np.subtract(values, others, out=np.zeros(values.shape), where=values != others)
 
 
 def _js(of_reference: FloatArray, of_variant: FloatArray, ratio: FloatArray) -> FloatArray:
@@ -528,8 +579,10 @@ def _js(of_reference: FloatArray, of_variant: FloatArray, ratio: FloatArray) -> 
     np.negative(both, out=both)
     np.log1p(np.exp(both, out=both), out=both)
     np.subtract(math.log(2.0), both, out=both)
-    js: FloatArray = (np.einsum("nk,nk->n", of_reference, both - np.maximum(ratio, 0.0))
-                      + np.einsum("nk,nk->n", of_variant, both + np.minimum(ratio, 0.0))) / 2.0
+    # A probability of 0 adds nothing, though the ratio is infinite there.
+    of_one, of_other = (np.where(shares > 0.0, signed, 0.0) for shares, signed in (
+        (of_reference, both - np.maximum(ratio, 0.0)), (of_variant, both + np.minimum(ratio, 0.0))))
+    js: FloatArray = (np.einsum("nk,nk->n", of_reference, of_one) + np.einsum("nk,nk->n", of_variant, of_other)) / 2.0
     return js.clip(0.0, math.log(2.0))
 
 
@@ -616,7 +669,7 @@ def refuse_unlabelled(logits: Logits, targets: npt.NDArray[np.integer[Any]]) -> 
     if targets.min() < 0 or targets.max() >= logits.shape[1]:
         raise ValueError(f"expected targets between 0 and {logits.shape[1] - 1}, "
                          f"got {targets.min()} to {targets.max()}")
-    _refuse_non_finite(logits)
+    _refuse_broken(logits)
 
 
 def refuse_unfit(confidence: FloatArray, correct: npt.NDArray[Any], bins: int = 1) -> None:
@@ -635,8 +688,14 @@ def _refuse_unpaired(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> None:
                          f"and {second.shape}")
 
 
-def _refuse_non_finite(logits: Logits) -> None:
-    broken = sum(int(np.count_nonzero(~np.isfinite(logits[rows]).all(axis=1))) for rows in row_blocks(len(logits)))
-    if broken:
-        raise InvalidInput(f"expected finite outputs, got NaN or infinity for {broken} of {len(logits)} images",
-                           "reduced precision overflows like this: export with a recipe of higher precision")
+def _refuse_broken(logits: Logits) -> None:
+    count = sum(int(np.count_nonzero(broken(logits[rows]))) for rows in row_blocks(len(logits)))
+    if count:
+        raise InvalidInput(f"expected outputs that are numbers, got NaN or infinity for {count} of "
+                           f"{len(logits)} images", "measure again with --force: such images are named there")
+
+
+def broken(rows: npt.NDArray[Any]) -> BoolArray:
+    """Return which images' outputs (N, …) hold NaN or +inf, or nothing but -inf (N,): they have no answer."""
+    flat = rows.reshape(len(rows), -1)
+    return np.asarray(np.isnan(flat).any(axis=1) | (flat == np.inf).any(axis=1) | (flat == -np.inf).all(axis=1))

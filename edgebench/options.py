@@ -76,6 +76,8 @@ MODEL_OPTIONS = (
                  help="Class map: one class per line in output order, 'id' or 'id<TAB>name'."),
     click.option("--templates", type=click.Path(path_type=Path), metavar="FILE",
                  help="open_clip: prompt templates, one per line with {} for the class name."),
+    click.option("--output", metavar="NAME[=KIND]", help="Output that is scored, where a model has several; KIND "
+                 "(logits, log_probabilities, probabilities, sigmoid_scores) where it is not recognised."),
     click.option("--resolutions", type=Sizes(), default=(), metavar="PX,…|default", help="Also build graphs for these "
                  "input sizes, so that invariance to resolution can be measured."),
     click.option("--allow-precision-fallback", is_flag=True, help="Go on with a caveat where the precision asked for "

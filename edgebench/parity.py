@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgebench.errors import CannotMeasure, InvalidInput
-from edgebench.recipe import Recipe
+from edgebench.outputs import EXCLUDED
+from edgebench.recipe import Precision, Recipe
 from edgebench.record import Caveat, ExecutedPrecision, OutputParity
 
 Array = npt.NDArray[Any]
@@ -20,12 +21,14 @@ UNFUSED = 0.9
 """Runtimes may merge layers, so that shares by number are compared with this much room."""
 
 
-def compare(outputs: Mapping[str, Array], reference: Mapping[str, Array]) -> tuple[OutputParity, ...]:
+def compare(outputs: Mapping[str, Array], reference: Mapping[str, Array], precision: Precision | None = None,
+            ) -> tuple[OutputParity, ...]:
     """Return, for each output, how it differs from the reference's output of the same name.
 
     Args:
         outputs: Arrays of any shape by name, from the same inputs as `reference`.
         reference: Arrays of the same shapes; further names are passed over.
+        precision: Of what gave `outputs`, which explains what goes wrong; None: not known.
 
     Raises:
         InvalidInput: An output without a reference, of another shape, or a reference that is not finite.
@@ -36,11 +39,11 @@ def compare(outputs: Mapping[str, Array], reference: Mapping[str, Array]) -> tup
         if name not in reference:
             raise InvalidInput(f"output {name!r} has no reference; it has: {', '.join(reference) or 'none'}",
                                "export again: artifact and reference are of different models")
-        found.append(_compare(name, values, reference[name]))
+        found.append(_compare(name, values, reference[name], precision))
     return tuple(found)
 
 
-def _compare(name: str, values: Array, reference: Array) -> OutputParity:
+def _compare(name: str, values: Array, reference: Array, precision: Precision | None) -> OutputParity:
     if values.shape != reference.shape:
         raise InvalidInput(f"output {name!r} has shape {values.shape}, its reference {reference.shape}",
                            "export again: artifact and reference are of different models")
@@ -48,12 +51,19 @@ def _compare(name: str, values: Array, reference: Array) -> OutputParity:
     own, other = (np.asarray(array, np.float64).ravel() for array in (values, reference))
     if own.size == 0:
         raise InvalidInput(f"output {name!r} is empty: shape {values.shape}")
+    # What excludes a class on both sides agrees, and no number can stand for it.
+    counted = ~((own < EXCLUDED) & (other < EXCLUDED))
+    own, other = own[counted], other[counted]
+    if own.size == 0:
+        own = other = np.zeros(1)
     if not np.isfinite(other).all():
         raise InvalidInput(f"the reference's output {name!r} holds {_not_finite(reference)}",
                            "the model itself fails on these inputs: check its weights and preprocessing")
     if not np.isfinite(own).all():
         raise CannotMeasure(f"output {name!r} holds {_not_finite(values)}, the reference none",
-                            "16-bit floats overflow above 65504 in fp16: keep the layers that do in fp32, or use bf16")
+                            "16-bit floats overflow above 65504 in fp16: keep the layers that do in fp32, or use bf16"
+                            if precision in (None, "fp16") else f"{precision} does not carry this model's numbers: "
+                            "use a recipe of higher precision")
     difference = np.abs(own - other)
     noise, signal = float(difference @ difference), float(other @ other)
     norms = math.sqrt(float(own @ own)) * math.sqrt(signal)

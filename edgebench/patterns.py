@@ -130,6 +130,44 @@ def attribute(node: Any, name: str, default: Any = None) -> Any:
     return next((onnx.helper.get_attribute_value(one) for one in node.attribute if one.name == name), default)
 
 
+def scalar(tensor: Any) -> float | None:
+    """Return the one number that a constant tensor holds; None for several, and for what lies in another file."""
+    if any(size != 1 for size in tensor.dims) or tensor.external_data:
+        return None
+    return float(require("onnx", "export").numpy_helper.to_array(tensor).reshape(()))
+
+
+def shapes(model: Any) -> dict[str, tuple[int | str, ...]]:
+    """Return the shapes of a model's outputs, as far as they are declared or follow from the operators."""
+    onnx = require("onnx", "export")
+
+    def declared(values: Any) -> dict[str, tuple[int | str, ...]]:
+        return {value.name: tuple(
+            dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else (dim.dim_param or "?")
+            for dim in value.type.tensor_type.shape.dim) for value in values
+            if value.type.tensor_type.HasField("shape")}
+
+    found = declared(model.graph.output)
+    if len(found) == len(model.graph.output):
+        return found
+    try:
+        return {**declared(onnx.shape_inference.infer_shapes(model).graph.output), **found}
+    except (ValueError, RuntimeError):
+        # Beyond protobuf's 2 GB, or shapes that contradict each other: then they stay unknown.
+        return found
+
+
+def is_float(element_type: int) -> bool:
+    """Return whether an ONNX element type is a float of 16 bits or more."""
+    kinds = require("onnx", "export").TensorProto
+    return element_type in (kinds.FLOAT, kinds.FLOAT16, kinds.DOUBLE, kinds.BFLOAT16)
+
+
+def type_name(element_type: int) -> str:
+    """Return what ONNX calls an element type, in small letters."""
+    return str(require("onnx", "export").TensorProto.DataType.Name(element_type)).lower()
+
+
 def is_depthwise(graph: Index, node: Any) -> bool:
     """Return whether a convolution has one filter per channel."""
     weight = graph.weight(node) if node.op_type == "Conv" else None

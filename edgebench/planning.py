@@ -6,13 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from edgebench import corruptions, properties, transforms
+from edgebench import corruptions, outputs, properties, transforms
 from edgebench.datasets import (
     CUE_CONFLICT,
     DEMO,
     IMAGENET_C,
     ImageSet,
-    TwoReadings,
     accepted,
     distinguished,
     doubts,
@@ -21,9 +20,9 @@ from edgebench.datasets import (
     stratified,
     targets,
 )
-from edgebench.errors import EdgebenchError, InvalidInput, MissingDependency
+from edgebench.errors import InvalidInput, MissingDependency
 from edgebench.evaluate import FEATURES
-from edgebench.imagecache import Floats, ImageCache, cached, corrupted, normalize
+from edgebench.imagecache import ImageCache, cached, corrupted
 from edgebench.named_sets import VTAB, Unfit, fit_sets, open_ood, under
 from edgebench.properties import CLEAN, Pass
 from edgebench.record import Artifact, Caveat, Preprocess, Skip
@@ -34,8 +33,6 @@ from edgebench.worker import PassJob
 PER_CLASS, AT_LEAST = 5, 200
 # Pixels a side of ImageNet-C's files: a model of this input gets them as they are.
 _SIDE_C = 224
-READING_IMAGES = 512
-"""Most images on which two readings of class folders are compared."""
 # Files that timing with preprocessing inside the clock goes round in.
 TIMING_IMAGES = 8
 # Scored by the probabilities of all classes: their logits are always kept.
@@ -94,15 +91,11 @@ class Planner:
         excluded: SHA-256 of images that chose some variant's INT8 ranges: no variant is evaluated on them.
         progress: Told (what, share done).
         note: Told once what a user should know.
-        answers: Returns a model's logits (n, classes) for inputs (n, 3, H, W), so that a refusal of class folders that
-            can be read in two ways can say what either gives; None: nothing is run for that.
     """
 
     def __init__(self, wanted: Wanted, excluded: frozenset[str], progress: Callable[[str, float], None],
-                 note: Callable[[str], None],
-                 answers: Callable[[Artifact, Floats], Floats] | None = None) -> None:
+                 note: Callable[[str], None]) -> None:
         self._wanted, self._excluded, self._progress, self._note = wanted, excluded, progress, note
-        self._answers = answers
         self._plans: dict[str, Plan] = {}
         self._opened: dict[tuple[str, ...], tuple[dict[str, ImageSet], tuple[Unfit, ...]]] = {}
         self._clean: dict[str, _Clean] = {}
@@ -131,7 +124,7 @@ class Planner:
         if artifact.preprocess is None:
             raise InvalidInput(f"the preprocessing of {artifact.model.id} is unknown, so images cannot be fed to it",
                                "pass --preprocess FILE (docs/preprocessing.md), or --properties none for latency alone")
-        if not isinstance(artifact.outputs[0].shape[-1], int):
+        if outputs.classes(artifact) is None:
             raise InvalidInput(f"{artifact.model.id}: the number of classes is not fixed in the model")
         key = repr((artifact.preprocess, artifact.classes, artifact.outputs, artifact.inputs, artifact.resolutions,
                     self._locations(artifact)))
@@ -162,7 +155,12 @@ class Planner:
         caveats: list[Caveat] = []
         skips = {name: f"needs {properties.get(name).NEEDS}" for name in self._wanted.properties
                  if not properties.get(name).passes(sorted(sets), preset)}
-        with_features = self._features(artifact, sets)
+        with_features, no_features = self._features(artifact, sets)
+        if no_features and self._wanted.by_name:
+            raise InvalidInput(f"transfer cannot be evaluated: {artifact.model.id}: {no_features}",
+                               "leave transfer away with --properties")
+        if no_features:
+            skips["transfer"] = no_features
         unfit = {one.name: _told(one.error) for one in left_out}
         errors = [(one.error, one.serves) for one in left_out]
         wanted_passes = properties.united_passes(self._wanted.properties, sorted(sets), preset)
@@ -219,10 +217,14 @@ class Planner:
         return " ".join(name for name in self._wanted.properties if dataset in {
             one.dataset for one in properties.get(name).passes(names, self._wanted.preset)})
 
-    def _features(self, artifact: Artifact, sets: dict[str, ImageSet]) -> frozenset[Pass]:
+    def _features(self, artifact: Artifact, sets: dict[str, ImageSet]) -> tuple[frozenset[Pass], str]:
+        """Return the passes that keep features, and why an output of that name cannot be used; empty where it can."""
         if "transfer" not in self._wanted.properties or FEATURES not in [spec.name for spec in artifact.outputs]:
-            return frozenset()
-        return frozenset(properties.get("transfer").passes(sorted(sets), self._wanted.preset))
+            return frozenset(), ""
+        width, reason = outputs.features_width(artifact, FEATURES)
+        if width is None:
+            return frozenset(), reason
+        return frozenset(properties.get("transfer").passes(sorted(sets), self._wanted.preset)), ""
 
     def _prepare(self, images: ImageSet, artifact: Artifact, preprocess: Preprocess, needed: Pass,
                  caveats: list[Caveat]) -> _Clean:
@@ -232,10 +234,10 @@ class Planner:
             preprocess = _as_it_is(preprocess)
         elif images.name == CUE_CONFLICT and needed.preset == "paper":
             preprocess = _as_it_is(preprocess)
-        classes, outputs = artifact.classes, artifact.outputs[0].shape[-1]
-        assert isinstance(outputs, int)
+        classes, count = artifact.classes, outputs.classes(artifact)
+        assert count is not None
         where = needed.condition if images.conditions else ""
-        key = repr((images.name, images.source, where, preprocess, classes, outputs))
+        key = repr((images.name, images.source, where, preprocess, classes, count))
         if key in self._clean:
             return self._clean[key]
         items = images.items
@@ -243,9 +245,7 @@ class Planner:
             chosen = self._subset(images, range(len(items)))
             images = replace(images, items=tuple(items[k] for k in chosen))
         try:
-            wanted, used, assumed = targets(images, classes, outputs)
-        except TwoReadings as error:
-            raise self._compared(error, images, artifact, preprocess) from error
+            wanted, used, assumed = targets(images, classes, count)
         except InvalidInput as error:
             if images.imagenet or images.name == CUE_CONFLICT:
                 raise _OtherClasses(error.message, error.hint) from error
@@ -262,25 +262,6 @@ class Planner:
         self._clean[key] = _Clean(images=images, cache=cache, rows=rows, wanted=wanted,
                                   labels=accepted(images, used, range(len(images.items))))
         return self._clean[key]
-
-    def _compared(self, error: TwoReadings, images: ImageSet, artifact: Artifact,
-                  preprocess: Preprocess) -> InvalidInput:
-        """Return the error with the top-1 accuracy that each reading gives, where the model can be run."""
-        if self._answers is None or not error.readings:
-            return error
-        items = [images.items[k] for k in spread(images.items, READING_IMAGES)]
-        self._progress("comparing the readings of the class folders", 0.0)
-        try:
-            cache = cached(items, preprocess)
-            predicted = self._answers(artifact, normalize(cache.pixels(), preprocess)).argmax(1)
-        except EdgebenchError:
-            # What the model lacks is said when it is measured; here only the comparison is missing.
-            return error
-        n = len(cache.kept)
-        correct = {way: sum(int(predicted[row]) == table[items[k].folder] for row, k in enumerate(cache.kept))
-                   for way, table in error.readings.items()}
-        clause = ", ".join(f"{count / n:.1%} {way}" for way, count in correct.items())
-        return TwoReadings(f"{error.message}; top-1 on {n} images: {clause}", error.hint, error.readings)
 
     @staticmethod
     def _refuse_lost_classes(images: ImageSet, cache: ImageCache) -> None:

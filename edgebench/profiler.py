@@ -24,6 +24,7 @@ from edgebench import (
     instrument,
     interleaved,
     latency,
+    outputs,
     properties,
     provenance,
     report,
@@ -97,6 +98,8 @@ class Request:
     """Prompt templates, one per line, with ``{}`` for the class name."""
     preprocess: Path | None = None
     """TOML file of a `Preprocess`."""
+    output: str | None = None
+    """Which output of a model is scored, as ``NAME`` or ``NAME=KIND``; None: `edgebench.outputs.put_first` decides."""
     preset: str = "native"
     """``native``: what the weights were tuned for; ``paper``: the published protocols, literally."""
     ood: tuple[str, ...] = ()
@@ -235,6 +238,9 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
         note(f"data: {one.understood}")
     result = Result(out=request.out)
     variants = list(_variants(request, device, images, result, progress, note))
+    for sentence in dict.fromkeys(outputs.sentence(variant.artifact) for variant in variants):
+        if sentence:
+            note(sentence)
     _refuse_foreign_results(request, variants)
     planner = _planner(request, chosen, variants, progress, note)
     if until is not None:
@@ -405,7 +411,7 @@ def _exported(request: Request, model: str, device: Device, images: Sequence[Ima
         model, weights=request.weights, classes=read_classes(request.classes) if request.classes else None,
         templates=read_templates(request.templates) if request.templates else None,
         preprocess=read_preprocess(request.preprocess) if request.preprocess else None,
-        progress=lambda what, done, total: progress(what, done / max(total, 1)))
+        output=request.output, progress=lambda what, done, total: progress(what, done / max(total, 1)))
     if not images and source.evaluation is not None:
         images = open_sets(source.evaluation)
     kept = []
@@ -477,14 +483,13 @@ def _refuse_too_little_room(request: Request, planner: Planner, variants: Sequen
     """Raise InvalidInput where the predictions to come would not fit on the disk."""
     needed = 0
     for variant in variants:
-        widths = {spec.name: spec.shape[-1] for spec in variant.artifact.outputs}
-        outputs, features = variant.artifact.outputs[0].shape[-1], widths.get(evaluate.FEATURES, 0)
+        classes = outputs.classes(variant.artifact)
+        features = outputs.features_width(variant.artifact, evaluate.FEATURES)[0] or 0
         for job in planner.of(variant.artifact).passes:
             there = (request.out / variant.name / job.key.file).exists()
-            if isinstance(outputs, int) and not there:
-                needed += evaluate.room_needed(
-                    len(job.rows), outputs, ids=job.ids, compact=job.compact,
-                    features=features if job.features and isinstance(features, int) else 0)
+            if classes is not None and not there:
+                needed += evaluate.room_needed(len(job.rows), classes, ids=job.ids, compact=job.compact,
+                                               features=features if job.features else 0)
     free = shutil.disk_usage(request.out).free
     if needed > free:
         raise InvalidInput(f"{request.out} has {free / 1e9:.1f} GB free, the predictions need {needed / 1e9:.1f}",

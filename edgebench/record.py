@@ -63,6 +63,31 @@ class TensorSpec:
     """Sizes; a string is the name of a dimension that may vary."""
 
 
+OutputKind = Literal["logits", "log_probabilities", "probabilities", "sigmoid_scores"]
+"""What a classifier's outputs are: ``probabilities`` sum to one, ``sigmoid_scores`` are one probability per class."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredOutput:
+    """The output whose values are scored, and what they are; decided once, at export."""
+
+    name: str
+    kind: OutputKind
+    single: bool = False
+    """One value per image for two classes: the logit or the probability of the second one."""
+    scale: float = 1.0
+    """The value that stands for a probability of 1; 100 for percent."""
+    evidence: Literal["graph", "values", "option", "assumed"]
+    """What `kind` follows from: the operators, the values for the parity inputs, the user's word, or nothing."""
+    reason: str
+    """How the output and its kind were recognised, in words."""
+    given: str = ""
+    """The option that named the output; empty where none did."""
+
+    def __post_init__(self) -> None:
+        check(0 < self.scale < math.inf, "a finite scale above 0", self.scale)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocess:
     """From an image file to the model's input, step by step, with Pillow and float32 NumPy.
@@ -274,6 +299,8 @@ class Artifact:
     """Operations and bytes of one inference, from the FP32 graph's shapes; None where they could not be counted."""
     family: str | None = None
     """Kind of network, whose quantization rules were followed; None for artifacts without any."""
+    scored: ScoredOutput | None = None
+    """Which output is scored and what its values are; None in artifacts of versions that did not look."""
     sealed: str = ""
     """`seal_of` the manifest as it was at export, so that a later edit shows; in earlier versions, `digest`."""
 
@@ -290,7 +317,7 @@ class Artifact:
         files = sorted((entry.path, entry.sha256) for entry in self.files)
         parts = [files, *(_stated(part) for part in (
             self.model, self.recipe, self.entry, self.inputs, self.outputs, self.preprocess, self.classes,
-            self.calibration, self.resolutions))]
+            self.calibration, self.resolutions, *([self.scored] if self.scored is not None else [])))]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property

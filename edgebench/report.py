@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import jinja2
 
-from edgebench import catalog, noninferiority, record, roofline_charts
+from edgebench import catalog, noninferiority, outputs, record, roofline_charts
 from edgebench.charts import charts
 from edgebench.decision_curves import SIZE, curve
 from edgebench.drawing import Variant, headline_score, trace_of
@@ -339,6 +339,7 @@ def _general_notes(variants: Sequence[Variant]) -> list[str]:
         whose = "" if len(references) == 1 else "each variant's own reference: "
         notes.append("Speed-up (ratio of median latencies) and negative flips (right before, wrong now) are against "
                      f"{whose}{', '.join(references)}.")
+    notes += [f"{_capitalized(text)}." for text in distinct(outputs.sentence(run.artifact) for run in runs) if text]
     notes += _data_notes(runs)
     several = [run for run in runs if len([one for one in run.evaluations if one.property == "accuracy"]) > 1]
     if several:

@@ -25,7 +25,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from edgebench import checkpoints, graphs
+from edgebench import checkpoints, graphs, outputs
 from edgebench.datasets import DEMO, ImageSet, imagenet_wnids
 from edgebench.errors import InvalidInput, UsageError, require, unknown
 from edgebench.files import refuse_stand_in, refuse_unreadable
@@ -59,12 +59,14 @@ class Source:
     evaluation: str | None = None
     """Where its own evaluation images are."""
     caveats: tuple[Caveat, ...] = ()
+    output: str | None = None
+    """Which output is scored, as ``NAME`` or ``NAME=KIND``; None: see `edgebench.outputs.put_first`."""
 
 
 
 def open_source(model: str, *, weights: str | None = None, classes: ClassMap | None = None,
                 templates: Sequence[str] | None = None, preprocess: Preprocess | None = None,
-                progress: Progress = lambda what, done, total: None) -> Source:
+                output: str | None = None, progress: Progress = lambda what, done, total: None) -> Source:
     """Return the source that `model` names.
 
     Args:
@@ -73,12 +75,15 @@ def open_source(model: str, *, weights: str | None = None, classes: ClassMap | N
         classes: Instead of the source's own class map.
         templates: Prompt templates with ``{}`` for a zero-shot head; the 80 of OpenAI by default.
         preprocess: Instead of the source's own preprocessing.
+        output: Which output is scored, and what it holds.
         progress: Told about long steps.
 
     Raises:
         UsageError: Not a model that can be named.
         InvalidInput: Weights that do not load, or cannot be fetched.
     """
+    if output is not None:
+        outputs.refuse_unfit_option(output)
     scheme, _, name = model.partition(":")
     suffix = Path(model).suffix.lower()
     if suffix == ".onnx":
@@ -101,6 +106,7 @@ def open_source(model: str, *, weights: str | None = None, classes: ClassMap | N
         raise UsageError(f"cannot tell what model {model!r} is",
                          "expected timm:NAME[.TAG], open_clip:ARCH/TAG, demo:inspection, a .onnx or .pt2 file, or an "
                          "artifact folder")
+    source = replace(source, output=output)
     if preprocess is None:
         return source
     if source.size_px is not None and source.size_px != preprocess.size_px:

@@ -23,9 +23,10 @@ from edgebench.errors import CannotMeasure, UsageError, writing
 from edgebench.evaluate import ROOM_HINT, has_predictions, save_predictions
 from edgebench.evidence import Evidence
 from edgebench.imagecache import load_cache
+from edgebench.outputs import NO_DISTRIBUTION
 from edgebench.policy import Policy, Rule
 from edgebench.properties import CLEAN, Pass, Predictions
-from edgebench.record import Artifact, Caveat, DatasetIdentity, Evaluation, PassRecord, Run, Skip
+from edgebench.record import Artifact, Caveat, DatasetIdentity, Evaluation, OutputKind, PassRecord, Run, Skip
 from edgebench.sequential import checkpoints
 
 if TYPE_CHECKING:
@@ -160,6 +161,11 @@ def refuse_unfit(chosen: Policy, names: Sequence[str], variants: Sequence[tuple[
     references = [one.model for one in (*(artifact for artifact, _ in variants), *(run.artifact for run in finished))
                   if one.recipe.precision == "fp32"]
     for artifact, key in passes:
+        if artifact.scored is not None and artifact.scored.kind == "sigmoid_scores":
+            unfit = next((rule for rule in until.concerned(chosen, key, names) if rule.of == "calibration"), None)
+            if unfit is not None:
+                raise UsageError(f"--until {chosen.id}: rule {unfit.id!r} needs confidences, and {NO_DISTRIBUTION}",
+                                 "leave that rule away, or export a softmax head")
         if artifact.model not in references:
             _refuse_without_reference(chosen, names, artifact, key)
 
@@ -283,7 +289,7 @@ def caveats(passes: Sequence[PassRecord], wanted: Until | None) -> tuple[Caveat,
 
 
 def evaluate(wanted: Until, job: PassJob, answers: Iterator[Part], out: Path, artifact_digest: str,
-             tell: Tell) -> None:
+             tell: Tell, kind: OutputKind = "logits") -> None:
     """Evaluate a pass until its rules are decided or its images are used up; write decisions, then predictions.
 
     Args:
@@ -293,6 +299,7 @@ def evaluate(wanted: Until, job: PassJob, answers: Iterator[Part], out: Path, ar
         out: Folder of the variant.
         artifact_digest: What answers.
         tell: Told what is being done, and how many images are in.
+        kind: What the logits are.
 
     Raises:
         InvalidInput: The reference's predictions are damaged, or there is no room for these.
@@ -309,13 +316,13 @@ def evaluate(wanted: Until, job: PassJob, answers: Iterator[Part], out: Path, ar
     with writing(out, ROOM_HINT), _Spool(out) as spool:
         for logits, features in answers:
             spool.append(logits, features)
-            kept.append(metrics.outcomes(logits, targets[n:n + len(logits)]))
+            kept.append(metrics.outcomes(logits, targets[n:n + len(logits)], kind))
             n += len(logits)
             if n >= min(next_look, waiting[0]):
                 found: dict[str, Evidence] = {}
                 if n >= waiting[0]:
                     waiting = [one for one in waiting if one > n] or [total]
-                    found = _scored(wanted, job, following.at_checkpoints, spool, n, reference, baseline)
+                    found = _scored(wanted, job, following.at_checkpoints, spool, n, reference, baseline, kind)
                     units.update((name, one.unit) for name, one in found.items())
                 kept = [metrics.joined(kept)]
                 following.look(reference.outcomes if reference else None, kept[0], n, found,
@@ -339,7 +346,7 @@ def evaluate(wanted: Until, job: PassJob, answers: Iterator[Part], out: Path, ar
             out / job.key.file, spool.parts(order), targets=[job.targets[k] for k in order],
             ids=[job.ids[k] for k in order], dataset=_first(job, n), artifact_digest=artifact_digest,
             compact=job.compact, labels=None if job.labels is None else [job.labels[k] for k in order],
-            size_px=load_cache(Path(job.cache)).size_px)
+            size_px=load_cache(Path(job.cache)).size_px, kind=kind)
 
 
 class _Reference:
@@ -402,7 +409,7 @@ class _Spool:
 
 
 def _scored(wanted: Until, job: PassJob, rules: Sequence[Rule], spool: _Spool, n: int, reference: _Reference | None,
-            baseline: _Reference | None) -> dict[str, Evidence]:
+            baseline: _Reference | None, kind: OutputKind) -> dict[str, Evidence]:
     """Return what the first `n` images say about rules, by id; what they say nothing about is left out."""
     if not rules:
         return {}
@@ -413,7 +420,7 @@ def _scored(wanted: Until, job: PassJob, rules: Sequence[Rule], spool: _Spool, n
         for row, accepted in enumerate(job.labels[:n]):
             labels[row, : len(accepted)] = accepted
     mine = Predictions(dataset=_first(job, n), logits=logits, targets=np.asarray(job.targets[:n], np.int64),
-                       ids=np.asarray(job.ids[:n], np.str_), labels=labels, features=features)
+                       ids=np.asarray(job.ids[:n], np.str_), labels=labels, features=features, kind=kind)
 
     def against(other: _Reference | None, about: Sequence[Rule]) -> list[Evaluation]:
         others = {job.key: properties.narrowed(other.found, mine.ids, mine.dataset)} if other else None

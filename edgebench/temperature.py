@@ -78,7 +78,10 @@ def fit(logits: Logits, targets: npt.NDArray[np.integer[Any]], half: IntArray) -
 
     There is none where a half is empty; where every target has the largest logit, so that the NLL falls for ever with
     T; where targets have no larger logits than the average class, so that it falls for ever with 1/T; or where it lies
-    outside `SPAN`. Else the mean NLL, convex in 1/T, has one minimum: Newton's method, kept inside a bracket, finds it.
+    outside `SPAN`; or where a target is excluded (-inf), for its NLL is infinite at every T. Else the mean NLL, convex
+    in 1/T, has one minimum: Newton's method, kept inside a bracket, finds it.
+
+    The logarithms of a softmax serve as well as its logits: they differ by a number per image, which cancels.
 
     Args:
         logits: (N, K), of any float type.
@@ -87,7 +90,7 @@ def fit(logits: Logits, targets: npt.NDArray[np.integer[Any]], half: IntArray) -
 
     Raises:
         ValueError: As for `edgebench.metrics.outcomes`, or shapes that differ.
-        InvalidInput: A logit is NaN or infinite.
+        InvalidInput: A logit is NaN or +inf, or all of an image are -inf.
     """
     refuse_unlabelled(logits, targets)
     if half.shape != targets.shape:
@@ -119,7 +122,11 @@ def _has_minimum(logits: Logits, targets: npt.NDArray[np.integer[Any]], half: In
     for rows in row_blocks(len(logits)):
         shifted = minus_largest(logits[rows])
         of_target[rows] = shifted[np.arange(len(shifted)), targets[rows]]
-        gain[rows] = of_target[rows] - shifted.mean(axis=1)
+        allowed = shifted > -np.inf
+        # However high the temperature, an excluded class has no share.
+        gain[rows] = of_target[rows] - np.where(allowed, shifted, 0.0).sum(axis=1) / allowed.sum(axis=1)
+    if not np.isfinite(of_target).all():
+        return False
     wrong, gains = (np.bincount(half, part, minlength=2) for part in (of_target < 0.0, gain))
     return bool(wrong.min() > 0 and gains.min() > 0.0)
 
@@ -152,6 +159,8 @@ def _derivatives(logits: Logits, targets: npt.NDArray[np.integer[Any]],
         shifted = minus_largest(logits[rows])
         weights = np.exp(shifted * inverse[rows, None])
         weights /= weights.sum(axis=1, keepdims=True)
+        # An excluded class has weight 0, and 0 times its -inf would be NaN.
+        shifted[shifted == -np.inf] = 0.0
         mean = np.einsum("nk,nk->n", weights, shifted)
         of_target = shifted[np.arange(len(shifted)), targets[rows]]
         # The variance, summed around the mean: the difference of two moments would cancel.

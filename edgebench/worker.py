@@ -164,6 +164,7 @@ def work(job: Job, tell: Tell) -> None:
     opened: tuple[str, backends.Session] | None = None
     waiting = [one for one in job.passes if not stopping.is_done(job.until, one, out, artifact.digest)]
     total, done = sum(len(one.rows) for one in waiting), 0
+    meaning = artifacts.meaning(folder, artifact)
     for one in waiting:
         entry = artifact.entry if one.resolution_px is None else entries[one.resolution_px]
         if opened is None or opened[0] != entry:
@@ -176,14 +177,15 @@ def work(job: Job, tell: Tell) -> None:
 
         followed = stopping.may_stop(job.until, one)
         parts = run_pass(opened[1], Path(one.cache), one.rows, batch, _silent if followed else told,
-                         features=one.features)
+                         meaning=meaning, features=one.features, ids=one.ids, precision=artifact.recipe.precision)
         done += len(one.rows)
         if job.until is not None and followed:
-            stopping.evaluate(job.until, one, parts, out, artifact.digest, partial(_share, tell, before, total))
+            stopping.evaluate(job.until, one, parts, out, artifact.digest, partial(_share, tell, before, total),
+                              meaning.kind)
             continue
         save_predictions(out / one.key.file, parts, targets=one.targets, ids=one.ids, dataset=one.dataset,
                          artifact_digest=artifact.digest, labels=one.labels, compact=one.compact,
-                         size_px=load_cache(Path(one.cache)).size_px)
+                         size_px=load_cache(Path(one.cache)).size_px, kind=meaning.kind)
 
 
 def _already_measured(out: Path, digest: str) -> bool:

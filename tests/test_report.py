@@ -322,7 +322,7 @@ class TestSummary:
                 "artifact_digest": inspection()[1].artifact.digest,
                 "reference": "demo-inspection--ort-fp32--onnxruntime",
             "datasets": ["inspection"],
-                "caveats": ["drift"], "skips": [{"what": "energy", "reason": "no power sensor", "subject": None, "code": None}],
+                "caveats": ["drift"], "skips": [{"what": "energy", "reason": "no power sensor"}],
                 } == {key: value for key, value in second.items() if key not in (
                     "scores", "roofline", "loadgen", "container", "cpu_clocks")}
         assert {"value": 0.0032, "low": None, "high": None, "unit": "s"} == second["scores"]["latency_p50"]

@@ -15,15 +15,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from edgebench import metrics, temperature
+from edgebench import metrics, outputs, temperature
 from edgebench.datasets import IMAGENET_VAL, SPECIAL
 from edgebench.errors import InvalidInput, MissingDependency, unknown
-from edgebench.record import DatasetIdentity, Evaluation, Skip
+from edgebench.record import DatasetIdentity, Evaluation, OutputKind, Skip
 
 NAMES = ("accuracy", "calibration", "mistakes", "shape-bias", "robustness", "transfer", "synthetic", "invariance")
 PRESETS = ("native", "paper")
@@ -53,7 +53,7 @@ class Predictions:
 
     dataset: DatasetIdentity
     logits: npt.NDArray[np.float32]
-    """(N, K); mapped from disk where they were loaded from there."""
+    """(N, K), of the `kind`; mapped from disk where they were loaded from there."""
     targets: npt.NDArray[np.int64]
     """(N,) class indices; what they mean beyond that is the property's business for sets that are not classified."""
     ids: npt.NDArray[np.str_]
@@ -68,6 +68,8 @@ class Predictions:
     """The classes whose logits alone those outcomes are of; empty where they are of all."""
     size_px: tuple[int, int] | None = None
     """Height and width of what the model saw; None where that was not stored."""
+    kind: OutputKind = "logits"
+    """What the logits are: probabilities lie there as their logarithms."""
 
     @property
     def compact(self) -> bool:
@@ -77,7 +79,7 @@ class Predictions:
     @cached_property
     def outcomes(self) -> metrics.Outcomes:
         """Per-image outcomes, computed once for all properties; among `stored_within` where that names classes."""
-        return self.stored_outcomes or metrics.outcomes(self.logits, self.targets)
+        return self.stored_outcomes or metrics.outcomes(self.logits, self.targets, self.kind)
 
     @cached_property
     def temperatures(self) -> temperature.Temperatures | None:
@@ -100,7 +102,8 @@ class Predictions:
                                "measure again with --force")
         logits = self.logits if self.compact else metrics.among(self.logits, classes, self.dataset.name)
         targets = metrics.place_among(self.targets, classes, self.dataset.name)
-        return replace(self, logits=logits, targets=targets, stored_within=())
+        return replace(self, logits=logits, targets=targets, stored_within=(),
+                       kind=self.kind if self.compact else metrics.kind_among(self.kind))
 
 
 class Property(Protocol):
@@ -205,10 +208,11 @@ def load_predictions(path: Path, dataset: DatasetIdentity, artifact_digest: str)
         _refuse_damaged(path)
         with np.load(path, allow_pickle=False) as arrays:
             names = set(arrays.files)
-            stored = None
+            stored, kind = None, _kind(arrays)
             if "logits" not in names:
-                columns = {one.name: arrays[f"outcomes_{one.name}"] for one in fields(metrics.Outcomes)}
-                stored = metrics.Outcomes(**{**columns, "classes": int(columns["classes"])})
+                columns = {one.name: arrays[f"outcomes_{one.name}"] for one in fields(metrics.Outcomes)
+                           if one.name != "kind"}
+                stored = metrics.Outcomes(**{**columns, "classes": int(columns["classes"]), "kind": kind or "logits"})
             within = tuple(arrays["within"].tolist()) if "within" in names else ()
             found = Predictions(
                 dataset=dataset, targets=arrays["targets"], ids=arrays["ids"], stored_outcomes=stored,
@@ -218,6 +222,7 @@ def load_predictions(path: Path, dataset: DatasetIdentity, artifact_digest: str)
                 features=_mapped(path, "features") if "features" in names else None)
             height, width = arrays["size_px"].tolist() if "size_px" in names else (0, 0)
             found = replace(found, size_px=(height, width)) if height else found
+            found = replace(found, kind=kind) if kind is not None else _recognised(found)
             made_with = str(arrays["dataset"]), str(arrays["artifact"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, struct.error) as error:
         raise InvalidInput(f"cannot read the predictions {path}: {error}", "measure again with --resume") from error
@@ -225,6 +230,25 @@ def load_predictions(path: Path, dataset: DatasetIdentity, artifact_digest: str)
         raise InvalidInput(f"{path} holds predictions of another artifact or other images than the run file says",
                            "measure again with --force")
     return found
+
+
+def _kind(arrays: Any) -> OutputKind | None:
+    """Return what stored logits are; None where a version wrote them that did not look."""
+    if "kind" not in arrays.files:
+        return None
+    kind = str(arrays["kind"])
+    if kind not in get_args(OutputKind):
+        raise ValueError(f"unknown kind of outputs {kind!r}")
+    return cast("OutputKind", kind)
+
+
+def _recognised(found: Predictions) -> Predictions:
+    """Return predictions whose file does not say what they are, probabilities among them as their logarithms."""
+    if found.compact or not all(outputs.look_like_probabilities(found.logits[rows])
+                                for rows in metrics.row_blocks(len(found.logits))):
+        return found
+    with np.errstate(divide="ignore"):
+        return replace(found, kind="probabilities", logits=np.log(found.logits))
 
 
 def _refuse_damaged(path: Path) -> None:
