@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from edgebench import noninferiority
+from edgebench import noninferiority, percentiles
 from edgebench.drawing import Variant
 from edgebench.record import Evaluation, Run, Score
 from edgebench.wording import (
@@ -172,7 +172,7 @@ def _score_group(title: str, found: Mapping[tuple[str, str], Mapping[int, Score]
         row = ScoreRow(
             title=f"{metric}: {words}" if words else metric, level=words, name=name,
             n=_extent([score.n for score in scores.values()]),
-            method="; or ".join(distinct(_method(score) for score in scores.values())),
+            method=_made([*scores.values()]),
             cells=tuple(cell(scores.get(variant.index)) for variant in present))
         (families.setdefault(metric, []) if words else rows).append(row)
     for metric, members in list(families.items()):
@@ -186,6 +186,29 @@ def _extent(counts: Sequence[int]) -> str:
     return fixed(counts[0], 0) if len(set(counts)) == 1 else span(min(counts), max(counts), 0)
 
 
-def _method(score: Score) -> str:
-    bounded = score.value is None or (score.low is not None and score.high is not None) or not score.reason
-    return score.method if bounded else f"{score.method} (interval: {score.reason})"
+def _made(scores: Sequence[Score]) -> str:
+    """Return how a score was made in all variants: the method once, then what differs between them."""
+    words = "; or ".join(distinct(score.method for score in scores))
+    # Variants that lack an interval for the same reason give it with numbers of their own.
+    reasons = {score.reason_code or score.reason: score.reason for score in scores
+               if score.reason and score.value is not None and (score.low is None or score.high is None)}
+    if reasons:
+        words += f" (interval: {'; or '.join(filter(None, reasons.values()))})"
+    facts: dict[str, list[str | int | float]] = {}
+    for score in scores:
+        own: dict[str, str | int | float] = {} if score.level is None else {"level": score.level}
+        own |= score.facts
+        if score.n_effective is not None:
+            own["worth"] = score.n_effective
+        if score.confidence_reached is not None:
+            own["confidence"] = percentiles.percent(score.confidence_reached)
+        for name, value in own.items():
+            facts.setdefault(name, []).append(value)
+    return "; ".join((words, *(f"{name.replace('_', ' ')}: {_several(values)}" for name, values in facts.items())))
+
+
+def _several(values: Sequence[str | int | float]) -> str:
+    numbers = [value for value in values if not isinstance(value, str)]
+    if len(numbers) == len(values) and all(isinstance(value, int) for value in numbers):
+        return _extent([int(value) for value in numbers])
+    return " / ".join(distinct(value if isinstance(value, str) else f"{value:g}" for value in values))

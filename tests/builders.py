@@ -141,7 +141,8 @@ def run(recipe_id: str = "ort-fp32", *, model: str = MODEL, latency_s: Sequence[
     ran = executed or of.precision
     performance = [score for trace in traces for score in latency.scores(trace)]
     performance.append(Score(name="artifact_size", value=float(made.size_bytes), unit="bytes", better="lower", n=1,
-                             method="bytes of all files that ship to the device", reason="exact"))
+                             method="bytes of all files that ship to the device", reason="exact",
+                             reason_code="not-estimated", kind="exact", method_id="bytes"))
     if peak_bytes:
         performance.append(Score(name="peak_host_memory", value=float(peak_bytes), unit="bytes", better="lower", n=1,
                                  method="high-water mark of resident memory", reason="one process was observed"))
