@@ -28,7 +28,7 @@ from edgebench.terminal import (
     listing,
     print_ceilings,
     print_draws,
-    print_floor,
+    print_floors,
     print_paired,
     print_plan,
     print_runs,
@@ -154,8 +154,8 @@ def _print_result(result: Result, *, as_json: bool) -> None:
             print_runs(result.runs)
             if result.paired is not None:
                 print_paired(result.paired)
-            if result.floor is not None:
-                print_floor(result.floor)
+            if result.floors:
+                print_floors(result.floors)
             click.echo(f"\nreport  {result.html}")
     for failure in result.failures:
         click.echo(f"error: {failure.what}: {failure.error.message}", err=True)

@@ -18,13 +18,16 @@ import numpy as np
 from edgebench import metric_names, percentiles, sample_size, scenario_scores, stats, tails
 from edgebench.errors import suggest
 from edgebench.policy import Correction, Policy, Rule
-from edgebench.reading import ends, place, timed_ends, trace
+from edgebench.reading import ends, place, series, timed_ends
 from edgebench.record import Evaluation, Run, Score
 from edgebench.tails import Ends, Tails
 
 LEAST_RESAMPLED = 100
 """Images below which an interval from resampling is not believed: it is far too narrow with a handful."""
 _OVER = "over the other's value"
+_ONE_PER_RUN = ("server_rate", "camera_jitter", "camera_age_mean", "camera_age_peak", "build_latency_spread",
+                "build_disagreement")
+"""Scores of performance of which a run gives one value, without an interval, however long it lasts."""
 Sampled = Literal["images", "timings", "none"]
 
 
@@ -305,15 +308,16 @@ def _ratio(ratio: Ends, stored: float, *, n: int, method: str) -> Evidence:
 
 def _budget(score: Score, run: Run) -> Evidence | Absent:
     assert score.value is not None
-    timed, q = trace(run, "single-stream"), metric_names.quantile(score.name)
-    if q is not None and timed is not None:
-        return from_timings(np.asarray(timed.latency_s), q)
-    if score.name == "latency_mean" and timed is not None and len(timed.latency_s) > 1:
-        values = np.asarray(timed.latency_s)
+    raw = series(run, score.name)
+    if raw is not None:
+        values, q = raw
+        if q is not None:
+            return from_timings(values, q)
+        mean = timed_ends(score, run, 0.95)
+        assert mean is not None
         worth = percentiles.effective_count(values)
-        arm = stats.normal_quantile(0.975) * float(values.std(ddof=1)) / math.sqrt(worth)
-        return from_ends(Ends(score.value, score.value - arm, score.value + arm), 0.95, where="", unit="s",
-                         n=values.size, sampled="timings", method=f"mean, normal error{_told(worth, values.size)}")
+        return from_ends(mean, 0.95, where="", unit="s", n=values.size, sampled="timings",
+                         method=f"mean, normal error{_told(worth, values.size)}")
     if _single(score):
         return exact(score.value, score.unit, score.method)
     if score.count is not None:
@@ -425,9 +429,9 @@ def _resampled(found: Evidence) -> Evidence:
 
 
 def _single(score: Score) -> bool:
-    """Return whether a performance score was measured once, or is exact: it carries no interval by nature."""
-    return (score.low is None and score.high is None and score.n == 1
-            and not score.name.startswith(("latency_", "throughput_")))
+    """Return whether a performance score carries no interval by nature: it is exact, an extreme, or measured once."""
+    return score.low is None and score.high is None and (score.name in _ONE_PER_RUN or (
+        score.n == 1 and not score.name.startswith(("latency_", "throughput_"))))
 
 
 def _named(run: Run, name: str) -> Score | None:

@@ -12,15 +12,17 @@ from edgebench import compare, confirming, decisions, evidence, gate, metric_nam
 from edgebench.baselines import Baselines
 from edgebench.compare import Flips
 from edgebench.errors import EdgebenchError, InvalidInput, UsageError
+from edgebench.floors import fitting
+from edgebench.floors import load as read_floors
 from edgebench.gate import Gate, Need, Placed, Rerun, Verdict
 from edgebench.history import HISTORY
 from edgebench.policy import Policy
-from edgebench.record import Run, decode, load, read_json
+from edgebench.record import Run, load, read_json
 from edgebench.timing_types import NoiseFloor
 
 UNFINISHED = ("measurement.json", "run.old.json", "predictions", "job.json", "worker.log")
 """What a variant's folder holds before its run file is written."""
-SHARED = ("artifacts", "paired")
+SHARED = ("artifacts", "paired", "noise-floor")
 """Folders of an output folder that belong to no variant."""
 FINISHED = "finished"
 """Id of the verdict on what should have been measured and was not."""
@@ -179,7 +181,7 @@ def judge(path: Path, policy_name: str, *, baseline: str | None = None, history:
     chosen = read_policy(policy_name, [one.run for one in found.subjects])
     names = chosen.id, chosen.title, chosen.path
     pairs = any(rule.against == "baseline" and rule.of != metric_names.PERFORMANCE for rule in chosen.rules)
-    known = [_floor(file) for file in floors]
+    known = [one for file in floors for one in read_floors(file)]
     gates = []
     with Baselines(baseline, history, predictions=pairs) as baselines:
         for one in found.subjects:
@@ -218,9 +220,8 @@ def _id_in(file: Path) -> str:
 def _judged(chosen: Policy, one: Subject, baselines: Baselines, allow: Collection[str],
             floors: Sequence[NoiseFloor]) -> Gate:
     other, note = baselines.of(one.run, one.folder)
-    notes = [f"{one.run.variant}: the noise floor of {floor.metric} is not used: {words}"
-             for floor in floors for words in _differing(floor, one.run)]
-    usable = {floor.metric: floor.floor for floor in floors if not _differing(floor, one.run)}
+    usable, unused = fitting(floors, one.run)
+    notes = [f"{one.run.variant}: {words}" for words in unused]
 
     def judge_with(reruns: Mapping[str, Rerun] | None) -> Gate:
         return gate.judge(chosen, (one.run, one.folder), reference=one.reference, baseline=other, allow=allow,
@@ -313,18 +314,3 @@ def _not_judged(names: tuple[str, str, str], rule: str, demand: str, variant: st
                       metric="run")
     return Gate(policy=id_, title=title, path=file, variant=variant, device=device, created_at=created_at,
                 reference=None, baseline=None, allowed=(), verdicts=(verdict,))
-
-
-def _floor(file: Path) -> NoiseFloor:
-    return decode(NoiseFloor, read_json(file), str(file))
-
-
-def _differing(floor: NoiseFloor, run: Run) -> tuple[str, ...]:
-    """Return in words where a floor was measured on another device, or under other conditions that the run tells."""
-    seen = {"device": run.device.id, "cpu": run.environment.cpu, "governor": run.environment.governor,
-            "threads": str(run.settings.threads), "budget": run.settings.budget,
-            "power mode": run.environment.power_mode, "GPU governor": run.environment.gpu_governor,
-            "clocks": run.environment.clocks, **run.environment.packages}
-    return tuple(f"{name} is {seen[name]}, it was measured with {value}"
-                 for name, value in {"device": floor.device, **floor.conditions}.items()
-                 if seen.get(name) not in (None, value))

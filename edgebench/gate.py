@@ -17,10 +17,12 @@ import numpy as np
 from edgebench import compare, evidence, metric_names, sequential
 from edgebench.errors import ExitCode, InvalidInput
 from edgebench.evidence import Absent, Evidence
+from edgebench.floors import command
 from edgebench.policy import Policy, Rule, Severity
 from edgebench.published import nothing_known, reference_verdict_parts
 from edgebench.record import Evaluation, Run
 from edgebench.rule_words import allowance, demand, quantity, spoken
+from edgebench.timing_types import NoiseFloor
 
 Status = Literal["pass", "fail", "inconclusive", "error", "skipped"]
 Outcome = Literal["fail", "warning", "error", "inconclusive", "skipped", "pass"]
@@ -150,7 +152,7 @@ class _Judged:
 
 
 def judge(policy: Policy, run: Placed, *, reference: Placed | None = None, baseline: Placed | None = None,
-          allow: Collection[str] = (), floors: Mapping[str, float] | None = None,
+          allow: Collection[str] = (), floors: Mapping[str, NoiseFloor] | None = None,
           reruns: Mapping[str, Rerun] | None = None) -> Gate:
     """Return the verdicts of a policy on a finished run.
 
@@ -160,7 +162,7 @@ def judge(policy: Policy, run: Placed, *, reference: Placed | None = None, basel
         reference: Its FP32 sibling, for speed, memory and energy against it; quality against it is stored in the run.
         baseline: An earlier run, such as the last release.
         allow: Fields in which the other runs may differ, of `edgebench.compare.FIELDS`; they are recorded.
-        floors: Noise floors of the device by metric: relative changes that equal runs show by chance, from A/A runs.
+        floors: Noise floors of the device by metric: changes that equal runs show by chance.
         reruns: Fresh timings by the id of the rule, without which a timing failure is not believed. None where no
             device is at hand: failures against the reference and of budgets then stand, and say that they were not
             confirmed; those against a baseline stand where the metric has a floor, and are inconclusive without.
@@ -192,7 +194,7 @@ def judge(policy: Policy, run: Placed, *, reference: Placed | None = None, basel
         named = against[0].variant if against else \
             mine.reference.variant if tested.rule.against and mine.reference else None
         verdicts[number].append(_verdict(replace(tested, broken=broken), policy, named, reruns,
-                                          (floors or {}).get(tested.rule.metric)))
+                                          (floors or {}).get(tested.rule.metric), run))
     shown = reference[0] if reference else mine
     ordered = [verdict for number in sorted(verdicts) for verdict in verdicts[number]]
     return Gate(policy=policy.id, title=policy.title, path=policy.path, variant=mine.variant, device=mine.device.id,
@@ -343,19 +345,31 @@ def _changes(policy: Policy, run: Placed, baseline: Placed | None) -> tuple[Eval
     return compare.changes(run[0], after, before, needed)
 
 
-def _below_floor(rule: Rule, one: Evidence | Absent, other: Placed | None, floors: Mapping[str, float],
+def _below_floor(rule: Rule, one: Evidence | Absent, other: Placed | None, floors: Mapping[str, NoiseFloor],
                  ) -> Absent | None:
     """Return why a limit cannot be judged on this device: equal runs differ by as much."""
     floor = floors.get(rule.metric)
     if floor is None or rule.against is None or not metric_names.is_timing(rule.metric) or isinstance(one, Absent):
         return None
     base = next((score.value for score in other[0].performance if score.name == rule.metric), None) if other else None
-    margin = rule.limit if rule.relative else rule.limit / base if base else math.inf
-    if margin >= floor:
-        return None
-    return Absent(where=one.where, hint="raise the limit, or quiet the device and measure its floor again",
-                  reason=f"a limit of {margin:.2%} is below this device's noise floor: equal runs differ by up to "
-                         f"{floor:.2%} in {rule.metric}")
+    if not rule.relative and floor.absolute is not None:
+        if rule.limit >= floor.absolute:
+            return None
+        limit, noise = (quantity(value, floor.unit, change=True).lstrip("+") for value in (rule.limit, floor.absolute))
+    elif floor.floor is None:
+        return Absent(where=one.where, hint="give the rule an absolute margin",
+                      reason=f"{rule.metric} was 0 or below in some of the equal runs: no relative change of it can be "
+                             "told from noise")
+    else:
+        margin = rule.limit if rule.relative else rule.limit / base if base else math.inf
+        if margin >= floor.floor:
+            return None
+        # Rounded up, so that a limit raised to what is printed is enough.
+        limit, noise = f"{margin:.2%}", f"{math.ceil(floor.floor * 1e4 - 1e-9) / 1e2:.2f}%"
+    return Absent(
+        where=one.where, hint=f"raise the limit to {noise} or more, or quiet the device and measure its floor again",
+        reason=f"a limit of {limit} is below this device's noise floor: equal runs differ by up to {noise} in "
+               f"{rule.metric}")
 
 
 def _tested(rule: Rule, found: Evidence) -> _Judged:
@@ -363,7 +377,7 @@ def _tested(rule: Rule, found: Evidence) -> _Judged:
 
 
 def _verdict(one: _Judged, policy: Policy, against: str | None, reruns: Mapping[str, Rerun] | None,
-             floor: float | None) -> Verdict:
+             floor: NoiseFloor | None, run: Placed) -> Verdict:
     rule, found, confidence = one.rule, one.found, policy.confidence_of(one.rule)
     alpha = 1.0 - confidence
     status: Status = "fail" if one.broken <= alpha else "pass" if one.kept <= alpha else "inconclusive"
@@ -371,7 +385,7 @@ def _verdict(one: _Judged, policy: Policy, against: str | None, reruns: Mapping[
     if status == "fail" and metric_names.is_timing(rule.metric) and (
             found.sampled == "timings" or rule.against == "baseline"):
         if rule.against == "baseline" and reruns is None:
-            status, note, hint = _on_another_day(floor)
+            status, note, hint = _on_another_day(floor, rule, run)
         else:
             confirmed, note = _confirmed(rule, reruns, alpha)
             status = "inconclusive" if confirmed is False else status
@@ -391,14 +405,17 @@ def _verdict(one: _Judged, policy: Policy, against: str | None, reruns: Mapping[
         needed=needed, p_kept=one.kept, p_broken=one.broken, method=found.method, confirmed=confirmed, line=rule.line)
 
 
-def _on_another_day(floor: float | None) -> tuple[Status, str, str]:
+def _on_another_day(floor: NoiseFloor | None, rule: Rule, run: Placed) -> tuple[Status, str, str]:
     """Return what becomes of a timing failure against a run of another day, what to say about it, and the hint."""
     if floor is not None:
-        return "fail", f"; above this device's noise floor of {quantity(floor, 'fraction')}", ""
+        shown = floor.floor if rule.relative or floor.absolute is None else None
+        noise = quantity(shown, "fraction") if shown is not None else \
+            quantity(floor.absolute or 0.0, floor.unit, change=True).lstrip("+")
+        return "fail", f"; above this device's noise floor of {noise}", ""
     note = ("; not confirmed: runs of different days differ by more than their intervals say, and by how much equal "
             "runs do on this device is not known")
-    return "inconclusive", note, ("measure it, then name it: edgebench profile … --noise-floor FILE, "
-                                  "edgebench gate … --noise-floor FILE")
+    return "inconclusive", note, (f"measure it on the device: {command(run[0], run[1], rule.metric)}; then judge again "
+                                  "with --noise-floor noise-floor.json")
 
 
 def _confirmed(rule: Rule, reruns: Mapping[str, Rerun] | None, alpha: float) -> tuple[bool | None, str]:

@@ -1,4 +1,4 @@
-"""Variants timed in turns, each in a process of its own: ratios from pairs, and what equal runs differ by (A/A)."""
+"""Variants timed in turns, each in a process of its own: ratios from pairs."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgebench import artifacts, paired, paired_worker
+from edgebench import paired, paired_worker
 from edgebench.errors import CannotMeasure, UsageError
 from edgebench.reading import timed_alike
-from edgebench.record import Artifact, Run, decode, read_json, write_json
+from edgebench.record import Run, decode, read_json, write_json
 from edgebench.stopping_timings import Ratios
-from edgebench.timing_types import Comparison, NoiseFloor, PairedTrace, PairPlan
+from edgebench.timing_types import Comparison, PairedTrace, PairPlan
 
 SCHEMA = "edgebench.paired/1"
 # History: 1 (0.1.0) first published form.
 FILE = "paired.json"
 BLOCK_S = 0.15
 """About how long a session runs in its turn: long against the switch, short against drift."""
-FLOOR_REPEATS, FLOOR_ROUNDS = 8, 12
 METRIC = "latency_p50"
 Progress = Callable[[str, float], None]
 
@@ -95,34 +94,6 @@ def load(out: Path) -> Paired | None:
     """Return what interleaved timing left in an output folder; None where there was none."""
     file = out / FILE
     return decode(Paired, read_json(file), str(file)) if file.is_file() else None
-
-
-def noise_floor(folder: Path, device: str, scratch: Path, *, threads: int, conditions: Mapping[str, str],
-                repeats: int = FLOOR_REPEATS, rounds: int = FLOOR_ROUNDS,
-                progress: Progress = lambda what, share: None) -> NoiseFloor:
-    """Compare an artifact with itself between fresh processes, and return by how much equals differ here.
-
-    Args:
-        folder: The artifact.
-        device: Name of the device.
-        scratch: For the processes' files.
-        threads: CPU threads of each session.
-        conditions: What must be the same where the floor is used.
-        repeats: Pairs of processes.
-        rounds: Per pair.
-        progress: Told (what, share done).
-    """
-    artifact: Artifact = artifacts.verify(folder)
-    job = paired_worker.PairedJob(artifact=str(folder.resolve()), threads=threads)
-    names = ("a", "b")
-    opened = paired_worker.opener(dict.fromkeys(names, job), scratch)
-    pilot = paired.interleave(opened, names, rounds=1, inferences=5)
-    typical = sorted(value for block in pilot.rounds[0] for value in block.latency_s)
-    inferences = max(3, round(BLOCK_S / typical[len(typical) // 2]))
-    found = paired.compare_equals(
-        opened, names, repeats=repeats, rounds=rounds, inferences=inferences,
-        told=lambda done: progress(f"comparing {artifact.recipe.id} with itself", done / repeats))
-    return paired.noise_floor(found, device=device, metric=METRIC, conditions=conditions)
 
 
 def _median(run: Run) -> float:

@@ -77,7 +77,7 @@ METRICS: Mapping[str, Mapping[str, str]] = {
         "consistency_worst": "fraction", "mcnemar_p": "1", "mcnemar_p_holm": "1"},
 }
 _CHANGE = re.compile(r"_change(?=$|@|_)")
-_PERCENTILE = re.compile(r"latency_p(\d+)")
+_PERCENTILE = re.compile(r"(?:(?:multi_stream|offline|server|camera)_)?latency_p(\d+)")
 _SCENARIO = re.compile(r"(multi_stream|offline|server|camera)_")
 _DEVICE_TIME = re.compile(r"device_(h2d|compute|d2h|enqueue)_p50")
 _TIMING = re.compile(r"latency_|throughput|_time$|^energy_|^server_rate$|^camera_|^device_\w+_p50$")
@@ -103,8 +103,14 @@ def scenario(metric: str) -> str | None:
     return "single-stream" if of_single_stream(metric) or _DEVICE_TIME.fullmatch(metric) else None
 
 
+def device_part(metric: str) -> str | None:
+    """Return which part of an inference by the device's own clock a metric is the median of; None where it is none."""
+    found = _DEVICE_TIME.fullmatch(metric)
+    return found[1] if found else None
+
+
 def quantile(metric: str) -> float | None:
-    """Return which quantile of single-stream latency a metric is: 0.99 for ``latency_p99``; None where it is none."""
+    """Return which quantile of a scenario's latency a metric is, such as 0.99 for ``latency_p99``; None: it is none."""
     found = _PERCENTILE.fullmatch(metric)
     return int(found[1]) / 100.0 if found else None
 

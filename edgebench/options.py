@@ -106,8 +106,9 @@ TIMING_OPTIONS = (
     click.option("--paired", type=Turns(), default=0, metavar="ROUNDS|PERCENT%", help="At the end, time all variants "
                  "in turns, in fresh processes every other round, and give ratios with intervals: so many rounds (14 "
                  "or more for an interval, 24 for a gate), or as many as find a change of latency such as 3%."),
-    click.option("--noise-floor", type=click.Path(path_type=Path), metavar="FILE", help="Compare the first variant "
-                 "with itself, and write by how much equals differ on this device: 'gate' refuses limits below it."),
+    click.option("--noise-floor", type=click.Path(path_type=Path), metavar="FILE", help="Afterwards, repeat the "
+                 "timings of the first variant of each runtime seven times and write to FILE by how much equal runs "
+                 "differ on this device, for 'gate --noise-floor FILE'."),
     click.option("--no-telemetry", is_flag=True, help="Do not watch power, heat, clocks and throttling."),
     click.option("--meter", metavar="FILE", help="File or FIFO of an external power meter's lines "
                  "'seconds,watts' (docs/instrument.md)."),

@@ -15,11 +15,9 @@ Source:
 
 from __future__ import annotations
 
-import datetime as dt
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -28,7 +26,7 @@ import numpy.typing as npt
 from edgebench import stats
 from edgebench.errors import CannotMeasure, UsageError
 from edgebench.stats import FloatArray
-from edgebench.timing_types import Block, Comparison, NoiseFloor, PairedTrace, PairPlan
+from edgebench.timing_types import Block, Comparison, PairedTrace, PairPlan
 
 CONFIDENCE = 0.975
 """Of intervals between sessions: "different" is said falsely in one of forty comparisons, so that one in twenty is kept
@@ -123,33 +121,6 @@ def measure_pairs(opened: Opened, names: Sequence[str], pairs: Sequence[tuple[st
                       told=lambda done: told(pilot + done, plan.rounds))
     return PairedTrace(names=first.names, seed=seed, rounds=(*first.rounds, *rest.rounds),
                        rounds_per_launch=ROUNDS_PER_LAUNCH), plan
-
-
-def compare_equals(opened: Opened, names: tuple[str, str], *, repeats: int, rounds: int, inferences: int,
-                   seed: int = 0, confidence: float = CONFIDENCE,
-                   told: Callable[[int], None] = lambda done: None) -> tuple[Comparison, ...]:
-    """Compare an artifact with itself, each time between two fresh processes: what `noise_floor` takes.
-
-    One launch each, for the floor is held against runs that were timed in one process too.
-
-    Args:
-        opened: Opens two sessions of the same artifact.
-        names: Theirs.
-        repeats: Comparisons.
-        rounds: Of each.
-        inferences: Per block.
-        seed: Of the orders; each comparison gets another.
-        confidence: Of each comparison, by its rounds.
-        told: Hears how many comparisons are done.
-    """
-    found = []
-    for number in range(repeats):
-        trace = interleave(opened, names, rounds=rounds, inferences=inferences, seed=seed + number,
-                           rounds_per_launch=rounds)
-        # Each launch is one comparison; what its rounds say for themselves is how far they can mislead.
-        found.append(replace(compare(replace(trace, rounds_per_launch=1), *names, confidence), launches=1))
-        told(number + 1)
-    return tuple(found)
 
 
 def median(values: FloatArray) -> float:
@@ -269,7 +240,7 @@ def rounds_needed(pilot: npt.ArrayLike, margin: float, *, power: float = 0.8, co
     first, second = np.triu_indices(n, k=1)
     centred = series - signed_rank(series, confidence)[0]
     z = stats.normal_quantile((1.0 + confidence) / 2.0) + stats.normal_quantile(power)
-    inflation = math.sqrt((n - 1) / _chi_square_quantile(0.2, n - 1)) * math.sqrt(_dependence(centred))
+    inflation = math.sqrt((n - 1) / stats.chi_square_quantile(0.2, n - 1)) * math.sqrt(_dependence(centred))
     # Symmetric by design, so a round counts with either sign.
     pairs = inflation / 2.0 * np.abs(np.concatenate((centred[first] + centred[second],
                                                      centred[first] - centred[second])))
@@ -291,71 +262,3 @@ def _dependence(values: FloatArray) -> float:
         return 1.0
     rho = min(rho, 0.9)
     return (1.0 + rho) / (1.0 - rho)
-
-
-def _chi_square_quantile(p: float, degrees: int) -> float:
-    """Return the chi-square quantile of a `p` below one half, by bisection of the incomplete gamma function."""
-    shape, low, high = degrees / 2.0, 0.0, float(degrees)
-    for _ in range(60):
-        middle = (low + high) / 2.0
-        x = middle / 2.0
-        term = total = math.exp(shape * math.log(x) - x - math.lgamma(shape + 1.0))
-        k = 0
-        while term > 1e-15 * total:
-            k += 1
-            term *= x / (shape + k)
-            total += term
-        low, high = (middle, high) if total < p else (low, middle)
-    return (low + high) / 2.0
-
-
-def noise_floor(comparisons: Sequence[Comparison], *, device: str, metric: str, conditions: Mapping[str, str],
-                confidence: float = 0.95, content: float = 0.95,
-                now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.timezone.utc),
-                ) -> NoiseFloor:
-    """Return this device's noise floor from comparisons of an artifact with itself, each between fresh processes.
-
-    The tolerance limit of log ratios around 0 (normal), and at least the largest that was seen: with the confidence, a
-    share `content` of all further comparisons of equals lies within. It takes several pairs of processes, for what
-    differs between two processes (memory layout, placement) does not differ within one pair.
-
-    Args:
-        comparisons: Of sessions of the same artifact, at least 3.
-        device: Name of the device.
-        metric: What was compared, such as ``latency_p50``.
-        conditions: What must be the same where the floor is used.
-        confidence: That the floor covers `content`.
-        content: Share of comparisons of equals.
-        now: The time, for the record.
-
-    Raises:
-        CannotMeasure: Fewer than 3 comparisons.
-
-    Source:
-        Hahn & Meeker 1991, Statistical Intervals, section 4.6 (tolerance limits; centre known).
-    """
-    n = len(comparisons)
-    if n < 3:
-        raise CannotMeasure(f"{n} comparisons of equals do not bound the noise", "run at least 3, better 10")
-    logs = np.array([math.log(one.ratio) for one in comparisons])
-    deviation = math.sqrt(float(logs @ logs) / _chi_square_quantile(1.0 - confidence, n))
-    limit = max(stats.normal_quantile((1.0 + content) / 2.0) * deviation, float(np.abs(logs).max()))
-    return NoiseFloor(
-        device=device, metric=metric, floor=math.expm1(limit), confidence=confidence, content=content, n=n,
-        conditions=dict(conditions), ratios=tuple(one.ratio for one in comparisons),
-        false_differences=sum(one.different for one in comparisons),
-        measured_at=now().isoformat(timespec="seconds"))
-
-
-def beyond(comparison: Comparison, floor: NoiseFloor | None) -> bool:
-    """Return whether two sessions differ by more than this device's noise: the whole interval lies beyond the floor."""
-    if comparison.low is None or comparison.high is None:
-        return False
-    limit = 1.0 + (floor.floor if floor else 0.0)
-    return comparison.low > limit or comparison.high < 1.0 / limit
-
-
-def differing_conditions(floor: NoiseFloor, conditions: Mapping[str, str]) -> tuple[str, ...]:
-    """Return in words where these conditions are not those of the floor; such a floor must not be used."""
-    return tuple(f"{key} is {conditions.get(key, 'unknown')}, the noise floor was measured with {value}"
-                 for key, value in floor.conditions.items() if conditions.get(key) != value)

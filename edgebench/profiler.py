@@ -21,6 +21,7 @@ from edgebench import (
     ceilings,
     environment,
     evaluate,
+    floors,
     instrument,
     interleaved,
     latency,
@@ -68,6 +69,8 @@ from edgebench.user_files import read_classes, read_preprocess, read_templates
 from edgebench.worker import Job, load_measurement, run_worker
 
 OLD = "run.old.json"
+FLOORS = "noise-floor"
+"""Folder of the runs that noise floors come from; it is removed when they are written."""
 MODEL_NAME_CHARS = 80
 """Of a model's id in the names of its variants, which are names of folders."""
 Progress = Callable[[str, float], None]
@@ -119,7 +122,7 @@ class Request:
     """Rounds in which all variants are timed in turns at the end, each against its reference, or the relative change
     that they are to find (below 1); 0: none, but where `until` has rules on ratios, which end them."""
     noise_floor: Path | None = None
-    """Where to write by how much the first variant differs from itself on this device; None: it is not measured."""
+    """Where to write by how much runs of the first variant of each runtime differ; None: it is not measured."""
     builds: int = 1
     """Builds of each artifact to compare with each other."""
     allow_precision_fallback: bool = False
@@ -152,7 +155,8 @@ class Result:
     skips: list[Skip] = field(default_factory=list)
     paired: interleaved.Paired | None = None
     """All variants timed in turns, where that was asked for."""
-    floor: NoiseFloor | None = None
+    floors: tuple[NoiseFloor, ...] = ()
+    """By how much runs of equals differ in each timing metric, where that was asked for."""
 
     @property
     def html(self) -> Path:
@@ -232,6 +236,11 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
     if until is not None and timed and 0 < request.paired < 1 and follows_ratios(until):
         raise UsageError(f"--paired {request.paired:.1%} plans how many rounds there are, and --until ends them",
                          "give --paired a number of rounds, the most that there may be, or leave it away")
+    if request.noise_floor is not None:
+        if not timed:
+            raise UsageError("--noise-floor times runs, and nothing is to be timed",
+                             "use it with a --budget")
+        _check_writable(request.noise_floor.parent)
     _check_writable(request.out)
     images = distinguished([one for location in request.data for one in fit_sets(location)[0]])
     for one in images:
@@ -270,6 +279,7 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
                 if run.observed is not None and run.observed.invalid:
                     result.failures.append(Failure(what=variant.name, error=_invalid(run.observed)))
         _interleave(shared, variants, result, progress, note)
+        _measure_floors(shared, variants, result, progress, note)
     if result.runs:
         write_reports(result)
     return result
@@ -277,8 +287,8 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
 
 def _interleave(shared: _Shared, variants: Sequence[_Variant], result: Result, progress: Progress,
                 note: Callable[[str], None]) -> None:
-    """Time variants in turns, and one against itself, where that was asked for."""
-    request, device = shared.request, shared.device
+    """Time variants in turns where that was asked for."""
+    request = shared.request
     folders = {variant.name: variant.folder for variant in variants}
     runs = {run.variant: run for run in result.runs}
     try:
@@ -288,19 +298,45 @@ def _interleave(shared: _Shared, variants: Sequence[_Variant], result: Result, p
         if rounds and runs:
             result.paired = interleaved.compare({name: (run, folders[name]) for name, run in runs.items()}, request.out,
                                                 rounds=rounds, margin=margin, progress=progress, followed=followed)
-        if request.noise_floor is not None and result.runs:
-            run = result.runs[0]
-            seen = run.environment
-            told = {"power mode": seen.power_mode, "GPU governor": seen.gpu_governor, "clocks": seen.clocks}
-            conditions = {"cpu": seen.cpu, "threads": str(run.settings.threads),
-                          **{name: value for name, value in told.items() if value}}
-            result.floor = interleaved.noise_floor(folders[run.variant], device.id, request.out / "paired",
-                                                   threads=run.settings.threads, conditions=conditions,
-                                                   progress=progress)
-            write_json(request.noise_floor, result.floor, "choose another file with --noise-floor")
     except EdgebenchError as error:
         result.failures.append(Failure(what="timing in turns", error=error))
         note(f"timing in turns: {error.message}")
+
+
+def _measure_floors(shared: _Shared, variants: Sequence[_Variant], result: Result, progress: Progress,
+                    note: Callable[[str], None]) -> None:
+    """Time the first variant of each runtime again and again where noise floors were asked for, and write them."""
+    request = shared.request
+    if request.noise_floor is None or not result.runs:
+        return
+    folders = {variant.name: variant.folder for variant in variants}
+    first = {(run.artifact.recipe.backend, run.artifact.recipe.processor): run for run in reversed(result.runs)}
+    plan = replace(request.timing, sustained_s=None, loadgen=False)
+    try:
+        for run in reversed(first.values()):
+            artifact, scores = run.artifact, [run.performance]
+            for number in range(1, floors.RUNS):
+                what = f"noise floor, run {number} of {floors.RUNS - 1} of {run.variant}: "
+                out = request.out / FLOORS / f"{run.variant}-{number}"
+                shutil.rmtree(out, ignore_errors=True)
+
+                def told(doing: str, share: float, what: str = what) -> None:
+                    progress(what + doing, share)
+
+                run_worker(Job(
+                    artifact=str(folders[run.variant].resolve()), out=str(out.resolve()), threads=run.settings.threads,
+                    batch=run.settings.batch, budget=request.budget, passes=(), builds=request.builds,
+                    device=shared.device, timing=plan, images=shared.planner.of(artifact).images,
+                    allow_precision_fallback=request.allow_precision_fallback), told)
+                scores.append(assembly.performance(load_measurement(out), artifact, latency.budget(
+                    request.budget or "").confidence))
+            result.floors += floors.from_runs(run, scores)
+        floors.save(request.noise_floor, result.floors)
+    except EdgebenchError as error:
+        result.failures.append(Failure(what="noise floor", error=error))
+        note(f"noise floor: {error.message}")
+    finally:
+        shutil.rmtree(request.out / FLOORS, ignore_errors=True)
 
 
 def resolve_device(name: str) -> tuple[Device, tuple[Caveat, ...], str | None]:

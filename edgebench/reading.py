@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import get_args
 
-from edgebench import metric_names, percentiles, tails
+import numpy as np
+
+from edgebench import metric_names, percentiles, stats, tails
 from edgebench.record import Evaluation, LatencyTrace, Run, Score
+from edgebench.stats import FloatArray
 from edgebench.tails import Ends
 from edgebench.timing_types import QueryTrace, Scenario
 
@@ -44,12 +48,36 @@ def timed_ends(score: Score, run: Run, confidence: float) -> Ends | None:
 
     A percentile's comes from the raw timings, as wide as they follow each other: earlier versions stored narrower ones.
     """
-    timed, q = trace(run, "single-stream"), metric_names.quantile(score.name)
-    if score.value is None or q is None or timed is None:
+    raw = series(run, score.name)
+    if score.value is None or raw is None:
         stored = ends(score)
         return None if stored is None else tails.rescaled(stored, score.confidence, confidence)
-    found = percentiles.bound(timed.latency_s, q, confidence)
+    values, q = raw
+    if q is None:
+        arm = stats.normal_quantile((1.0 + confidence) / 2.0) * float(values.std(ddof=1)) / math.sqrt(
+            percentiles.effective_count(values))
+        return Ends(score.value, score.value - arm, score.value + arm)
+    found = percentiles.bound(values, q, confidence)
     return None if found.low_s is None or found.high_s is None else Ends(found.value_s, found.low_s, found.high_s)
+
+
+def series(run: Run, metric: str) -> tuple[FloatArray, float | None] | None:
+    """Return the raw timings (s) behind a metric in the order of measurement, and which quantile of them it is.
+
+    The quantile is None for a mean. None where the metric is neither, or the run does not hold its timings.
+    """
+    part = metric_names.device_part(metric)
+    if part is not None:
+        times = run.observed.device_times if run.observed is not None else None
+        return None if times is None else (np.asarray(getattr(times, f"{part}_s")), 0.5)
+    scenario, q = metric_names.scenario(metric), metric_names.quantile(metric)
+    if scenario is None or (q is None and metric != "latency_mean"):
+        return None
+    queries = run.observed.queries if run.observed is not None else ()
+    timed = trace(run, scenario) or next((one for one in queries if one.scenario == scenario), None)
+    if timed is None or (q is None and len(timed.latency_s) < 2):
+        return None
+    return np.asarray(timed.latency_s), q
 
 
 def place(evaluation: Evaluation) -> str:

@@ -318,3 +318,19 @@ def _trend_values(values: npt.ArrayLike) -> FloatArray:
 def _refuse_outside_unit(name: str, value: float) -> None:
     if not 0.0 < value < 1.0:
         raise ValueError(f"expected {name} between 0 and 1, both excluded, got {value}")
+
+
+def chi_square_quantile(p: float, degrees: int) -> float:
+    """Return the chi-square quantile of a `p` below one half, by bisection of the incomplete gamma function."""
+    shape, low, high = degrees / 2.0, 0.0, float(degrees)
+    for _ in range(60):
+        middle = (low + high) / 2.0
+        x = middle / 2.0
+        term = total = math.exp(shape * math.log(x) - x - math.lgamma(shape + 1.0))
+        k = 0
+        while term > 1e-15 * total:
+            k += 1
+            term *= x / (shape + k)
+            total += term
+        low, high = (middle, high) if total < p else (low, middle)
+    return (low + high) / 2.0

@@ -195,10 +195,14 @@ def print_paired(found: Paired) -> None:
         click.echo(f"  {found.plan.words}")
 
 
-def print_floor(found: NoiseFloor) -> None:
-    """Print by how much equals differ on this device."""
-    click.echo(f"\nnoise floor on {found.device}: equals differ by up to {found.floor:.1%} in {found.metric} "
-               f"({found.n} comparisons of an artifact with itself, between fresh processes)")
+def print_floors(found: Sequence[NoiseFloor]) -> None:
+    """Print by how much runs of equals differ on this device, metric by metric."""
+    from edgebench.rule_words import quantity
+
+    click.echo(f"\nnoise floor on {found[0].device}: {found[0].n} runs of one artifact differ by up to")
+    for one in found:
+        by = f"{one.floor:.1%}" if one.floor is not None else quantity(one.absolute or 0.0, one.unit, change=True)
+        click.echo(f"  {one.metric}: {by} ({one.conditions.get('runtime', '')})")
 
 
 def print_ceilings(found: Ceilings) -> None:

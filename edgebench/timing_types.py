@@ -318,24 +318,30 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoiseFloor:
-    """By how much two measurements of the same artifact differ on this device."""
+    """By how much two runs of the same artifact differ in one metric on one device."""
 
     device: str
     metric: str
-    floor: float
-    """Ratios up to 1 + floor, and down to 1/(1 + floor), are noise."""
+    floor: float | None
+    """Ratios up to 1 + floor, and down to 1/(1 + floor), are noise; None where a value was not above 0."""
     confidence: float
     """That the floor covers `content` of all such differences."""
     content: float
     n: int
-    """Pairs of sessions of the same artifact that were compared."""
+    """Runs of the same artifact; in files of version 0.2, pairs of sessions that were timed in turns."""
     conditions: dict[str, str]
     """What a gate must find again to use this floor: power mode, threads, budget, runtime version …."""
-    ratios: tuple[float, ...]
-    false_differences: int
-    """Comparisons whose rounds, taken alone, called the two processes different: how far one launch can mislead."""
     measured_at: str
     """UTC, ISO 8601."""
+    absolute: float | None = None
+    """Differences up to this are noise, in `unit`; None in files of version 0.2."""
+    unit: str = ""
+    values: tuple[float, ...] = ()
+    """Of the runs, in order."""
+    ratios: tuple[float, ...] = ()
+    """Of pairs of sessions, in files of version 0.2."""
+    false_differences: int = 0
+    """Of such pairs, in files of version 0.2."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

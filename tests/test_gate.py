@@ -18,6 +18,7 @@ from edgebench import evidence, gate, percentiles, policy, published, stats
 from edgebench.errors import ExitCode, InvalidInput
 from edgebench.gate import Rerun
 from edgebench.record import DatasetIdentity, Evaluation, Score, Skip, dump
+from edgebench.timing_types import NoiseFloor
 from tests import builders
 from tests import observations as ob
 
@@ -44,6 +45,12 @@ def paired(negative: int, positive: int, n: int = 1000, **changes):
     scores = tuple(replace(one, value=change, low=low, high=high) if one.name == "accuracy_top1_change" else one
                    for one in run.evaluations[0].reference_scores)
     return replace(run, evaluations=(replace(run.evaluations[0], reference_scores=scores),)), reference
+
+
+def floor(metric: str, relative: float | None, absolute: float | None = None, unit: str = "") -> dict[str, NoiseFloor]:
+    """Return the noise floor of one metric as a gate takes it."""
+    return {metric: NoiseFloor(device="cpu", metric=metric, floor=relative, absolute=absolute, unit=unit, confidence=0.95,
+                               content=0.95, n=8, conditions={}, measured_at="2026-01-01")}
 
 
 def spread(median: float, n: int = 1000) -> list[float]:
@@ -168,11 +175,11 @@ class TestSpeed:
         unknown = judged(body, run, baseline=baseline)
         assert ("inconclusive", None, None) == (unknown.status, unknown.needed, unknown.confirmed)
         assert "runs of different days differ by more than their intervals say" in unknown.message
-        assert "gate … --noise-floor FILE" in unknown.hint
-        known = judged(body, run, baseline=baseline, floors={metric: 0.03})
+        assert "--noise-floor noise-floor.json" in unknown.hint
+        known = judged(body, run, baseline=baseline, floors=floor(metric, 0.03))
         assert ("fail", True) == (known.status, known.message.endswith("above this device's noise floor of 3 %"))
-        assert "inconclusive" == judged(body, run, baseline=baseline, floors={"latency_p99": 0.03}).status
-        assert "error" == judged(body, run, baseline=baseline, floors={metric: 0.06}).status
+        assert "inconclusive" == judged(body, run, baseline=baseline, floors=floor("latency_p99", 0.03)).status
+        assert "error" == judged(body, run, baseline=baseline, floors=floor(metric, 0.06)).status
 
     def test_a_budget_is_confirmed_by_fresh_timings(self):
         run = builders.run(latency_s=spread(0.010))
@@ -188,11 +195,11 @@ class TestSpeed:
     def test_a_limit_below_the_noise_floor_is_refused_with_the_floor(self):
         run, reference = paired(5, 5)
         body = 'metric = "latency_p50"\nagainst = "reference"\nmax_increase_relative = 0.02'
-        found = judged(body, run, reference=reference, floors={"latency_p50": 0.035})
+        found = judged(body, run, reference=reference, floors=floor("latency_p50", 0.035))
         assert "error" == found.status
         assert ("a limit of 2.00% is below this device's noise floor: equal runs differ by up to 3.50% in latency_p50"
                 == found.message)
-        assert "pass" == judged(body, run, reference=reference, floors={"latency_p50": 0.01}).status
+        assert "pass" == judged(body, run, reference=reference, floors=floor("latency_p50", 0.01)).status
 
     def test_sizes_are_decided_as_they_stand_and_equal_is_kept(self):
         run = builders.run(size_bytes=1_000_000)

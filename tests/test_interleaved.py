@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgebench import interleaved, paired_worker
-from edgebench.artifacts import list_files, write_manifest
 from edgebench.errors import CannotMeasure, UsageError
-from edgebench.paired import differing_conditions
 from edgebench.record import Run
 from edgebench.timing_types import Block
 from tests import builders
@@ -129,27 +127,3 @@ class TestCompare:
 
     def test_a_folder_without_turns_has_none(self, tmp_path):
         assert interleaved.load(tmp_path) is None
-
-
-class TestNoiseFloor:
-    @pytest.fixture
-    def folder(self, tmp_path) -> Path:
-        found = tmp_path / "ort-fp32"
-        found.mkdir()
-        (found / "model.onnx").write_bytes(b"weights")
-        write_manifest(found, replace(builders.artifact(builders.recipe("ort-fp32")), files=list_files(found), golden=None))
-        return found
-
-    def test_equals_are_compared_in_fresh_processes_each_time(self, scripted, folder, tmp_path):
-        told = []
-        found = interleaved.noise_floor(folder, "cpu", tmp_path / "scratch", threads=2, conditions={"threads": "2"}, repeats=4, rounds=4,
-                                        progress=lambda what, share: told.append(share))
-        # One pair of processes for the length of a block, then four.
-        assert (5, 4, [0.25, 0.5, 0.75, 1.0]) == (len(scripted.opened), found.n, told)
-        assert {str(folder)} == {job.artifact for jobs in scripted.opened for job in jobs.values()}
-        assert 0.0 <= found.floor < 1e-3, "the same script on both sides"
-
-    def test_conditions_go_along(self, scripted, folder, tmp_path):
-        found = interleaved.noise_floor(folder, "cpu", tmp_path / "scratch", threads=2, conditions={"threads": "2"}, repeats=3, rounds=2)
-        assert ("cpu", "latency_p50") == (found.device, found.metric)
-        assert ("threads is 4, the noise floor was measured with 2",) == differing_conditions(found, {"threads": "4"})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import itertools
 import json
 import math
@@ -19,8 +18,8 @@ from scipy.signal import lfilter
 from edgebench import paired, paired_worker
 from edgebench.errors import CannotMeasure, InvalidInput, UsageError
 from edgebench.paired_worker import PairedJob
-from edgebench.record import decode, read_json, write_json
-from edgebench.timing_types import Block, Comparison, NoiseFloor, PairedTrace
+from edgebench.record import decode
+from edgebench.timing_types import Block, PairedTrace
 from tests.scripted import MS, World
 
 
@@ -203,21 +202,6 @@ class TestPlannedPairs:
             alarms += paired.compare(trace, "a", "b").different
         assert alarms <= 15
 
-    def test_equals_are_compared_between_fresh_sessions_each_time(self):
-        generator, opened, told = np.random.default_rng(2), [], []
-
-        @contextlib.contextmanager
-        def pair(order):
-            world = World(0)
-            opened.append("open")
-            yield {name: self.noisy(world, 10 * MS, generator) for name in order}
-            opened.append("closed")
-
-        found = paired.compare_equals(pair, ("a", "b"), repeats=4, rounds=10, inferences=5, told=told.append)
-        assert ["open", "closed"] * 4 == opened
-        assert [1, 2, 3, 4] == told
-        assert all(0.9 < one.ratio < 1.1 and one.low is not None and one.launches == 1 for one in found)
-
 
 class TestInterval:
     @pytest.mark.parametrize("n", [6, 10, 25])
@@ -345,62 +329,6 @@ class TestPromises:
     def test_a_pilot_too_short_or_no_margin_is_refused(self, pilot, margin):
         with pytest.raises(ValueError, match="expected 6 log ratios or more"):
             paired.rounds_needed(pilot, margin)
-
-
-def comparison(ratio: float, low: float | None = None, high: float | None = None) -> Comparison:
-    return Comparison(baseline="a", candidate="b", ratio=ratio, low=low or ratio / 1.01, high=high or ratio * 1.01,
-                      p_value=1.0, confidence=0.975, rounds=20, method="")
-
-
-def floor_of(ratios, **more) -> NoiseFloor:
-    return paired.noise_floor([comparison(one) for one in ratios], device="board", metric="latency_p50",
-                              conditions={"threads": "2"}, now=lambda: dt.datetime(2026, 1, 2, tzinfo=dt.timezone.utc),
-                              **more)
-
-
-class TestNoiseFloor:
-    def test_covers_the_stated_share_of_further_comparisons_with_the_stated_confidence(self):
-        generator = np.random.default_rng(4)
-        covered = 0
-        for _ in range(500):
-            found = floor_of(np.exp(0.01 * generator.normal(size=8)))
-            limit = math.log1p(found.floor)
-            covered += math.erf(limit / 0.01 / math.sqrt(2)) >= 0.95
-        assert covered / 500 >= 0.93
-
-    def test_is_at_least_the_largest_difference_seen(self):
-        assert floor_of([1.0, 1.001, 1.2]).floor >= 0.2
-
-    def test_counts_the_comparisons_that_were_falsely_different(self):
-        assert (2, 4) == ((found := floor_of([1.0, 1.001, 1.05, 0.95])).false_differences, found.n)
-
-    def test_too_few_comparisons_are_refused(self):
-        with pytest.raises(CannotMeasure, match="2 comparisons of equals do not bound the noise"):
-            floor_of([1.0, 1.0])
-
-    def test_a_gate_reads_back_what_was_stored(self, tmp_path):
-        found = floor_of([1.0, 1.01, 0.99])
-        write_json(tmp_path / "floor.json", found)
-        assert found == decode(NoiseFloor, read_json(tmp_path / "floor.json"), "floor.json")
-        assert "2026-01-02T00:00:00+00:00" == found.measured_at
-
-    def test_a_difference_counts_only_where_its_whole_interval_lies_beyond_the_floor(self):
-        noise = floor_of([1.0, 1.01, 0.99])
-        limit = 1 + noise.floor
-        assert paired.beyond(comparison(limit * 1.02, limit * 1.001, limit * 1.03), noise)
-        assert not paired.beyond(comparison(limit * 1.02, limit * 0.999, limit * 1.03), noise)
-        assert paired.beyond(comparison(0.5), noise)
-        assert paired.beyond(comparison(1.02, 1.001, 1.03), None)
-
-    def test_other_conditions_than_those_of_the_floor_are_named(self):
-        noise = floor_of([1.0, 1.01, 0.99])
-        assert () == paired.differing_conditions(noise, {"threads": "2", "else": "1"})
-        assert ("threads is 4, the noise floor was measured with 2",) == paired.differing_conditions(noise, {"threads": "4"})
-
-    @pytest.mark.parametrize("degrees", [3, 8, 20, 100])
-    @pytest.mark.parametrize("p", [0.05, 0.2])
-    def test_chi_square_quantile_is_near_scipys(self, p, degrees):
-        assert scipy_stats.chi2.ppf(p, degrees) == pytest.approx(paired._chi_square_quantile(p, degrees), rel=1e-9)
 
 
 JOB = PairedJob(artifact="", threads=1, lead=2, settle_s=0.5, warmup_count=4, warmup_s=0.0, warmup_max_s=0.0)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from edgebench import interleaved
+from edgebench import floors, interleaved, metric_names
 from edgebench.cli import cli
 from edgebench.record import Run, load
 from tests.commands import cli as command
@@ -40,7 +38,7 @@ def profiled(artifacts: tuple[Path, ...], tmp_path_factory: pytest.TempPathFacto
     root = tmp_path_factory.mktemp("profiled")
     with pytest.MonkeyPatch.context() as patch:
         # As few processes as bound a floor: each starts an interpreter and a runtime.
-        patch.setattr(interleaved, "noise_floor", partial(interleaved.noise_floor, repeats=3, rounds=2))
+        patch.setattr(floors, "RUNS", 3)
         done = CliRunner().invoke(cli, list(map(str, (
             "profile", *artifacts, "--budget", "smoke", "--properties", "none", "--out", root / "out", "--no-telemetry",
             "--scenario", "single-stream,server,camera", "--fps", "200", "--deadline", "50", "--latency-bound", "1000", "--builds", "2",
@@ -70,18 +68,26 @@ def test_turns_give_the_ratio_of_int8_to_fp32(profiled: Path) -> None:
 
 
 def test_the_noise_floor_is_a_file_that_gate_takes(profiled: Path) -> None:
-    floor = json.loads((profiled / "floor.json").read_text())
-    assert ("latency_p50", 3, True) == (floor["metric"], floor["n"], floor["floor"] >= 0)
+    known = {one.metric: one for one in floors.load(profiled / "floor.json")}
+    run = runs(profiled)["ort-fp32"]
+    # Every timing metric of the run that a rule may name has a floor, and more than p50 are there.
+    named = [score.name for score in run.performance if score.value is not None and metric_names.is_timing(score.name)]
+    assert set(named) == set(known)
+    assert {"latency_p50", "latency_p99", "latency_mean", "camera_miss_rate", "camera_jitter", "first_inference_time",
+            "build_latency_spread"} <= set(known)
+    assert {3} == {one.n for one in known.values()}
+    assert all(one.values[0] == run.score(name).value for name, one in known.items())
+    assert not (profiled / "out" / "noise-floor").exists()
     rule = '[[rules]]\nid = "fast"\nmetric = "latency_p50"\nmax = 10.0\n'
     judged = command("gate", profiled / "out", "--policy", policy_file(profiled, rule), "--noise-floor", profiled / "floor.json")
     assert 0 == judged.returncode, judged.stdout + judged.stderr
-    assert "is not used" not in judged.stdout + judged.stderr, "the same machine, threads and device"
+    assert "is not used" not in judged.stdout + judged.stderr, "the same machine, threads, budget, runtime and device"
 
 
 def test_the_terminal_tells_turns_and_floor(profiled: Path) -> None:
     text = (profiled / "stdout.txt").read_text()
     assert "noise floor on " in text
-    assert "equals differ by up to" in text
+    assert "3 runs of one artifact differ by up to" in text
 
 
 def test_builds_are_compared_with_each_other(profiled: Path) -> None:
