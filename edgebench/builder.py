@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgebench import backends, child, graphs
+from edgebench import backends, child, environment, graphs
 from edgebench.artifacts import pad
 from edgebench.backends import Batches, Feeds
 from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput, writing
@@ -165,8 +165,9 @@ def _run(name: str, job: _Job, recipe: Recipe, scratch: Path, told: Callable[[ch
     # Quantizers keep gigabytes there, and one that is killed takes nothing away.
     with writing(scratch), \
             tempfile.TemporaryDirectory(dir=scratch, prefix="tmp-", ignore_cleanup_errors=True) as temporary:
-        child.run("edgebench.builder", file, scratch / f"{name}.log", told, what=what, time_limit_s=limit,
-                  temporary=Path(temporary))
+        child.run("edgebench.builder", file, scratch / f"{name}.log", told, what=what, temporary=Path(temporary),
+                  limits=child.Limits(time_s=limit, memory_bytes=environment.usable_memory_bytes(),
+                                      hint="raise time_limit_s in the recipe's [build] table, or leave the recipe out"))
     file.unlink()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from edgebench import stats
+from edgebench import stats, steady
 from edgebench.backends import Feeds, Session
 from edgebench.outputs import largest_difference
 from edgebench.record import BuildSpread, Caveat, Score
@@ -39,16 +39,17 @@ def spread(sessions: Sequence[Session], feeds: Sequence[Feeds], output: str, clo
     for session in sessions:
         for k in range(WARM_UP):
             session.infer(feeds[k % len(feeds)])
-    for turn in range(rounds):
-        # Another build goes first each time, so that none always follows the same one.
-        for k in range(len(sessions)):
-            which = (k + turn) % len(sessions)
-            for repeat in range(PER_ROUND):
-                one = feeds[(turn * PER_ROUND + repeat) % len(feeds)]
-                begin = clock()
-                sessions[which].infer(one)
-                timings[which].append(clock() - begin)
-        progress((turn + 1) / rounds)
+    with steady.quiet():
+        for turn in range(rounds):
+            # Another build goes first each time, so that none always follows the same one.
+            for k in range(len(sessions)):
+                which = (k + turn) % len(sessions)
+                for repeat in range(PER_ROUND):
+                    one = feeds[(turn * PER_ROUND + repeat) % len(feeds)]
+                    begin = clock()
+                    sessions[which].infer(one)
+                    timings[which].append(clock() - begin)
+            progress((turn + 1) / rounds)
     first = answers[0]
     return BuildSpread(
         builds=len(sessions), images=len(first), timings_per_build=rounds * PER_ROUND,

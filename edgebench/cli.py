@@ -387,6 +387,10 @@ def main() -> None:
     if hasattr(signal, "SIGPIPE"):
         # A reader that goes away, as with | head, ends the program as it ends every other one.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # One that the caller ignores, as under nohup, stays ignored.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     try:
         code = cli.main(standalone_mode=False)
     except EdgebenchError as error:

@@ -158,6 +158,15 @@ def free_memory(root: Path = Path("/")) -> FreeMemory:
                       contiguous_bytes=_memory_bytes(root, "CmaFree") if _memory_bytes(root, "CmaTotal") else None)
 
 
+def usable_memory_bytes(root: Path = Path("/")) -> int | None:
+    """Return what further processes can take, swap included, before the kernel has to end one; None where unknown."""
+    available = _memory_bytes(root, "MemAvailable")
+    if available is None:
+        return None
+    free = available + (_memory_bytes(root, "SwapFree") or 0)
+    return min(free, memory_limit_bytes(root) or free)
+
+
 def _memory_bytes(root: Path, what: str) -> int | None:
     found = re.search(rf"^{what}:\s*(\d+) kB$", _text(root / "proc/meminfo") or "", re.MULTILINE)
     return int(found[1]) * 1024 if found else None

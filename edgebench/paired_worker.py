@@ -22,7 +22,7 @@ from typing import IO
 
 import numpy as np
 
-from edgebench import artifacts, backends, builder, child, steady
+from edgebench import artifacts, backends, builder, child, environment, steady
 from edgebench.errors import KINDS, CannotMeasure, writing
 from edgebench.paired import Opened, Run
 from edgebench.record import decode, load_artifact, read_json, write_json
@@ -56,33 +56,35 @@ def answer(infer: Callable[[], object], job: PairedJob, orders: Iterator[str], t
         CannotMeasure: A line that is no order.
     """
     warm = steady.warm_up(infer, min_count=job.warmup_count, min_s=job.warmup_s, max_s=job.warmup_max_s, clock=clock)
-    tell({"ready": True, "pid": os.getpid(), "warmup": len(warm.durations_ns), "settled": warm.settled})
-    for line in orders:
-        try:
-            order = json.loads(line)
-            count = 0 if "stop" in order else int(order["run"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise CannotMeasure(f"expected a number of inferences to run, got {line.strip()!r}") from error
-        if not count:
-            return
-        if job.settle_s:
-            sleep(job.settle_s)
-        for _ in range(job.lead):
-            infer()
-        begin = clock()
-        latencies = []
-        for _ in range(count):
-            start = clock()
-            infer()
-            latencies.append((clock() - start) / 1e9)
-        tell({"begin_ns": begin, "latency_s": latencies})
+    with steady.quiet():
+        tell({"ready": True, "pid": os.getpid(), "warmup": len(warm.durations_ns), "settled": warm.settled})
+        for line in orders:
+            try:
+                order = json.loads(line)
+                count = 0 if "stop" in order else int(order["run"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise CannotMeasure(f"expected a number of inferences to run, got {line.strip()!r}") from error
+            if not count:
+                return
+            if job.settle_s:
+                sleep(job.settle_s)
+            for _ in range(job.lead):
+                infer()
+            begin = clock()
+            latencies = []
+            for _ in range(count):
+                start = clock()
+                infer()
+                latencies.append((clock() - start) / 1e9)
+            tell({"begin_ns": begin, "latency_s": latencies})
 
 
 def work(path: Path) -> None:
     """Open the job's artifact and answer the parent."""
     job = decode(PairedJob, read_json(path), str(path))
     folder = Path(job.artifact)
-    artifact = artifacts.verify(folder)
+    # The parent has compared its files with their hashes, which would fill this process's caches.
+    artifact = load_artifact(folder)
     batch = artifacts.fixed_batch(artifact) or job.batch
     session = backends.get(artifact.recipe.backend).open_session(folder / artifact.entry, artifact.recipe, batch=batch,
                                                                  threads=job.threads)
@@ -116,9 +118,9 @@ def process(name: str, command: Sequence[str], log: Path, *, start_limit_s: floa
     Raises:
         EdgebenchError: What it raised, or that it died or took too long.
     """
-    with writing(log), log.open("wb") as errors, subprocess.Popen(
-            list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
-            env={**os.environ, "PYTHONSAFEPATH": "1"}, start_new_session=True) as running:
+    limits = child.Limits(memory_bytes=environment.usable_memory_bytes())
+    with writing(log), log.open("wb") as errors, child.start(command, errors, stdin=subprocess.PIPE) as running, \
+            child.watched(running, limits, name) as watch:
         assert running.stdin is not None
         assert running.stdout is not None
         try:
@@ -130,6 +132,8 @@ def process(name: str, command: Sequence[str], log: Path, *, start_limit_s: floa
             child.kill(running)
         except BaseException:
             child.kill(running)
+            if watch.exceeded is not None:
+                raise watch.exceeded from None
             raise
     if not log.stat().st_size:
         log.unlink()
@@ -210,10 +214,10 @@ def opener(jobs: Mapping[str, PairedJob], folder: Path) -> Opened:
 
 
 def _prepare(job: PairedJob, scratch: Path) -> None:
-    """Have built, before the time limit of the session's process runs, what the session needs on this device."""
+    """Verify the artifact, and have built what its session needs on this device before a time limit runs."""
     folder = Path(job.artifact)
-    if builder.builds_on_device(load_artifact(folder).recipe):
-        artifact = artifacts.verify(folder)
+    artifact = artifacts.verify(folder)
+    if builder.builds_on_device(artifact.recipe):
         builder.prepare([builder.PrepareJob(
             entry=str(folder / artifact.entry), recipe=artifact.recipe,
             batch=artifacts.fixed_batch(artifact) or job.batch)], scratch)

@@ -797,6 +797,9 @@ def run_schema() -> dict[str, Any]:
             **schema}
 
 
+HASH_BLOCK_BYTES = 1 << 20
+
+
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hex.
 
@@ -804,9 +807,11 @@ def sha256_file(path: Path) -> str:
         InvalidInput: The file cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else \
-                hashlib.sha256(file.read()).hexdigest()
+        with path.open("rb", buffering=0) as file:
+            state, block = hashlib.sha256(), memoryview(bytearray(HASH_BLOCK_BYTES))
+            while size := file.readinto(block):
+                state.update(block[:size])
+            return state.hexdigest()
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
 

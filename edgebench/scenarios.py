@@ -368,11 +368,12 @@ def device_times(timed_infer: Callable[[], DeviceTimes], count: int, *, clock: C
         CannotMeasure: A part took less than nothing.
     """
     rows = []
-    for _ in range(count):
-        begin = clock()
-        one = timed_infer()
-        wall = (clock() - begin) / 1e9
-        rows.append((one.h2d_s, one.compute_s, one.d2h_s, one.enqueue_s, wall))
+    with steady.quiet():
+        for _ in range(count):
+            begin = clock()
+            one = timed_infer()
+            wall = (clock() - begin) / 1e9
+            rows.append((one.h2d_s, one.compute_s, one.d2h_s, one.enqueue_s, wall))
     if min(min(row) for row in rows) < 0:
         raise CannotMeasure("the device's events are out of order: a part of an inference took less than 0 s")
     h2d, compute, d2h, enqueue, wall_s = zip(*rows, strict=True)

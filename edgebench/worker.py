@@ -62,6 +62,8 @@ from edgebench.timing_types import Scenario, TimingPlan
 TIMING_INPUTS = 8
 # Images whose answers several builds are compared on.
 COMPARED_IMAGES = 200
+# A worker says what it does before each step and after each batch; one that says nothing for this long hangs.
+SILENCE_LIMIT_S = 600.0
 Tell = Callable[[str, float], None]
 
 
@@ -151,7 +153,8 @@ def work(job: Job, tell: Tell) -> None:
         EdgebenchError: The artifact or the environment does not allow an honest measurement.
     """
     folder, out = Path(job.artifact), Path(job.out)
-    artifact = artifacts.verify(folder)
+    # The parent has compared its files with their hashes, which here would count as this process's memory.
+    artifact = load_artifact(folder)
     backend = backends.get(artifact.recipe.backend)
 
     def open_session(batch: int, entry: str = artifact.entry) -> backends.Session:
@@ -176,7 +179,7 @@ def work(job: Job, tell: Tell) -> None:
             tell(what, (before + images) / total)
 
         followed = stopping.may_stop(job.until, one)
-        parts = run_pass(opened[1], Path(one.cache), one.rows, batch, _silent if followed else told,
+        parts = run_pass(opened[1], Path(one.cache), one.rows, batch, _alive if followed else told,
                          meaning=meaning, features=one.features, ids=one.ids, precision=artifact.recipe.precision)
         done += len(one.rows)
         if job.until is not None and followed:
@@ -350,8 +353,9 @@ def _share(tell: Tell, before: int, total: int, what: str, images: int) -> None:
     tell(what, (before + images) / total)
 
 
-def _silent(_: int, __: int) -> None:
-    pass
+def _alive(_: int, __: int) -> None:
+    # What is said about a pass that may stop early comes with its looks, which may lie far apart.
+    child.send({})
 
 
 def _tell(what: str, share: float) -> None:
@@ -384,6 +388,11 @@ def _sessions(job: Job, artifact: Artifact) -> Iterator[builder.PrepareJob]:
         yield session(job.batch, artifact.entry if one.resolution_px is None else entries[one.resolution_px])
 
 
+def _silence_limit_s(budget: str | None) -> float:
+    # LoadGen says nothing for as long as a scenario takes at most, and may take longer for its warm-up.
+    return max(SILENCE_LIMIT_S, 2 * latency.budget(budget).max_s) if budget is not None else SILENCE_LIMIT_S
+
+
 def run_worker(job: Job, tell: Tell) -> None:
     """Run the job in a fresh process, once everything is built that its sessions need on this device.
 
@@ -391,15 +400,19 @@ def run_worker(job: Job, tell: Tell) -> None:
         EdgebenchError: What the worker or a build raised, or that it died.
     """
     folder, out = Path(job.artifact), Path(job.out)
-    if builder.builds_on_device(load_artifact(folder).recipe):
-        builder.prepare(_sessions(job, artifacts.verify(folder)), out, lambda what: tell(what, 0.0))
+    artifact = artifacts.verify(folder)
+    if builder.builds_on_device(artifact.recipe):
+        builder.prepare(_sessions(job, artifact), out, lambda what: tell(what, 0.0))
     write_json(out / "job.json", job)
 
     def told(message: child.Message) -> None:
         if "what" in message:
             tell(str(message["what"]), float(str(message["share"])))
 
-    child.run("edgebench.worker", out / "job.json", out / "worker.log", told, what="the measuring process")
+    limits = child.Limits(silence_s=_silence_limit_s(job.budget), memory_bytes=environment.usable_memory_bytes(),
+                          hint="does the graph hold a loop without an end? leave the variant out")
+    child.run("edgebench.worker", out / "job.json", out / "worker.log", told, what="the measuring process",
+              limits=limits)
     (out / "job.json").unlink()
 
 

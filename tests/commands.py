@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -56,28 +56,33 @@ def cli(*words: str | Path, cwd: Path | None = None, env: Mapping[str, str] | No
     return subprocess.CompletedProcess(arguments, code, output, errors)
 
 
-def interrupt(*words: str | Path, when: Callable[[], bool]) -> tuple[int, str]:
-    """Start the command line, send it Ctrl-C once `when` holds, and return its exit code and standard error."""
-    # What a shell starts in the background ignores Ctrl-C, and so does all that it starts; a handler is not inherited.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        process = subprocess.Popen([sys.executable, "-m", "edgebench", *map(str, words)], stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.PIPE, text=True, start_new_session=True)
-    finally:
-        signal.signal(signal.SIGINT, before)
+# What a shell starts in the background ignores Ctrl-C, and so does all that it starts. This sets the dispositions first.
+LISTEN = "import os, signal, sys; [signal.signal(one, signal.SIG_DFL) for one in (1, 2, 15)]; os.execv(sys.argv[1], sys.argv[1:])"
+
+
+def run_with_ctrl_c(command: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
+    """Run a program that takes signals as one in a terminal does, whatever this process inherited."""
+    return subprocess.run([sys.executable, "-S", "-c", LISTEN, *map(str, command)], capture_output=True, text=True,
+                          timeout=TIME_LIMIT_S, check=False)
+
+
+def interrupt(*words: str | Path, when: Callable[[], bool], number: int = signal.SIGINT) -> tuple[int, str]:
+    """Start the command line, send it a signal once `when` holds, and return its exit code and standard error."""
+    process = subprocess.Popen([sys.executable, "-S", "-c", LISTEN, sys.executable, "-m", "edgebench", *map(str, words)],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + TIME_LIMIT_S
     while not when() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=TIME_LIMIT_S)
     return process.returncode, errors
 
 
 @contextlib.contextmanager
 def _as_a_process(argv: list[str], cwd: Path | None, env: Mapping[str, str]) -> Iterator[None]:
-    """Set arguments, folder and environment for a while; the command changes what happens at SIGPIPE as well."""
-    at_broken_pipe = signal.getsignal(signal.SIGPIPE)
+    """Set arguments, folder and environment for a while; the command changes what happens at signals as well."""
+    before = {one: signal.getsignal(one) for one in (signal.SIGPIPE, signal.SIGTERM, signal.SIGHUP)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", argv)
         for name, value in env.items():
@@ -87,4 +92,5 @@ def _as_a_process(argv: list[str], cwd: Path | None, env: Mapping[str, str]) -> 
         try:
             yield
         finally:
-            signal.signal(signal.SIGPIPE, at_broken_pipe)
+            for one, handler in before.items():
+                signal.signal(one, handler)

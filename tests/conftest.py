@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import leftovers
+from tests.leftovers import _nothing_left_behind, _nothing_left_behind_by_the_file  # noqa: F401  # fixtures
+from tests.lost_workers import pytest_configure_node, pytest_runtest_logreport, pytest_testnodedown  # noqa: F401  # hooks
+
 PROJECT = Path(__file__).resolve().parents[1]
 # In this order before all others: a long file that one worker begins last would leave the other worker idle.
 LONGEST_FIRST = ("test_real_data.py", "test_profile.py", "test_seven_properties.py", "test_demo.py",
@@ -22,6 +26,7 @@ def pytest_configure() -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    leftovers.adopt_orphans()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

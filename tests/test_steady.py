@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 from scipy.signal import lfilter
 
-from edgebench import steady
+from edgebench import builds, paired_worker, roofline, scenarios, steady
 from edgebench.timing_types import QueryTrace
 from tests.scripted import MS, World
 
@@ -210,3 +212,51 @@ def test_every_number_of_timings_is_judged(slope: float) -> None:
         verdict = steady.judge(1e-3 * (1 + slope * np.arange(n) + 0.01 * generator.random(n)))
         assert n == verdict.n
         assert (verdict.trend_p is None) == (n < steady.ENOUGH)
+
+
+class TestCollector:
+    """The garbage collector never runs within a timing, and is set back afterwards."""
+
+    @staticmethod
+    def in_turns(infer):
+        job = paired_worker.PairedJob(artifact="", threads=1, settle_s=0.0, warmup_count=1, warmup_s=0.0, warmup_max_s=0.0)
+        ready = []
+        paired_worker.answer(lambda: infer() if ready else None, job, iter(['{"run": 3}', '{"run": 2}']), ready.append)
+
+    @staticmethod
+    def between_builds(infer):
+        class Build:
+            def __init__(self):
+                self.inferred = 0
+
+            def infer(self, feeds):
+                self.inferred += 1
+                # Answers and warm-up come first, and are not timed.
+                if self.inferred > 1 + builds.WARM_UP:
+                    infer()
+                return {"logits": np.zeros((1, 2), np.float32)}
+
+        builds.spread([Build(), Build()], [{"image": np.zeros((1, 2))}], "logits", rounds=2)
+
+    @staticmethod
+    def by_the_device(infer):
+        scenarios.device_times(lambda: infer() or SimpleNamespace(h2d_s=0.0, compute_s=1e-3, d2h_s=0.0, enqueue_s=0.0), 3)
+
+    @staticmethod
+    def of_ceilings(infer):
+        moments = itertools.count(step=1000)
+        warm = []
+        roofline.best_rate(lambda: infer() if warm else warm.append(1), 1.0, repeats=3, min_s=0.0, clock=lambda: next(moments))
+
+    @pytest.mark.parametrize("enabled", [True, False])
+    @pytest.mark.parametrize("timings", ["in_turns", "between_builds", "by_the_device", "of_ceilings"])
+    def test_it_does_not_run_within_timings(self, timings, enabled):
+        seen = []
+        before = gc.isenabled()
+        (gc.enable if enabled else gc.disable)()
+        try:
+            getattr(self, timings)(lambda: seen.append(gc.isenabled()))
+            assert enabled == gc.isenabled()
+        finally:
+            (gc.enable if before else gc.disable)()
+        assert {False} == set(seen)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
-import textwrap
 import threading
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from edgebench.telemetry.control import controlled, restore_pending
 from edgebench.telemetry.nvpmodel import Mode
 from edgebench.timing_types import Control
 from tests import trees
+from tests.commands import run_with_ctrl_c
 
 PROJECT = Path(__file__).resolve().parents[1]
 REBOOT = """\
@@ -194,32 +193,6 @@ class TestControlled:
         assert BEFORE == board.state
         assert not journal.exists()
 
-    @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit),
-                                                   (signal.SIGHUP, SystemExit)])
-    def test_after_signals_too(self, number, error, board, journal):
-        before = signal.getsignal(number)
-        def interrupted():
-            os.kill(os.getpid(), number)
-            threading.Event().wait(1)
-
-        with pytest.raises(error), controlled(ALL, root=board.root, journal=journal, runner=board):
-            interrupted()
-        assert BEFORE == board.state
-        assert before == signal.getsignal(number)
-
-    def test_a_second_signal_does_not_stop_the_way_back(self, board, journal):
-        genuine = board.answers["jetson_clocks",]
-
-        def impatient():
-            if board.calls[-1][1:2] == ("--restore",):
-                os.kill(os.getpid(), signal.SIGINT)
-            return genuine()
-
-        board.answers["jetson_clocks",] = impatient
-        with pytest.raises(KeyboardInterrupt), controlled(ALL, root=board.root, journal=journal, runner=board):
-            pass
-        assert BEFORE == board.state
-
     def test_on_another_thread_it_works_without_signals(self, board, journal):
         def work():
             with controlled(ALL, root=board.root, journal=journal, runner=board):
@@ -306,13 +279,21 @@ board = Board(Path({root!r}))
 with controlled(ALL, root=board.root, journal=Path({journal!r}), runner=board):
     print(*board.state, flush=True)
     {end}
+{after}
 """
+# As someone who presses Ctrl-C again while the clocks are set back.
+IMPATIENT = """genuine = board.answers["jetson_clocks",]
+    def impatient():
+        if board.calls[-1][1:2] == ("--restore",):
+            os.kill(os.getpid(), 2)
+        return genuine()
+    board.answers["jetson_clocks",] = impatient"""
 
 
 class TestCrash:
-    def crash(self, tmp_path, journal, end):
-        code = textwrap.dedent(CRASH).format(project=str(PROJECT), root=str(tmp_path / "root"), journal=str(journal), end=end)
-        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=1500, check=False)
+    def crash(self, tmp_path, journal, end, after=""):
+        code = CRASH.format(project=str(PROJECT), root=str(tmp_path / "root"), journal=str(journal), end=end, after=after)
+        return run_with_ctrl_c([sys.executable, "-c", code])
 
     def test_a_killed_process_leaves_a_journal_and_the_next_start_restores(self, tmp_path, journal):
         done = self.crash(tmp_path, journal, "os.kill(os.getpid(), 9)")
@@ -336,10 +317,28 @@ class TestCrash:
             path.write_text(text)
         return board
 
-    def test_a_terminated_process_restores_by_itself(self, tmp_path, journal):
-        done = self.crash(tmp_path, journal, "os.kill(os.getpid(), 15)")
-        assert (143, False) == (done.returncode, journal.exists()), done.stderr
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+    def test_after_a_signal_everything_is_set_back(self, number, tmp_path, journal):
+        # SIGTERM and SIGHUP are taken as Ctrl-C, and handlers are as they were before.
+        done = self.crash(tmp_path, journal, f"import signal, time; os.kill(os.getpid(), {int(number)}); time.sleep(1000)")
+        assert (-signal.SIGINT, False) == (done.returncode, journal.exists()), done.stderr
+        assert "KeyboardInterrupt" in done.stderr
         assert "schedutil" == (tmp_path / "root/sys/devices/system/cpu/cpufreq/policy0/scaling_governor").read_text().strip()
+
+    def test_a_second_signal_does_not_stop_the_way_back(self, tmp_path, journal):
+        done = self.crash(tmp_path, journal, IMPATIENT)
+        assert (-signal.SIGINT, False) == (done.returncode, journal.exists()), done.stderr
+        assert "schedutil" == (tmp_path / "root/sys/devices/system/cpu/cpufreq/policy0/scaling_governor").read_text().strip()
+
+    def test_handlers_are_afterwards_as_before_and_what_is_ignored_stays_ignored(self, tmp_path, journal):
+        done = self.crash(tmp_path, journal, "pass", after=(
+            "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+            "before = [signal.getsignal(one) for one in (1, 2, 15)]\n"
+            f"with controlled(ALL, root=board.root, journal=Path({str(journal)!r}), runner=board):\n"
+            "    inside = [signal.getsignal(one) for one in (1, 2, 15)]\n    os.kill(os.getpid(), 1)\n"
+            "assert before == [signal.getsignal(one) for one in (1, 2, 15)]\n"
+            "assert inside[:2] == before[:2] and inside[2] != before[2]\n"))
+        assert 0 == done.returncode, done.stderr
 
     def test_the_next_measurement_restores_before_it_sets(self, tmp_path, journal):
         self.crash(tmp_path, journal, "os.kill(os.getpid(), 9)")

@@ -29,9 +29,12 @@ def run(command: Sequence[str]) -> Outcome:
     program = shutil.which(command[0])
     if program is None:
         return Outcome(code=127, output=f"{command[0]}: no such command")
+    # A tool that hangs ends with this process, should that be killed; without util-linux its time limit ends it.
+    binder = shutil.which("setpriv")
+    bound = (binder, "--pdeathsig", "KILL", "--", program) if binder is not None else (program,)
     try:
         # In a session of its own, where Ctrl-C does not reach it: what sets the clocks back must not be stopped.
-        done = subprocess.run([program, *command[1:]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        done = subprocess.run([*bound, *command[1:]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, text=True, errors="replace", timeout=TIMEOUT_S, check=False,
                               start_new_session=True)
     except subprocess.TimeoutExpired:

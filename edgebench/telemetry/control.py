@@ -245,7 +245,7 @@ class _Changes:
 
 
 class _Signals:
-    """Turns SIGTERM and SIGHUP into an orderly end, and holds all signals back while settings are restored."""
+    """Takes SIGTERM and SIGHUP as Ctrl-C, and holds all signals back while settings are restored."""
 
     def __init__(self) -> None:
         # Python hands signals to the main thread alone.
@@ -266,8 +266,8 @@ class _Signals:
             signal.signal(one, handler)
 
     @staticmethod
-    def _leave(number: int, _frame: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + number)
+    def _leave(_: int, __: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -128,8 +128,10 @@ class Sampler:
         if self._future is None or self._pool is None:
             raise UsageError("the sampler was not started")
         self._stop.set()
-        self._future.result()
-        self._pool.shutdown(wait=True)
+        try:
+            self._future.result()
+        finally:
+            self._pool.shutdown(wait=True)
         duration_s = (self._end_ns - self._begin_ns) / 1e9
         count = len(self._durations)
         cost = SamplerCost(
