@@ -85,6 +85,20 @@ class ImageSet:
         return tuple(sorted({item.folder for item in self.items}))
 
 
+class TwoReadings(InvalidInput):
+    """Class folders that can be read in several ways, each of which gives other targets.
+
+    Args:
+        message: As for every error.
+        hint: As for every error.
+        readings: The class index of each folder, by what the reading is called.
+    """
+
+    def __init__(self, message: str, hint: str, readings: Mapping[str, Mapping[str, int]]) -> None:
+        super().__init__(message, hint)
+        self.readings = readings
+
+
 @lru_cache(maxsize=1)
 def imagenet_wnids() -> tuple[str, ...]:
     """Return the 1,000 WordNet ids of ILSVRC-2012 in class order (sorted)."""
@@ -296,11 +310,12 @@ def _by_class_map(images: ImageSet, classes: ClassMap) -> dict[str, int]:
     if numbers and unnamed and all(int(folder) < outputs for folder in folders):
         labelled = next(folder for folder in folders if folder not in unnamed)
         place = by_id.get(labelled, named[labelled][0] if named[labelled] else 0)
-        raise InvalidInput(
+        raise TwoReadings(
             f"{source}: the folders are numbers that can be read in two ways: as the class map's names, of which "
             f"{_listed(unnamed)} {'is' if len(unnamed) == 1 else 'are'} none, or as indices from 0; folder "
             f"{labelled!r} would be output {place} or output {int(labelled)}",
-            "rename the folders, or pass --classes FILE with the folders' names in the order of the outputs")
+            "rename the folders, or pass --classes FILE with the folders' names in the order of the outputs",
+            {"as indices from 0": {folder: int(folder) for folder in folders}})
     if unnamed:
         folder, others = unnamed[0], len(unnamed) - 1
         few = classes.ids if len(classes.ids) <= 8 else (*classes.ids[:6], "…")
@@ -338,13 +353,15 @@ def _by_index(images: ImageSet, classes: ClassMap) -> dict[str, int]:
         raise InvalidInput(f"{source}: folder {str(numbers[-1])!r} is none of the model's {outputs} classes: indices "
                            f"go from 0 to {outputs - 1}", hint)
     if not background and len(numbers) > 1 and numbers == list(range(1, len(numbers) + 1)):
-        raise InvalidInput(
+        raise TwoReadings(
             f"{source}: the folders are numbers from 1 to {numbers[-1]} that can be read in two ways: as indices from "
-            f"0 (folder '1' is {classes.names[1]!r}) or counted from 1 (folder '1' is {classes.names[0]!r})", hint)
+            f"0 (folder '1' is {classes.names[1]!r}) or counted from 1 (folder '1' is {classes.names[0]!r})", hint,
+            {"as indices from 0": table, "counted from 1": {folder: k - 1 for folder, k in table.items()}})
     if background and numbers[0] == 0 and numbers[-1] < outputs - 1:
-        raise InvalidInput(
+        raise TwoReadings(
             f"{source}: the folders are numbers that can be read in two ways: as outputs (folder '0' is "
-            f"{classes.names[0]!r}) or as classes behind it (folder '0' is {classes.names[1]!r})", hint)
+            f"{classes.names[0]!r}) or as classes behind it (folder '0' is {classes.names[1]!r})", hint,
+            {"as outputs": table, "behind the background class": {folder: k + 1 for folder, k in table.items()}})
     return table
 
 
@@ -384,15 +401,20 @@ def _assumed(images: ImageSet, outputs: int) -> tuple[ClassMap, dict[str, int]]:
     if len(folders) == outputs:
         _refuse_two_orders(images, hint)
         return ClassMap(ids=folders, names=folders), {folder: k for k, folder in enumerate(folders)}
-    readings = ""
+    ways: dict[str, dict[str, int]] = {}
     if all(folder.isdecimal() for folder in folders):
-        last = int(folders[-1])
-        ways = {"as an index from 0": last, "counted from 1": last - 1, "sorted": len(folders) - 1,
-                "behind a background class": last + 1}
-        readings = f"; folder {folders[-1]!r} could be output " + ", ".join(
-            f"{place} ({way})" for way, place in ways.items() if 0 <= place < outputs)
-    raise InvalidInput(f"{source} has {len(folders)} class folders, the model has {outputs} outputs and no class map"
-                       + readings, hint + _background(len(folders), outputs))
+        numbers = {folder: int(folder) for folder in folders}
+        ways = {"as indices from 0": numbers, "counted from 1": {folder: k - 1 for folder, k in numbers.items()}}
+        if outputs == len(folders) + 1:
+            ways["behind a background class"] = {folder: k + 1 for folder, k in numbers.items()}
+    elif outputs == len(folders) + 1:
+        ways = {f"sorted{behind}": {folder: k + more for k, folder in enumerate(folders)}
+                for behind, more in (("", 0), (" behind a background class", 1))}
+    ways = {way: table for way, table in ways.items() if all(0 <= k < outputs for k in table.values())}
+    clause = f"; folder {folders[-1]!r} could be output " + ", ".join(
+        f"{table[folders[-1]]} ({way})" for way, table in ways.items()) if ways else ""
+    raise TwoReadings(f"{source} has {len(folders)} class folders, the model has {outputs} outputs and no class map"
+                      + clause, hint + _background(len(folders), outputs), ways)
 
 
 def _refuse_two_orders(images: ImageSet, hint: str) -> None:
@@ -403,9 +425,10 @@ def _refuse_two_orders(images: ImageSet, hint: str) -> None:
     for other, first, second in orders:
         if other != folders:
             folder = next(name for name, place in zip(folders, other, strict=True) if name != place)
-            raise InvalidInput(
+            raise TwoReadings(
                 f"{printable(images.source)}: the folders can be read in two orders: {first}, {folder!r} is output "
-                f"{folders.index(folder)}; {second}, it is output {other.index(folder)}", hint)
+                f"{folders.index(folder)}; {second}, it is output {other.index(folder)}", hint,
+                {way: {name: k for k, name in enumerate(order)} for way, order in ((first, folders), (second, other))})
 
 
 def _background(classes: int, outputs: int) -> str:

@@ -457,6 +457,30 @@ def _decode(item: Item, view: Callable[[Image.Image], Pixels]) -> tuple[str, Pix
         return digest, str(error) or type(error).__name__, False, 0
 
 
+def fault(item: Item) -> str | None:
+    """Return why a file cannot be an image, from its first bytes alone; None where it may be one.
+
+    Raises:
+        InvalidInput: The file cannot be read at all.
+    """
+    if item.row is not None:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(item.path) as image:
+                return None if image.width * image.height <= MAX_PIXELS else "more pixels than the limit"
+    except UnidentifiedImageError:
+        with item.path.open("rb") as file:
+            return kind_of(file.read(512)) or "not an image"
+    except OSError as error:
+        if error.errno is not None:
+            raise unreadable(item.path, error) from error
+        return str(error)
+    except _UNREADABLE as error:
+        return str(error) or type(error).__name__
+
+
 @lru_cache(maxsize=1)
 def _array_of(path: Path) -> Pixels:
     with np.load(path, allow_pickle=False) as arrays:

@@ -26,6 +26,7 @@ from edgebench.datasets import (
     IMAGENET_SKETCH,
     IMAGENET_V2,
     IMAGENET_VAL,
+    MAX_UNREADABLE,
     ImageSet,
     Item,
     describe,
@@ -36,8 +37,9 @@ from edgebench.datasets import (
 )
 from edgebench.errors import InvalidInput, MissingDependency, UsageError
 from edgebench.files import read_text
+from edgebench.imagecache import fault
 from edgebench.pug import MAP_FILE, SUBSETS, check_map, read_map
-from edgebench.walk import FOREIGN, LOOSE, PassedOver, entries, told, top_level, walk
+from edgebench.walk import FOREIGN, LOOSE, PassedOver, entries, printable, told, top_level, walk
 
 PUG, VTAB, OOD = "pug", "vtab", "ood"
 SPLITS = ("train800", "val200", "test")
@@ -280,8 +282,11 @@ def _look(layout: Layout, root: Path, folder: Path | None) -> Finding:
         notes.append(f"published with {layout.images:,} images")
     if layout.classes is not None and one.classes != layout.classes:
         notes.append(f"published with {layout.classes:,} classes")
-    notes += [note for images in sets for note in _notes(images)] + faults
-    whole = not faults and layout.images in (None, images) and layout.classes in (None, one.classes)
+    looked = [_faults(images) for images in sets]
+    notes += [note for images in sets for note in _notes(images)] + [note for found, _ in looked for note in found]
+    notes += faults
+    sound = not faults and not any(found for found, _ in looked)
+    whole = sound and layout.images in (None, images) and layout.classes in (None, one.classes)
     return Finding(name=layout.name, state="complete" if whole else "partial", where=str(folder), images=images,
                    published=layout.images, classes=one.classes, digest=one.digest, note="; ".join(notes),
                    serves=layout.serves)
@@ -297,9 +302,24 @@ def _finding(images: ImageSet) -> Finding:
 
     facts = describe(images)
     serves = [name for name in properties.NAMES if properties.get(name).passes([images.name])]
-    return Finding(name=images.name, state="complete", where=images.source, images=len(images.items), published=None,
+    faults, unusable = _faults(images)
+    return Finding(name=images.name, state="unusable" if unusable else "complete", where=images.source,
+                   images=len(images.items), published=None,
                    classes=len(images.folders), digest=_class_digest(images), serves=", ".join(serves),
-                   note="; ".join([f"{images.understood}; {facts['folders']}", *_notes(images)]))
+                   note="; ".join([f"{images.understood}; {facts['folders']}", *_notes(images), *faults]))
+
+
+def _faults(images: ImageSet) -> tuple[list[str], bool]:
+    """Return what the first bytes of the files show to be no images, for people, and whether that is too much."""
+    faults = [(item, reason) for item in images.items if (reason := fault(item)) is not None]
+    if not faults:
+        return [], False
+    first, reason = faults[0]
+    lost = set(images.folders) - {item.folder for item in set(images.items) - {item for item, _ in faults}}
+    note = f"{len(faults)} files are no images, the first: {printable(first.id)}: {reason}"
+    if lost:
+        note += f"; no image of class {printable(min(lost))!r} can be decoded"
+    return [note], bool(lost) or len(faults) > max(1, MAX_UNREADABLE * len(images.items))
 
 
 def _notes(images: ImageSet) -> list[str]:

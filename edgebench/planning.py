@@ -12,6 +12,7 @@ from edgebench.datasets import (
     DEMO,
     IMAGENET_C,
     ImageSet,
+    TwoReadings,
     accepted,
     distinguished,
     doubts,
@@ -20,9 +21,9 @@ from edgebench.datasets import (
     stratified,
     targets,
 )
-from edgebench.errors import InvalidInput, MissingDependency
+from edgebench.errors import EdgebenchError, InvalidInput, MissingDependency
 from edgebench.evaluate import FEATURES
-from edgebench.imagecache import ImageCache, cached, corrupted
+from edgebench.imagecache import Floats, ImageCache, cached, corrupted, normalize
 from edgebench.named_sets import VTAB, Unfit, fit_sets, open_ood, under
 from edgebench.properties import CLEAN, Pass
 from edgebench.record import Artifact, Caveat, Preprocess, Skip
@@ -33,6 +34,8 @@ from edgebench.worker import PassJob
 PER_CLASS, AT_LEAST = 5, 200
 # Pixels a side of ImageNet-C's files: a model of this input gets them as they are.
 _SIDE_C = 224
+READING_IMAGES = 512
+"""Most images on which two readings of class folders are compared."""
 # Files that timing with preprocessing inside the clock goes round in.
 TIMING_IMAGES = 8
 # Scored by the probabilities of all classes: their logits are always kept.
@@ -91,11 +94,15 @@ class Planner:
         excluded: SHA-256 of images that chose some variant's INT8 ranges: no variant is evaluated on them.
         progress: Told (what, share done).
         note: Told once what a user should know.
+        answers: Returns a model's logits (n, classes) for inputs (n, 3, H, W), so that a refusal of class folders that
+            can be read in two ways can say what either gives; None: nothing is run for that.
     """
 
     def __init__(self, wanted: Wanted, excluded: frozenset[str], progress: Callable[[str, float], None],
-                 note: Callable[[str], None]) -> None:
+                 note: Callable[[str], None],
+                 answers: Callable[[Artifact, Floats], Floats] | None = None) -> None:
         self._wanted, self._excluded, self._progress, self._note = wanted, excluded, progress, note
+        self._answers = answers
         self._plans: dict[str, Plan] = {}
         self._opened: dict[tuple[str, ...], tuple[dict[str, ImageSet], tuple[Unfit, ...]]] = {}
         self._clean: dict[str, _Clean] = {}
@@ -246,6 +253,8 @@ class Planner:
             images = replace(images, items=tuple(items[k] for k in chosen))
         try:
             wanted, used, assumed = targets(images, classes, count)
+        except TwoReadings as error:
+            raise self._compared(error, images, artifact, preprocess) from error
         except InvalidInput as error:
             if images.imagenet or images.name == CUE_CONFLICT:
                 raise _OtherClasses(error.message, error.hint) from error
@@ -262,6 +271,25 @@ class Planner:
         self._clean[key] = _Clean(images=images, cache=cache, rows=rows, wanted=wanted,
                                   labels=accepted(images, used, range(len(images.items))))
         return self._clean[key]
+
+    def _compared(self, error: TwoReadings, images: ImageSet, artifact: Artifact,
+                  preprocess: Preprocess) -> InvalidInput:
+        """Return the error with the top-1 accuracy that each reading gives, where the model can be run."""
+        if self._answers is None or not error.readings:
+            return error
+        items = [images.items[k] for k in spread(images.items, READING_IMAGES)]
+        self._progress("comparing the readings of the class folders", 0.0)
+        try:
+            cache = cached(items, preprocess)
+            predicted = self._answers(artifact, normalize(cache.pixels(), preprocess)).argmax(1)
+        except EdgebenchError:
+            # What the model lacks is said when it is measured; here only the comparison is missing.
+            return error
+        n = len(cache.kept)
+        correct = {way: sum(int(predicted[row]) == table[items[k].folder] for row, k in enumerate(cache.kept))
+                   for way, table in error.readings.items()}
+        clause = ", ".join(f"{count / n:.1%} {way}" for way, count in correct.items())
+        return TwoReadings(f"{error.message}; top-1 on {n} images: {clause}", error.hint, error.readings)
 
     @staticmethod
     def _refuse_lost_classes(images: ImageSet, cache: ImageCache) -> None:

@@ -262,7 +262,7 @@ def read_preprocess(path: Path) -> Preprocess:
         raise InvalidInput(f"{path}: size_px: expected [height, width], got {size}", f"size_px = [{size}, {size}]")
     _refuse_wide_scale(path, data["mean"], data["std"])
     try:
-        return decode(Preprocess, data, f"{path}: ")
+        return decode(Preprocess, data, str(path))
     except InvalidInput as error:
         raise InvalidInput(error.message, error.hint or f"expected keys such as {PREPROCESS_FORM}") from error
 

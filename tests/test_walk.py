@@ -220,6 +220,22 @@ class TestDataCheck:
         assert 0 == done.returncode
         assert "1 files of a format that Pillow does not read here (cat/x.heic)" in " ".join(done.stdout.split())
 
+    @pytest.mark.parametrize(("broken", "code"), [(1, 0), (3, ExitCode.UNMEASURABLE)])
+    def test_counts_files_that_are_no_images_and_ends_as_profile_would(self, image_folder, broken, code):
+        root = image_folder({"cat": 30, "dog": 30})
+        for k in range(broken):
+            (root / "dog" / f"{k:03d}.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+        done = cli("data", "check", str(root), "--json")
+        assert code == done.returncode
+        assert f"{broken} files are no images, the first: dog/000.png: a Git LFS pointer" in done.stdout
+
+    def test_a_class_of_empty_files_is_unusable(self, image_folder):
+        root = image_folder({"cat": 300, "dog": 1})
+        (root / "dog" / "000.png").write_bytes(b"")
+        done = cli("data", "check", str(root), "--json")
+        assert ExitCode.UNMEASURABLE == done.returncode
+        assert "class 'dog'" in done.stdout
+
     def test_refuses_what_profile_refuses(self, image_folder):
         root = image_folder({"train/a": 1, "val/a": 1})
         assert ExitCode.UNMEASURABLE == cli("data", "check", str(root)).returncode
