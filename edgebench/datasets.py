@@ -25,6 +25,7 @@ from edgebench.walk import (
     LOST,
     UNREAD,
     PassedOver,
+    is_folder,
     printable,
     told,
     top_level,
@@ -118,10 +119,9 @@ def open_images(location: str) -> ImageSet:
         return demo_images("test")
     if location.startswith("demo:"):
         raise UsageError(f"unknown data set {location!r}{suggest(location, [DEMO])}")
-    root = Path(location)
-    if not root.is_dir():
-        raise UsageError(f"{location} is not a folder" if root.exists() else f"no such folder: {location}",
-                         "pass a folder of the form ROOT/<class>/<image>")
+    root, hint = Path(location), "pass a folder of the form ROOT/<class>/<image>"
+    if not is_folder(location, hint):
+        raise UsageError(f"{location} is not a folder" if root.exists() else f"no such folder: {location}", hint)
     name = root.resolve().name or "images"
     # By a benchmark's name alone a folder is none: its images would be scored by another protocol, or not at all.
     return labelled_folder(root, f"own-{name}" if name in RESERVED else name, "labelled image folder")

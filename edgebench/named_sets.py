@@ -39,12 +39,13 @@ from edgebench.errors import InvalidInput, MissingDependency, UsageError
 from edgebench.files import read_text
 from edgebench.imagecache import fault
 from edgebench.pug import MAP_FILE, SUBSETS, check_map, read_map
-from edgebench.walk import FOREIGN, LOOSE, PassedOver, entries, printable, told, top_level, walk
+from edgebench.walk import FOREIGN, LOOSE, PassedOver, entries, is_folder, printable, told, top_level, walk
 
 PUG, VTAB, OOD = "pug", "vtab", "ood"
 SPLITS = ("train800", "val200", "test")
 _CLASSES_OF = {IMAGENET_A: frozenset(class_subsets.IMAGENET_A), IMAGENET_R: frozenset(class_subsets.IMAGENET_R)}
 _CUE_CONFLICT_FILE = re.compile(r"[a-z]+\d+-[a-z]+\d+\.png")
+_ROOT_HINT = "pass a data root, or a folder of the form ROOT/<class>/<image>"
 _FLAT_MAPS = ("imagenet_2012_validation_synset_labels.txt", "synset_labels.txt")
 
 
@@ -116,7 +117,7 @@ def fit_sets(location: str) -> tuple[tuple[ImageSet, ...], tuple[Unfit, ...]]:
         InvalidInput: Nothing can be used.
     """
     root = Path(location)
-    if location != DEMO and root.is_dir():
+    if location != DEMO and is_folder(location, _ROOT_HINT):
         opened = [_open(layout, folder) for layout, folder in _places(root)]
         found = tuple(one for there, _ in opened for one in there)
         unfit = tuple(one for _, faulty in opened for one in faulty)
@@ -160,9 +161,9 @@ def open_ood(location: str) -> ImageSet:
         InvalidInput: No images in it.
     """
     root = Path(location)
-    if not root.is_dir():
-        raise UsageError(f"no such folder: {location}",
-                         "--ood takes a folder with images that the model was not made for")
+    hint = "--ood takes a folder with images that the model was not made for"
+    if not is_folder(location, hint):
+        raise UsageError(f"no such folder: {location}", hint)
     return _ood(root)
 
 
@@ -175,7 +176,7 @@ def check(location: str) -> tuple[Finding, ...]:
         UsageError: No such folder.
     """
     root = Path(location)
-    there = dict(_by_name(root)) if location != DEMO and root.is_dir() else {}
+    there = dict(_by_name(root)) if location != DEMO and is_folder(location, _ROOT_HINT) else {}
     if not there:
         return tuple(_finding(images) for images in open_sets(location))
     return (*(_look(layout, root, there.get(layout.name)) for layout in LAYOUTS), *_annotations(root))
@@ -346,7 +347,11 @@ def _val(folder: Path) -> tuple[ImageSet, ...]:
     if len(wnids) < 50_000 or not set(wnids) <= known:
         raise InvalidInput(f"{listing}: expected 50,000 WordNet ids, one per line, got {len(wnids)} lines")
     named = [(path, wnids[int(path.stem.rpartition("_")[2]) - 1]) for path in flat]
-    return (ImageSet(name=IMAGENET_VAL, source=str(folder),
+    folders, beside = top_level(folder)
+    read = {path.name for path in flat}
+    passed_over = (*(PassedOver(reason=FOREIGN, path=one.name) for one in folders),
+                   *(one for one in beside if one.path not in read))
+    return (ImageSet(name=IMAGENET_VAL, source=str(folder), passed_over=passed_over,
                      understood=f"data root with a flat imagenet/val: {len(flat)} images",
                      items=tuple(Item(id=f"{wnid}/{path.name}", path=path, folder=wnid) for path, wnid in named)),)
 
@@ -490,6 +495,16 @@ def _ood(root: Path) -> ImageSet:
                     understood=f"out of distribution, {name}: {len(items)} images")
 
 
+def _ood_parts(folder: Path) -> list[Path]:
+    """Return the folders of foreign images, or the folder itself where images lie in it without any folder."""
+    folders, beside = top_level(folder)
+    loose = [one.path for one in beside if one.reason == LOOSE]
+    if folders and loose:
+        raise InvalidInput(f"{folder} holds {len(loose)} images beside its folders, the first: {printable(loose[0])}",
+                           f"expected {OOD}/<name>/<image>: move them into a folder of their own")
+    return list(folders) or [folder]
+
+
 def _folders(root: Path) -> list[Path]:
     return list(top_level(root)[0])
 
@@ -520,6 +535,6 @@ LAYOUTS: Sequence[Layout] = (
     Layout(name=f"{OOD}/imagenet-o", folders=("imagenet-o",), expected="imagenet-o/**/<image>", images=2_000,
            classes=None, open=lambda folder: (_ood(folder),), serves="robustness (out of distribution)"),
     Layout(name=OOD, folders=("ood",), expected="ood/<name>/**/<image>", images=None, classes=None,
-           open=lambda folder: (_ood(folder),), parts=_folders,
+           open=lambda folder: (_ood(folder),), parts=_ood_parts,
            serves="robustness (out of distribution)"),
 )

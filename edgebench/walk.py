@@ -6,14 +6,14 @@ import errno
 import os
 import stat
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image
 
-from edgebench.errors import InvalidInput
+from edgebench.errors import InvalidInput, UsageError
 
 DANGLING, LOOP, HIDDEN, UNREAD, SPECIAL = "dangling-link", "link-loop", "hidden", "unread-format", "special-file"
 LOOSE, EMPTY, FOREIGN = "outside-classes", "folder-without-images", "other-folder"
@@ -178,9 +178,19 @@ def unreadable(path: Path, error: OSError) -> InvalidInput:
                         "no image is left out silently: change the permissions, or move it away")
 
 
-def relative_to(account: Iterable[PassedOver], folder: str) -> tuple[PassedOver, ...]:
-    """Return the account of a folder as one of the folder above it."""
-    return tuple(replace(one, path=f"{folder}/{one.path}") for one in account)
+def is_folder(location: str, hint: str) -> bool:
+    """Return whether a location that a user gave is a folder.
+
+    Raises:
+        UsageError: It is empty: the working directory is meant by a dot alone.
+        InvalidInput: It cannot be looked at.
+    """
+    if not location.strip():
+        raise UsageError("the name of a data folder is empty", hint)
+    try:
+        return Path(location).is_dir()
+    except OSError as error:
+        raise InvalidInput(f"cannot read {printable(location)[:200]}: {error.strerror}", hint) from error
 
 
 def kind_of(head: bytes) -> str:

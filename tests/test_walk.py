@@ -150,6 +150,36 @@ class TestUnreadable:
             open_images(str(labelled_folder))
 
 
+    @pytest.mark.parametrize("location", ["", " "])
+    def test_an_empty_name_is_not_the_working_directory(self, labelled_folder, monkeypatch, location):
+        monkeypatch.chdir(labelled_folder)
+        for opening in (open_images, named_sets.open_sets, named_sets.open_ood, named_sets.check):
+            with pytest.raises(UsageError, match="is empty"):
+                opening(location)
+
+    def test_a_name_that_the_system_cannot_look_at_is_an_error(self):
+        with pytest.raises(InvalidInput, match="File name too long"):
+            named_sets.open_sets("x" * 5000)
+
+
+class TestForeignImages:
+    def test_images_directly_in_the_folder_are_read_and_beside_folders_refused(self, image_folder):
+        root = image_folder({"imagenet-r/n01443537": 1, "ood": 2}, name="data")
+        assert {"imagenet-r", "ood/ood"} == {one.name for one in named_sets.open_sets(str(root))}
+        shutil.copytree(root / "imagenet-r", root / "ood" / "more")
+        _, unfit = named_sets.fit_sets(str(root))
+        assert "2 images beside its folders" in unfit[0].error.message
+
+    def test_what_lies_beside_a_flat_validation_set_is_named(self, tmp_path):
+        folder = tmp_path / "imagenet" / "val"
+        folder.mkdir(parents=True)
+        picture(1).save(folder / "ILSVRC2012_val_00000001.JPEG")
+        picture(1).save(folder / "extra.png")
+        (tmp_path / "imagenet" / "synset_labels.txt").write_text("n01440764\n" * 50_000)
+        (images,) = named_sets.open_sets(str(tmp_path))
+        assert ["extra.png"] == [one.path for one in images.passed_over]
+
+
 class TestSplits:
     @pytest.mark.parametrize("names", [("train", "val"), ("Training", "Validation"), ("fold0", "fold1", "fold2"),
                                        ("train2017", "test"), ("dev", "holdout"), ("val",)])
