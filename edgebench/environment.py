@@ -167,6 +167,12 @@ def usable_memory_bytes(root: Path = Path("/")) -> int | None:
     return min(free, memory_limit_bytes(root) or free)
 
 
+def own_memory_bytes(root: Path = Path("/")) -> int | None:
+    """Return this process's own memory, without mapped files; None where unknown."""
+    found = re.search(r"^RssAnon:\s*(\d+) kB$", _text(root / "proc/self/status") or "", re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
 def _memory_bytes(root: Path, what: str) -> int | None:
     found = re.search(rf"^{what}:\s*(\d+) kB$", _text(root / "proc/meminfo") or "", re.MULTILINE)
     return int(found[1]) * 1024 if found else None

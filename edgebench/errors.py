@@ -60,6 +60,10 @@ class CannotMeasure(EdgebenchError):
     """The environment does not allow an honest measurement."""
 
 
+class Unending(CannotMeasure):
+    """An inference that had to be stopped."""
+
+
 KINDS: dict[str, type[EdgebenchError]] = {
     kind.__name__: kind for kind in (UsageError, InvalidInput, MissingDependency, CannotMeasure)
 }

@@ -11,7 +11,7 @@ from typing import Any, cast, get_args
 import numpy as np
 
 from edgebench import files, intake, outputs
-from edgebench.errors import CannotMeasure, InvalidInput, UsageError, require, unknown
+from edgebench.errors import CannotMeasure, InvalidInput, Unending, UsageError, require, unknown
 from edgebench.intake import BATCH
 from edgebench.patterns import COMPUTE, attentions, dims, index, is_depthwise, layer_norms, nodes, opset, types
 from edgebench.recipe import Family, Precision, Recipe
@@ -299,6 +299,8 @@ def _settle(path: Path, model: Any, size_px: tuple[int, int] | None) -> None:
         noise = _noise(model, size_px)
         try:
             answers = session.infer(noise)
+        except Unending as error:
+            raise CannotMeasure(f"{path}: {error.message}", error.hint) from error
         except CannotMeasure as error:
             _refuse_frozen_batch(path, session, noise, first)
             shape = ", ".join(map(str, next(iter(noise.values())).shape))
