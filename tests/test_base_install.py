@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-import venv
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,15 +20,33 @@ from tests.conftest import PROJECT, picture
 from tests.models import CLASSES, onnx_file, preprocess_file
 
 
-@pytest.fixture(scope="module")
-def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def interpreter(version: str) -> str | None:
+    """Return a Python of that version, such as ``3.10``, where one is installed and starts."""
+    named = shutil.which(f"python{version}")
+    managed = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv", "versions").glob(f"{version}.*/bin/python")
+    for python in (*([named] if named else []), *map(str, sorted(managed))):
+        said = subprocess.run([python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], capture_output=True,
+                              text=True, check=False)
+        if said.stdout.strip() == version:
+            return python
+    return None
+
+
+# The oldest that is supported is what JetPack 6 brings.
+@pytest.fixture(scope="module", params=["this", "3.10"])
+def board(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A virtual environment that holds the wheel's base install and ONNX Runtime."""
+    base = sys.executable if request.param == "this" else interpreter(request.param)
+    if base is None:
+        pytest.skip(f"Python {request.param} is not installed here")
     root = tmp_path_factory.mktemp("board")
-    venv.create(root / "venv", with_pip=True)
+    subprocess.run([base, "-m", "venv", root / "venv"], check=True)
     python = root / "venv" / "bin" / "python"
+    # The constraints are for the Python of the suite: an older one takes older releases.
+    pinned = ["-c", str(PROJECT / "constraints.txt")] if request.param == "this" else []
     installed = subprocess.run(
-        [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c",
-         str(PROJECT / "constraints.txt"), f"{PROJECT}[onnxruntime]"], capture_output=True, text=True, check=False)
+        [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *pinned,
+         f"{PROJECT}[onnxruntime]"], capture_output=True, text=True, check=False)
     assert 0 == installed.returncode, installed.stderr
     return python
 
@@ -81,8 +99,6 @@ def test_a_model_there_says_which_extra_is_missing(board: Path, tmp_path: Path) 
 
 
 def test_a_runtime_that_is_not_there_is_named(board: Path, artifact: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(artifact, tmp_path / "other")
     manifest = load_artifact(artifact)
     write_manifest(tmp_path / "other", replace(manifest, recipe=replace(manifest.recipe, backend="openvino")))
