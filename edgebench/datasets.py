@@ -407,6 +407,10 @@ def _assumed(images: ImageSet, outputs: int) -> tuple[ClassMap, dict[str, int]]:
         ways = {"as indices from 0": numbers, "counted from 1": {folder: k - 1 for folder, k in numbers.items()}}
         if outputs == len(folders) + 1:
             ways["behind a background class"] = {folder: k + 1 for folder, k in numbers.items()}
+        as_text = {name: k for k, name in enumerate(sorted(map(str, range(outputs))))}
+        if set(folders) <= set(as_text) and outputs > 10:
+            ways[f"in the order of 0 to {outputs - 1} as text, as ImageFolder sorts"] = {
+                folder: as_text[folder] for folder in folders}
     elif outputs == len(folders) + 1:
         ways = {f"sorted{behind}": {folder: k + more for k, folder in enumerate(folders)}
                 for behind, more in (("", 0), (" behind a background class", 1))}

@@ -14,15 +14,16 @@ from typing import IO
 
 import numpy as np
 
-from edgebench import class_subsets, metrics, outputs, properties, sustained
-from edgebench.artifacts import pad
+from edgebench import backends, class_subsets, environment, metrics, outputs, properties, sustained
+from edgebench.artifacts import pad, session_batch
 from edgebench.backends import Session
-from edgebench.errors import InvalidInput, writing
+from edgebench.errors import CannotMeasure, InvalidInput, writing
 from edgebench.imagecache import load_cache, normalize
 from edgebench.observed import Observed
 from edgebench.properties import Pass, Predictions, load_predictions
 from edgebench.recipe import Precision
 from edgebench.record import (
+    Artifact,
     Caveat,
     DatasetIdentity,
     Evaluation,
@@ -36,6 +37,8 @@ FEATURES = "features"
 """Name of an artifact's second output: what its head reads."""
 
 
+# Backends that open files on the CPU without building anything first, and the images that they take at once.
+_ON_CPU, _BATCH = frozenset({"onnxruntime", "openvino"}), 32
 ROOM_HINT = "free some space, choose --out on a larger disk, or keep less per image with --store compact"
 
 
@@ -107,6 +110,33 @@ def _named(places: Sequence[int], total: int, ids: Sequence[str]) -> str:
     names = [str(ids[place]) for place in places[:3] if place < len(ids)]
     return f"{len(places):,} of {total:,} images" + (
         f" ({', '.join(names)}{', …' if len(places) > len(names) else ''})" if names else "")
+
+
+def answers(entry: Path, artifact: Artifact, inputs: np.ndarray) -> np.ndarray:
+    """Return the first output (n, values) of an artifact for inputs (n, 3, H, W), on a CPU runtime in this process.
+
+    Args:
+        entry: The artifact's file.
+        artifact: What it is.
+        inputs: As the model takes them, float32.
+
+    Raises:
+        EdgebenchError: It cannot be opened, or runs only on a device for which it has to be built.
+    """
+    recipe = artifact.recipe
+    backend = backends.get(recipe.backend)
+    reason = backend.reason_against(recipe)
+    if reason is not None or recipe.backend not in _ON_CPU or recipe.providers:
+        raise CannotMeasure(f"{recipe.id} does not run on the CPU here{f': {reason}' if reason else ''}")
+    batch = session_batch(recipe, artifact.inputs[0].shape[0], _BATCH)
+    session = backend.open_session(entry, recipe, batch=batch, threads=environment.usable_cpus())
+    name, output = session.inputs[0].name, session.outputs[0].name
+    found = []
+    for start in range(0, len(inputs), batch):
+        rows = inputs[start:start + batch]
+        first = np.array(session.infer({name: pad(rows, batch)})[output][:len(rows)], np.float32)
+        found.append(first.reshape(len(rows), -1))
+    return np.concatenate(found)
 
 
 def _one_ahead(make: Callable[[int], np.ndarray], places: Iterable[int]) -> Iterator[np.ndarray]:

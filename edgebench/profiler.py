@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
+import numpy as np
+
 from edgebench import (
     __version__,
     artifacts,
@@ -500,10 +502,15 @@ def _planner(request: Request, chosen: tuple[str, ...], variants: Sequence[_Vari
     excluded = frozenset(digest for variant in variants if variant.artifact.calibration
                          for digest in variant.artifact.calibration.image_sha256)
     by_name = bool(chosen) and list(request.properties) != ["all"]
+
+    def answers(artifact: Artifact, inputs: np.ndarray) -> np.ndarray:
+        folder = next(variant.folder for variant in variants if variant.artifact == artifact)
+        return evaluate.answers(folder / artifact.entry, artifact, inputs)
+
     planner = Planner(
         Wanted(properties=chosen, data=request.data, ood=request.ood, preset=request.preset,
                sweep_images=request.sweep_images, compact=request.store == "compact", by_name=by_name),
-        excluded, progress, note)
+        excluded, progress, note, answers)
     for variant in variants:
         reason = planner.reason_against(variant.artifact)
         if reason and by_name and variant.artifact.model.weights == "random":

@@ -148,6 +148,12 @@ class TestTargets:
             datasets.targets(images_of("cat", "dog"), None, 3)
         assert [{"cat": 0, "dog": 1}, {"cat": 1, "dog": 2}] == list(caught.value.readings.values())
 
+    def test_some_of_many_numbers_may_be_sorted_as_text_among_all(self):
+        with pytest.raises(datasets.TwoReadings) as caught:
+            datasets.targets(images_of("2", "11"), None, 12)
+        # 0, 1, 10, 11, 2, …
+        assert {"2": 4, "11": 3} in caught.value.readings.values()
+
     def test_a_refusal_says_what_a_folder_would_be_in_either_order(self):
         with pytest.raises(InvalidInput) as caught:
             datasets.targets(images_of(*map(str, range(12))), None, 12)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -18,6 +19,7 @@ from edgebench.planning import Plan, Planner, Wanted
 from edgebench.record import Artifact, ClassMap, DatasetIdentity, Preprocess, TensorSpec
 from tests import builders
 from tests.conftest import picture
+from tests.models import onnx_file
 
 WNIDS = imagenet_wnids()
 
@@ -170,3 +172,11 @@ class TestOwnFolder:
             self.planner(root, answers=answers).of(replace(artifact(11), classes=None))
         # '0' and '1' are the same in both orders: 4 of 22.
         assert "top-1 on 22 images: 100.0% sorted as text, as ImageFolder does, 18.2% by number" in caught.value.message
+
+
+def test_a_file_answers_for_the_comparison_of_readings(tmp_path):
+    file = onnx_file(tmp_path / "m.onnx")
+    own = replace(artifact(3), inputs=(TensorSpec(name="image", dtype="float32", shape=("n", 3, 8, 8)),))
+    inputs = np.random.default_rng(0).standard_normal((40, 3, 8, 8)).astype(np.float32)
+    weight = onnx.numpy_helper.to_array(onnx.load(str(file)).graph.initializer[1])
+    assert evaluate.answers(file, own, inputs) == pytest.approx(inputs.mean((2, 3)) @ weight, abs=1e-5)
