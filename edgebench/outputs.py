@@ -138,6 +138,8 @@ def order(model: Any, first: str) -> None:
 
 
 def _hint_without_scores(candidates: Sequence[_Candidate]) -> str:
+    if all(one.reason.startswith("integers") for one in candidates) and candidates:
+        return "export it with float scores: a quantized graph ends with DequantizeLinear then"
     if any("ArgMax" in one.reason or "TopK" in one.reason or "one-hot" in one.reason for one in candidates):
         return "export the model before that operator: scores of all classes are needed, not the answer alone"
     return "export the classifier, not its features or post-processing"
@@ -460,7 +462,7 @@ def sentence(artifact: Artifact) -> str:
     if scored is None or (scored.kind == "logits" and not scored.single and len(artifact.outputs) == 1
                           and not scored.given):
         return ""
-    return f"scored: {scored.reason} ({artifact.model.id})"
+    return f"scored in {artifact.model.id}: {scored.reason}"
 
 
 def features_width(artifact: Artifact, name: str) -> tuple[int | None, str]:

@@ -15,12 +15,13 @@ from onnx import helper as oh
 from PIL import Image
 from scipy import special
 
-from edgebench import graphs, metrics, outputs, record, temperature
+from edgebench import gate, graphs, metrics, outputs, policy, record, temperature
 from edgebench.errors import InvalidInput, UsageError
 from edgebench.evaluate import save_predictions
 from edgebench.properties import Pass, Predictions, calibration, load_predictions, ood
 from edgebench.properties.fidelity import fidelity
 from edgebench.record import DatasetIdentity, ScoredOutput
+from tests import builders
 from tests.commands import cli
 
 CLASSES = ("ash", "birch", "cedar", "date", "elm")
@@ -404,9 +405,7 @@ class TestManifest:
         assert get_args(metrics.OutputKind) == get_args(record.OutputKind)
 
     def test_manifests_of_earlier_versions_keep_their_digest_and_are_recognised_from_golden_outputs(self, tmp_path):
-        from tests.builders import artifact, recipe
-
-        old = artifact(recipe("ort-fp32"))
+        old = builders.artifact(builders.recipe("ort-fp32"))
         assert old.scored is None
         new = replace(old, scored=scored_as("probabilities"))
         assert old.digest != new.digest
@@ -422,6 +421,32 @@ class TestManifest:
         found = outputs.contradicts(given, scored_as("probabilities"), floats=True)
         assert [3, 5] == np.flatnonzero(found).tolist()
         assert not outputs.contradicts(np.round(TRUE * 255) / 255, scored_as("probabilities"), floats=False).any()
+
+
+RULE = ('id = "p"\ntitle = "t"\npurpose = "why"\n[[rules]]\nid = "calibrated"\nmetric = "ece15_ew"\nof = "calibration"\n'
+        'against = "reference"\nmax_increase_absolute = 0.01\n')
+
+
+class TestGate:
+    def verdict(self, kind, before, after):
+        key = Pass("mine")
+        mine, theirs = predictions(after, kind), predictions(before, kind)
+        reference = builders.run("ort-fp32", evaluations=calibration.score({key: theirs}, None))
+        run = builders.run("ort-int8", reference=reference, evaluations=calibration.score({key: mine}, {key: theirs}))
+        judged = gate.judge(policy.parse(RULE, "p.toml"), (run, None), reference=(reference, None))
+        return judged.verdicts[0], gate.exit_code([judged])
+
+    def test_an_overconfident_int8_fails_although_a_second_softmax_would_hide_it(self):
+        sharp = special.softmax(np.log(TRUE) * 4.0, axis=1)
+        right = sharp.argmax(axis=1) == TARGETS
+        twice = [metrics.ece_equal_width(special.softmax(one, axis=1).max(axis=1), right) for one in (TRUE, sharp)]
+        assert twice[1] < twice[0]
+        verdict, code = self.verdict("probabilities", TRUE, sharp)
+        assert ("fail", 1) == (verdict.status, code)
+
+    def test_confidences_that_do_not_exist_cannot_be_judged(self):
+        verdict, code = self.verdict("sigmoid_scores", special.expit(np.log(TRUE)), special.expit(np.log(TRUE) * 2))
+        assert ("error", 3) == (verdict.status, code)
 
 
 @dataclass(frozen=True)
@@ -468,7 +493,7 @@ class TestProfile:
         assert nll == pytest.approx(run.score("nll").value, rel=0.02)
         expected = metrics.ece_equal_width(case.truth.max(axis=1), case.truth.argmax(axis=1) == case.targets)
         assert expected == pytest.approx(run.score("ece15_ew").value, abs=0.03)
-        assert 1 == done.stderr.count("scored: ")
+        assert 1 == done.stderr.count("scored in m.onnx")
 
     def test_images_without_an_answer_are_named_and_counted(self, case):
         nodes = [oh.make_node("ReduceMean", ["image"], ["mean"], axes=[1, 2, 3]),
