@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -123,11 +123,19 @@ def trace_of(run: Run, scenario: str) -> LatencyTrace | None:
 def headline_score(run: Run, name: str) -> Score | None:
     """Return the score called `name` from performance, or else from accuracy or calibration on its first data set.
 
-    Other properties have scores of the same names, which mean something else.
+    Other properties have scores of the same names, which mean something else. A percentile without an upper bound has
+    no value here, but the reason.
     """
     plain = [(*one.scores, *one.reference_scores) for one in run.evaluations
              if one.property in ("accuracy", "calibration")]
-    return next((score for pool in (run.performance, *plain) for score in pool if score.name == name), None)
+    score = next((score for pool in (run.performance, *plain) for score in pool if score.name == name), None)
+    return score if score is None else readable(score)
+
+
+def readable(score: Score) -> Score:
+    """Return a score as people read it: a percentile without an upper bound as absent, with the reason."""
+    return replace(score, value=None, low=None, reason=score.reason or "it has no upper bound") \
+        if score.unbounded else score
 
 
 def table(variants: Sequence[Variant], property_: str | Collection[str], key: Key) -> dict[str, Row]:

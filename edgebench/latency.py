@@ -55,7 +55,7 @@ class Budget:
 
 BUDGETS = {budget.name: budget for budget in (
     # To see whether everything works; far too short for numbers, and the caveats say so.
-    Budget(name="smoke", warmup_count=1, warmup_s=0.0, min_count=5, min_batches=2, min_s=0.0, max_s=10.0,
+    Budget(name="smoke", warmup_count=1, warmup_s=0.0, min_count=8, min_batches=2, min_s=0.0, max_s=10.0,
            server_queries=50, search_max_s=10.0, warmup_max_s=0.0, retries=0),
     Budget(name="quick", warmup_count=10, warmup_s=1.0, min_count=400, min_batches=20, min_s=4.0, max_s=30.0,
            server_queries=500, search_max_s=60.0, warmup_max_s=5.0, retries=1),

@@ -149,15 +149,17 @@ def bounds(values: npt.ArrayLike, qs: Sequence[float] = (0.5, 0.9, 0.95, 0.99),
 
 
 def words(found: PercentileBound) -> str:
-    """Return the percentile and what is known about it, in one sentence."""
-    name, value = f"p{100 * found.q:g}", f"{found.value_s * 1e3:.3f} ms"
-    worth = "" if found.effective_n == found.n else f", worth {found.effective_n} independent ones"
-    if found.low_s is not None and found.high_s is not None:
-        return (f"{name} is {value}, between {found.low_s * 1e3:.3f} and {found.high_s * 1e3:.3f} ms with "
-                f"{percent(found.achieved)} confidence ({percent(found.asked)} asked, {found.n} timings{worth})")
-    needed = stats.timings_needed(found.q, found.asked)
-    return (f"{name} is {value}, but {found.n} timings{worth} bound it with only {percent(found.achieved)} "
-            f"confidence; {percent(found.asked)} takes {needed} independent ones")
+    """Return the percentile and what is known about it, in one sentence; without an upper bound, no number at all."""
+    name, asked = f"p{100 * found.q:g}", percent(found.asked)
+    worth = "" if found.effective_n == found.n else f", which are autocorrelated and count as {found.effective_n}"
+    needed = f"{stats.timings_needed(found.q, found.asked)} independent timings are needed"
+    if found.high_s is None:
+        return f"{name} has no upper bound at {asked} confidence from {found.n} timings{worth}; {needed}"
+    if found.low_s is None:
+        return (f"{name} is {found.value_s * 1e3:.3f} ms at {percent(found.achieved)} confidence ({asked} requested) "
+                f"from {found.n} timings{worth}; {needed}")
+    return (f"{name} is {found.value_s * 1e3:.3f} ms, between {found.low_s * 1e3:.3f} and {found.high_s * 1e3:.3f} ms "
+            f"with {percent(found.achieved)} confidence ({asked} requested, {found.n} timings{worth})")
 
 
 def percent(share: float) -> str:

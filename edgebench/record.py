@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import tempfile
 import time
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ RUN_SCHEMA = "edgebench.run/1"
 ARTIFACT_SCHEMA = "edgebench.artifact/1"
 
 Better = Literal["lower", "higher"]
+_PERCENTILE = re.compile(r"(^|_)latency_p\d+$")
 ScoreKind = Literal["share", "paired-share", "resampled", "quantile", "estimate", "test", "exact", "single"]
 """How a score comes about.
 
@@ -468,6 +470,11 @@ class Score:
     """Which level the data chose, such as the one where consistency is lowest."""
     facts: dict[str, str | int | float] = field(default_factory=dict)
     """What else the data decided, by name, such as how many tests a p-value is adjusted for."""
+
+    @property
+    def unbounded(self) -> bool:
+        """Whether it is a latency percentile without an upper bound: too few timings for a number that people read."""
+        return self.value is not None and self.high is None and _PERCENTILE.search(self.name) is not None
 
     def __post_init__(self) -> None:
         check(self.count is None or 0 <= self.count <= self.n, f"a count of {self.name} between 0 and n", self.count)

@@ -5,6 +5,7 @@ The only place, with the modules that draw, where fractions become percent, seco
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ import jinja2
 from edgebench import catalog, noninferiority, outputs, record, roofline_charts
 from edgebench.charts import charts
 from edgebench.decision_curves import SIZE, curve
-from edgebench.drawing import Variant, headline_score, trace_of
+from edgebench.drawing import Ends, Variant, ends_of, headline_score, trace_of
 from edgebench.errors import InvalidInput
 from edgebench.property_charts import property_charts
 from edgebench.reading import other_circumstances
@@ -26,7 +27,7 @@ from edgebench.rule_words import quantity
 from edgebench.score_tables import PLAIN, Cell, as_good, cell, distinct, interval, methods, score_groups
 from edgebench.timing_charts import distribution, minutes, timeline
 from edgebench.timing_tables import timing_tables, variant_timings
-from edgebench.wording import BACKENDS, BOUNDARIES, decimals, fixed, listed, title
+from edgebench.wording import BACKENDS, BOUNDARIES, UNITS, decimals, fixed, listed, span, title
 
 if TYPE_CHECKING:
     from edgebench.decisions import DecisionPath
@@ -404,30 +405,110 @@ def _headlines(variants: Sequence[Variant]) -> list[str]:
 
 
 def _sentence(variants: Sequence[Variant]) -> str:
-    compared = [(float(known), variant) for variant in variants if not isinstance(known := _speedup(variant), str)]
-    flipped = [variant for variant in variants if variant.reference and headline_score(variant.run, "negative_flips")]
-    ratio, chosen = max(compared, key=lambda pair: pair[0], default=(None, flipped[0] if flipped else None))
-    if chosen is None or chosen.reference is None:
-        return _sentence_alone(min(variants, key=lambda variant: _value(variant.run, "latency_p50") or float("inf")))
-    against = chosen.reference.label
-    if chosen.run.artifact.recipe.backend == chosen.reference.run.artifact.recipe.backend:
-        alike = [variant for variant in variants if _label(variant.run) == _label(chosen.reference.run)]
-        against = against.split(" · ")[0] if len(alike) == 1 else against
-    parts = []
-    if ratio is not None:
-        parts.append(f"is about as fast as {against}" if 0.95 < ratio < 1.05 else
-                     f"is {fixed(ratio, 1)}× as fast as {against}" if ratio > 1 else
-                     f"takes {fixed(1 / ratio, 1)}× as long as {against}")
+    """Return what to know first of a model's variants: a loss of quality before any speed, then the best variant.
+
+    Only variants that no other beats in both latency and accuracy are named for their speed, and their speed is that
+    against the fastest FP32 variant measured under the same conditions.
+    """
+    chosen, fastest = _candidate(variants)
+    if chosen is None:
+        best = fastest or min(variants, key=lambda one: _value(one.run, "latency_p50") or math.inf)
+        others = [one for one in variants if one is not best]
+        if not others or not all(_beats(best, one) for one in others):
+            return _sentence_alone(best)
+        p50 = (_value(best.run, "latency_p50") or 0.0) * 1e3
+        accurate = ", and no other is more accurate" if _value(best.run, "accuracy_top1") is not None else ""
+        return (f"{best.label} is the fastest variant here, with {fixed(p50, decimals([p50]))} ms at the median"
+                f"{accurate}.")
+    losses = _losses(chosen)
+    clauses = [*losses]
+    reference = chosen.reference
+    against = fastest or reference
+    ratio = _ratio(against, chosen) if fastest is not None and against is not None else None
+    if ratio is not None and against is not None:
+        within = f" ({span(ratio.low, ratio.high, 2 if ratio.high < 1.2 else 1)}×)" if ratio.low < ratio.high else ""
+        several = len([one for one in variants if one.run.precision.requested == "fp32"]) > 1
+        named = _short(against, chosen, variants) + (", the fastest FP32 variant," if several else "")
+        clauses.append(f"is about as fast as {named}{within}" if ratio.low <= 1.0 <= ratio.high or
+                       0.95 < ratio.value < 1.05 else
+                       f"is {fixed(ratio.value, 1)}× as fast as {named}{within}" if ratio.value > 1 else
+                       f"takes {fixed(1 / ratio.value, 1)}× as long as {named}")
     flips, change = headline_score(chosen.run, "negative_flips"), headline_score(chosen.run, "accuracy_top1_change")
-    if flips and flips.value is not None:
-        parts.append(f"changes {fixed(flips.value * 100, 1)} % of the answers"
-                     + (f" of {against}" if ratio is None else "") + " for the worse")
-    words = f"{chosen.label} {' and '.join(parts)}"
-    if change and change.value is not None:
+    if flips and flips.value is not None and reference is not None:
+        same = ratio is not None and against is not None and reference.run is against.run
+        whose = "" if same else f" of {_short(reference, chosen, variants)}"
+        clauses.append(f"changes {fixed(flips.value * 100, 1)} % of the answers{whose} for the worse")
+    words = f"{chosen.label} {listed(clauses)}"
+    if change and change.value is not None and not losses:
         within = interval(change, 100, 1, sign=True)
         words += (f"; its accuracy differs by {fixed(change.value * 100, 1, sign=True)} points"
                   + (f" ({within})" if within else ""))
     return f"{words}."
+
+
+def _candidate(variants: Sequence[Variant]) -> tuple[Variant | None, Variant | None]:
+    """Return the variant that the headline is about, and the fastest FP32 variant that it is set against.
+
+    The fastest of those that are not beaten and are no FP32 of their own; None where that is the fastest FP32 variant
+    itself or there is nothing to compare. Without timings, the first variant that was compared with a reference.
+    """
+    timed = [one for one in variants if _value(one.run, "latency_p50")]
+    fp32 = [one for one in timed if one.run.precision.requested == "fp32"]
+    fastest = min(fp32, key=lambda one: _value(one.run, "latency_p50") or math.inf, default=None)
+    if fastest is None:
+        flipped = (one for one in variants if one.reference and headline_score(one.run, "negative_flips"))
+        return next(flipped, None), None
+    comparable = [one for one in timed if not _differences(one.run, fastest.run)]
+    front = [one for one in comparable if not any(_beats(other, one) for other in comparable)]
+    others = [one for one in front if one.run.precision.requested != "fp32"]
+    return min(others, key=lambda one: _value(one.run, "latency_p50") or math.inf, default=None), fastest
+
+
+def _beats(one: Variant, other: Variant) -> bool:
+    """Return whether `one` is no slower and no less accurate than `other`, and better in either."""
+    if one is other:
+        return False
+    mine, theirs = ((_value(of.run, "latency_p50") or math.inf, -(_value(of.run, "accuracy_top1") or 0.0))
+                    for of in (one, other))
+    return mine != theirs and mine[0] <= theirs[0] and mine[1] <= theirs[1]
+
+
+def _ratio(reference: Variant, variant: Variant) -> Ends | None:
+    """Return how many times as fast as another a variant is at the median, with its 95 % interval.
+
+    Source:
+        Zou & Donner 2008, Construction of confidence limits about effect measures (MOVER), for logarithms.
+    """
+    first, second = (headline_score(of.run, "latency_p50") for of in (reference, variant))
+    if not first or not second or not first.value or not second.value:
+        return None
+    value = first.value / second.value
+    if not all((first.low, first.high, second.low, second.high)):
+        return Ends(value, value, value)
+    (a, a_low, a_high), (b, b_low, b_high) = (
+        tuple(math.log(end or 1.0) for end in ends_of(score, 1.0)) for score in (first, second))
+    return Ends(value, value * math.exp(-math.hypot(a - a_low, b_high - b)),
+                value * math.exp(math.hypot(a_high - a, b - b_low)))
+
+
+def _losses(variant: Variant) -> list[str]:
+    """Return what a variant has shown to lose against its reference, beyond the margin, in words."""
+    found = []
+    for one in noninferiority.statements(variant.run):
+        if one.verdict == "inferior":
+            factor, unit = UNITS.get(one.unit, (1.0, one.unit))
+            unit = "points" if unit == "%" else unit
+            amount = f"{fixed(abs(one.change) * factor, 1)} {unit}"
+            found.append(f"loses {amount} of {one.of}" if one.margin < 0 else
+                         f"adds {amount} to its {title(one.metric)}")
+    return distinct(found)
+
+
+def _short(variant: Variant, beside: Variant, variants: Sequence[Variant]) -> str:
+    """Return a label without the backend where it is that of `beside`, and the label still names one variant."""
+    alike = [one for one in variants if _label(one.run) == _label(variant.run)]
+    same = variant.run.artifact.recipe.backend == beside.run.artifact.recipe.backend
+    return variant.label.split(" · ")[0] if same and len(alike) == 1 else variant.label
 
 
 def _sentence_alone(variant: Variant) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from edgebench import noninferiority, percentiles
-from edgebench.drawing import Variant
+from edgebench.drawing import Variant, readable
 from edgebench.record import Evaluation, Run, Score
 from edgebench.wording import (
     CONDITIONS,
@@ -115,6 +115,7 @@ def cell(score: Score | None) -> Cell:
     factor, unit = UNITS.get(score.unit, (1.0, score.unit))
     sign = is_change(score.name)
     unit = "points" if sign and unit == "%" else unit
+    score = readable(score)
     if score.value is None:
         return Cell(text="–", detail=score.reason or "")
     value = score.value * factor

@@ -22,6 +22,7 @@ from edgebench.drawing import (
     Panel,
     Variant,
     escaped,
+    headline_score,
     plot_axis,
     plot_layout,
     rounded,
@@ -74,8 +75,11 @@ def single_stream(variants: Sequence[Variant]) -> list[tuple[Variant, LatencyTra
     return [(variant, trace) for variant in variants if (trace := trace_of(variant.run, "single-stream"))]
 
 
-def _percentiles(milliseconds: FloatArray) -> tuple[float, float]:
-    return stats.quantile(milliseconds, 0.5), stats.quantile(milliseconds, 0.99)
+def _percentiles(variant: Variant, milliseconds: FloatArray) -> dict[str, float]:
+    """Return p50, p90 and p99 of single-stream latencies in ms; without an upper bound a percentile is left out."""
+    scores = {name: headline_score(variant.run, f"latency_{name}") for name in ("p50", "p90", "p99")}
+    return {name: stats.quantile(milliseconds, int(name[1:]) / 100) for name, score in scores.items()
+            if score is None or score.value is not None}
 
 
 def distribution(variants: Sequence[Variant]) -> Chart:
@@ -102,16 +106,19 @@ def _histograms(series: Sequence[tuple[Variant, FloatArray]]) -> Panel:
         height = base + 0.52 * counts / counts.max()
         x = np.concatenate(([edges[0]], np.repeat(edges, 2)[1:-1], [edges[-1]]))
         y = np.concatenate(([base], np.repeat(height, 2), [base]))
-        p50, p99 = _percentiles(values)
-        words = f"p50 {fixed(p50, places)} · p99 {fixed(p99, places)} ms"
+        shown = _percentiles(variant, values)
+        marks = [(shown[name], symbol) for name, symbol in (("p50", "triangle-up"), ("p99", "triangle-up-open"))
+                 if name in shown]
+        words = " · ".join([*(f"{name} {fixed(shown[name], places)} ms" if name in shown else f"{name} –"
+                              for name in ("p50", "p99")), f"{fixed(len(values), 0)} timings"])
         data.append({"type": "scatter", "mode": "lines", "x": rounded(x), "y": rounded(y), "fill": "toself",
                      "line": {"color": variant.colour, "width": 1}, "fillcolor": f"{variant.colour}88",
                      "hoveron": "fills", "hoverinfo": "text", "text": escaped(f"{variant.label}: {words}")})
-        data.append({"type": "scatter", "mode": "markers", "x": rounded(np.array([p50, p99])), "y": [base, base],
-                     "hoverinfo": "skip", "cliponaxis": False,
-                     "marker": {"symbol": ["triangle-up", "triangle-up-open"], "color": variant.colour, "size": 9}})
+        data.append({"type": "scatter", "mode": "markers", "x": rounded(np.array([x for x, _ in marks])),
+                     "y": [base] * len(marks), "hoverinfo": "skip", "cliponaxis": False,
+                     "marker": {"symbol": [symbol for _, symbol in marks], "color": variant.colour, "size": 9}})
         heads.append((variant, words))
-    high = max(*(end[1] for end in ends), *(_percentiles(values)[1] for _, values in series))
+    high = max(*(end[1] for end in ends), *(value for one in series for value in _percentiles(*one).values()))
     return rows_panel("Each variant", heads, data, latency_axis("latency (ms)", min(end[0] for end in ends), high),
                  note="▲ p50, △ p99", lift=0.6, below=0.22)
 
@@ -189,8 +196,7 @@ def timeline(variants: Sequence[Variant]) -> Chart:
 
 def _timeline_panel(variant: Variant, trace: LatencyTrace, limit: int) -> Panel:
     values, warm = np.asarray(trace.latency_s) * 1e3, np.asarray(trace.warmup_s) * 1e3
-    p50, p99 = _percentiles(values)
-    p90 = stats.quantile(values, 0.9)
+    p50, bounded = stats.quantile(values, 0.5), _percentiles(variant, values)
     bottom, top = float(values.min()), max(stats.quantile(values, 0.995), p50 * 1.1)
     room = max(top - bottom, p50 * 0.02)
     # Rounded as the points are: Plotly hides a point that lies above the axis by the last digit.
@@ -219,7 +225,8 @@ def _timeline_panel(variant: Variant, trace: LatencyTrace, limit: int) -> Panel:
     observed = variant.run.observed
     telemetry = observed.telemetry if observed is not None else None
     strips: tuple[Strip, ...] = ()
-    shapes = [_across(value, dash) for value, dash in ((p50, "solid"), (p90, "dash"), (p99, "dot")) if value <= top]
+    shapes = [_across(bounded[name], dash) for name, dash in (("p50", "solid"), ("p90", "dash"), ("p99", "dot"))
+              if bounded.get(name, math.inf) <= top]
     shapes += [_upright(float(starts[index])) for index in _changes(variant) if 0 < index < len(starts)]
     if telemetry is not None and trace.begin_ns is not None:
         window = -float(warm.sum()) / 1e3, seconds_timed
@@ -230,8 +237,9 @@ def _timeline_panel(variant: Variant, trace: LatencyTrace, limit: int) -> Panel:
     slowest = fixed(float(values.max()), places)
     return Panel(
         title=variant.label, note=note, variant=variant,
-        alt=f"Latency of {variant.label} over time: {note}, {len(warm)} for warm-up before; median "
-            f"{fixed(p50, places)} ms, 99th percentile {fixed(p99, places)} ms, slowest {slowest} ms."
+        alt=f"Latency of {variant.label} over time: {note}, {len(warm)} for warm-up before; "
+            + "".join(f"{name} {fixed(value, places)} ms, " for name, value in bounded.items())
+            + f"slowest {slowest} ms."
             + "".join(f" {strip.title}: {', '.join(_ranges(strip))}." for strip in strips),
         figure=_stacked(variant, data, plot_axis("ms", range=[bottom, top]), strips, shapes,
                         {"xaxis2": {"visible": False, "fixedrange": True, "domain": [0.88, 1]}, "bargap": 0}))

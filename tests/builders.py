@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -133,11 +134,14 @@ def run(recipe_id: str = "ort-fp32", *, model: str = MODEL, latency_s: Sequence[
         batch_s: Sequence[float] | None = None, size_bytes: int = 13_600_000, evaluations: tuple[Evaluation, ...] = (),
         reference: Run | None = None, executed: Precision | None = None, caveats: tuple[Caveat, ...] = (),
         skips: tuple[Skip, ...] = (), variant: str | None = None, cold: ColdStart | None = None,
-        peak_bytes: int | None = None) -> Run:
-    """Return a run of a shipped recipe: timings in, everything derived from them computed as `profile` does."""
+        peak_bytes: int | None = None, least: int = 400) -> Run:
+    """Return a run of a shipped recipe: timings in, everything derived from them computed as `profile` does.
+
+    The single-stream timings are repeated until there are `least` of them, enough to bound the 99th percentile.
+    """
     of = recipe(recipe_id)
     made = artifact(of, model=model, size_bytes=size_bytes)
-    traces = ((single_stream(latency_s),) if latency_s else ()) + ((offline(batch_s),) if batch_s else ())
+    traces = ((single_stream(tuple(latency_s) * -(-least // len(latency_s))),) if latency_s else ()) + ((offline(batch_s),) if batch_s else ())
     ran = executed or of.precision
     performance = [score for trace in traces for score in latency.scores(trace)]
     performance.append(Score(name="artifact_size", value=float(made.size_bytes), unit="bytes", better="lower", n=1,
@@ -147,7 +151,7 @@ def run(recipe_id: str = "ort-fp32", *, model: str = MODEL, latency_s: Sequence[
         performance.append(Score(name="peak_host_memory", value=float(peak_bytes), unit="bytes", better="lower", n=1,
                                  method="high-water mark of resident memory", reason="one process was observed"))
     return Run(
-        schema=RUN_SCHEMA, variant=variant or f"{model.replace(':', '-')}--{of.id}--{of.backend}",
+        schema=RUN_SCHEMA, variant=variant or f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', model).strip('-')}--{of.id}--{of.backend}",
         created_at="2026-03-14T10:30:00+00:00", edgebench="0.1.0", artifact=made, device=catalog.device("cpu"),
         environment=environment(), precision=ExecutedPrecision(
             requested=of.precision, executed=ran, time_share={ran: 0.94, "fp32": 0.06} if ran != "fp32" else {"fp32": 1.0},

@@ -104,7 +104,8 @@ class TestScores:
     def test_end_that_cannot_be_bounded_is_absent_with_a_reason(self):
         p99 = by_name(trace_of(mixed(100)))["latency_p99"]
         assert p99.high is None
-        assert p99.reason == "p99 is 99.000 ms, but 100 timings bound it with only 61.5 % confidence; 95 % takes 368 independent ones"
+        assert p99.unbounded
+        assert p99.reason is not None
         assert p99.low < p99.value
 
     @pytest.mark.parametrize(("n", "bounded"), [(367, False), (368, True)])
