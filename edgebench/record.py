@@ -43,9 +43,9 @@ with or without an interval; ``test``: a p-value; ``exact``: counted, chosen or 
 ``single``: measured once.
 """
 ReasonCode = Literal[
-    "clock", "compact", "incomplete", "invalid", "measured-once", "no-data", "no-features", "no-images", "no-reference",
-    "no-spread", "not-computed", "not-estimated", "not-finite", "not-told", "one-sided", "other-classes",
-    "some-resamples", "too-few", "undefined", "unmet-confidence"]
+    "clock", "compact", "incomplete", "invalid", "measured-once", "no-data", "no-distribution", "no-features",
+    "no-images", "no-logits", "no-reference", "no-spread", "not-computed", "not-estimated", "not-finite", "not-told",
+    "one-sided", "other-classes", "some-resamples", "too-few", "undefined", "unmet-confidence"]
 """Why a value or an interval is absent; docs/method.md says what each means."""
 SkipSubject = Literal["variant", "property", "quality", "latency", "golden", "reference", "data"]
 SkipCode = Literal[

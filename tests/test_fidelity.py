@@ -11,7 +11,8 @@ import pytest
 from edgebench import stats
 from edgebench.errors import InvalidInput
 from edgebench.properties import Predictions
-from edgebench.properties.fidelity import fidelity, flips, proportion
+from edgebench.properties.fidelity import fidelity, flips
+from edgebench.properties.scores import share
 from edgebench.record import DatasetIdentity
 
 NEEDS_LOGITS = {"kl_divergence", "js_divergence", "logit_difference", "logit_difference_max"}
@@ -182,7 +183,7 @@ class TestFlips:
             flips(np.ones(3, bool), np.ones(4, bool))
 
 
-def test_a_proportion_carries_its_wilson_interval():
-    score = proportion("share", 3, 40, None, "how")
-    assert ("share", 0.075, *stats.wilson(3, 40), "fraction", None, 40, "how") == (
+def test_a_share_carries_its_wilson_interval():
+    score = share("share", 3, 40, None, "how")
+    assert ("share", 0.075, *stats.wilson(3, 40), "fraction", None, 40, "how; Wilson interval") == (
         score.name, score.value, score.low, score.high, score.unit, score.better, score.n, score.method)

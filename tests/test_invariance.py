@@ -112,7 +112,7 @@ class TestMetrics:
         shares = [np.mean(predicted == base) for predicted in right.values()]
         assert np.mean(shares) == pytest.approx(value(scores, "consistency_mean"))
         assert min(shares) == pytest.approx(value(scores, "consistency_worst"))
-        assert "0.33 here" in named(scores)["consistency_worst"].method
+        assert "0.33" == named(scores)["consistency_worst"].level
         assert np.mean([np.mean(one == TARGETS) for one in right.values()]) == pytest.approx(value(scores, "accuracy_mean"))
 
     def test_mean_probability_of_the_target(self) -> None:
@@ -139,7 +139,7 @@ class TestMetrics:
         kept = [1.0, *(value(scores, f"retention@{one}") for one in levels("scale", "native")[1:])]
         expected = abs(trapezoid(kept, visible)) / 0.67
         assert expected == pytest.approx(value(scores, "retention_area"))
-        assert "levels 1, 0.875, 0.7, 0.5, 0.33" in named(scores)["retention_area"].method
+        assert "1, 0.875, 0.7, 0.5, 0.33" == named(scores)["retention_area"].facts["levels"]
 
     def test_area_of_shift_is_over_the_mean_of_the_directions(self) -> None:
         mine = under({"clean": CLEAN, **{f"shift:{one}": noisy(k, 0.3 * k) for k, one in enumerate(SHIFTS)}})
@@ -256,7 +256,7 @@ class TestMissingPasses:
         scores = evaluate(mine, family="resolution").scores
         kept = [value(scores, f"retention@{one}") for one in ("112", "160", "336")]
         assert trapezoid(kept, [112, 160, 336]) / 224 == pytest.approx(value(scores, "retention_area"))
-        assert "levels 112, 160, 336" in named(scores)["retention_area"].method
+        assert "112, 160, 336" == named(scores)["retention_area"].facts["levels"]
 
     def test_one_resolution_has_no_area(self) -> None:
         found = named(evaluate(under({"clean": CLEAN, "resolution:112": noisy(1, 1.5)}), family="resolution").scores)
@@ -466,7 +466,7 @@ class TestReference:
         fewer = {key: found for key, found in theirs.items() if key.condition not in ("scale:0.7", "scale:0.33")}
         found = self.changes(mine, fewer)
         assert {"1", "0.875", "0.5"} == {name.partition("@")[2] for name in found} - {""}
-        assert "levels 1, 0.875, 0.5" in found["retention_area_change"].method
+        assert "1, 0.875, 0.5" == found["retention_area_change"].facts["levels"]
         kept = []
         for one in (mine, theirs):
             scores = evaluate(one).scores

@@ -332,7 +332,7 @@ class TestProperty:
                 assert scores[f"error_ratio_{infix}{real}mean"].value is None
         # Style has 199 images with ReaL labels, so pose alone is left.
         assert scores["error_ratio_real_mean_n200"].value == scores["error_ratio_real_pose"].value
-        assert "pose, style" in scores["error_ratio_mean_n200"].method
+        assert "pose, style" == scores["error_ratio_mean_n200"].facts["factors"]
 
     def test_intervals_are_those_of_a_plain_bootstrap(self, notes: Notes) -> None:
         wrong = {*range(96, 146), *range(401, 406), *range(501, 511)}
@@ -387,7 +387,7 @@ class TestProperty:
         for name, raw, adjusted in (("pose", pose, 3 * pose), ("style", style, 2 * style), ("brighter", 1.0, 1.0)):
             assert pytest.approx(raw) == changes[f"factor_mcnemar_p_{name}"].value
             assert pytest.approx(adjusted) == changes[f"factor_mcnemar_p_holm_{name}"].value
-        assert "for 3 factors" in changes["factor_mcnemar_p_holm_pose"].method
+        assert {"tests": 3} == changes["factor_mcnemar_p_holm_pose"].facts
         # All 100 images of texture are of pose too, 8 of them lost: four tests, the two smallest equal.
         for name, adjusted in (("pose", 4 * pose), ("texture", 4 * pose), ("style", 2 * style), ("brighter", 1.0)):
             assert pytest.approx(adjusted) == changes[f"factor_mcnemar_p_holm_multi_{name}"].value

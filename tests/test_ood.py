@@ -171,7 +171,7 @@ class TestScores:
         for one in detections(pair(0)).scores:
             assert one.better == ("lower" if one.name.startswith("fpr95") else "higher")
             assert one.n == 420
-            assert "300 images in distribution (textiles), 120 out of it" in one.method
+            assert {"in_distribution": 300, "out_of_distribution": 120} == one.facts
 
     def test_intervals_have_the_width_that_theory_gives(self) -> None:
         # Hanley & McNeil 1982 give the standard error of an AUROC from the two sets' sizes, for exponential samples.

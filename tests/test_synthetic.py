@@ -132,7 +132,7 @@ class TestScores:
         assert (0.5, None) == (wide.value, wide.count)
         # 40 coins instead of 800.
         assert pytest.approx(2 * 1.96 * 0.5 / 40**0.5, rel=0.1) == wide.high - wide.low
-        assert "class folders" in wide.method
+        assert ("class folders", 40) == (wide.facts["clusters"], wide.n_effective)
 
     def test_objects_are_read_from_file_names_that_tell_them_apart(self) -> None:
         ids = ["Cat/Tabby01_000012.png", "Cat/Tabby01_000013.png", "Cat/Tabby02-7.png", "Wolf/Tabby01_1.png"]
@@ -148,8 +148,7 @@ class TestScores:
         evaluation, = synthetic.score(predictions("Worlds", answers, files=files), None)
         wide = by_name(evaluation.scores)["accuracy@Worlds"]
         assert pytest.approx(2 * 1.96 * 0.5 / 40**0.5, rel=0.1) == wide.high - wide.low
-        assert "rendered objects" in wide.method
-        assert "class folders" not in wide.method
+        assert ("rendered objects", 40) == (wide.facts["clusters"], wide.n_effective)
 
     def test_a_single_folder_gives_no_interval_by_folder(self) -> None:
         evaluation, = synthetic.score(predictions("Worlds", [("Cat", 282), ("Cat", 1)]), None)
@@ -161,7 +160,7 @@ class TestScores:
         answers = [(name, MAP[name][0]) for name in list(MAP)[:40] for _ in range(20)]
         score = by_name(synthetic.score(predictions("Worlds", answers), None)[0].scores)["accuracy@Worlds"]
         assert (1.0, stats.wilson(40, 40)) == (score.value, (score.low, score.high))
-        assert "Wilson interval of 40 clusters" in score.method
+        assert 40 == score.n_effective
 
     def test_rules_on_shares_are_decided_by_objects_and_not_by_images(self) -> None:
         names = list(MAP)[:40]
@@ -202,7 +201,7 @@ class TestScores:
         assert pytest.approx((0.75 + 0.5 + 0.0) / 3) == scores["mean_accuracy"].value
         assert pytest.approx((0.75 + 0.5) / 2) == scores["mean_accuracy_without_scene_light"].value
         assert "in doubt" in scores["mean_accuracy_without_scene_light"].method
-        assert "3 of ten subsets (Worlds, Object_Yaw, Scene_Light)" in scores["mean_accuracy"].method
+        assert "3 of ten: Worlds, Object_Yaw, Scene_Light" == scores["mean_accuracy"].facts["subsets"]
         assert "in doubt" not in scores["mean_accuracy"].method
         assert ["Scene_Light" in one.dataset.name for one in subsets] == ["in doubt" in one.scores[0].method for one in subsets]
 
@@ -210,9 +209,9 @@ class TestScores:
         mine: dict[Pass, Predictions] = {}
         for k, name in enumerate(SUBSETS):
             mine |= predictions(name, random_answers(40, k))
-        assert "all ten subsets" in synthetic.score(mine, None)[-1].scores[0].method
+        assert "all ten" == synthetic.score(mine, None)[-1].scores[0].facts["subsets"]
         del mine[Pass("pug/Worlds")]
-        assert "all ten subsets" not in synthetic.score(mine, None)[-1].scores[0].method
+        assert "9 of ten" in synthetic.score(mine, None)[-1].scores[0].facts["subsets"]
 
     def test_clusters_of_the_mean_stay_together_across_subsets(self) -> None:
         # The same folders are right in both subsets: two subsets know no more than one.
@@ -281,7 +280,7 @@ class TestAgainstTheReference:
         assert () == first.reference_scores
         assert -0.5 == by_name(second.reference_scores)["accuracy_change@Scene_Light"].value
         assert ["mean_accuracy_change"] == [one.name for one in whole.reference_scores]
-        assert "1 of ten subsets (Scene_Light)" in whole.reference_scores[0].method
+        assert "1 of ten: Scene_Light" == whole.reference_scores[0].facts["subsets"]
 
     def test_identical_answers_do_not_change(self) -> None:
         mine = predictions("Worlds", random_answers(100, 4))

@@ -104,7 +104,7 @@ class TestDigits:
         assert metrics.recall_score(y, answers, average="macro") == pytest.approx(scores["probe_recall"].value, abs=0.002)
         assert stats.wilson(round(scores["probe_accuracy"].value * 1497), 1497) == (
             scores["probe_accuracy"].low, scores["probe_accuracy"].high)
-        assert "200 train, 100 val and 1,497 test images" in scores["probe_accuracy"].method
+        assert {"train_images": 200, "val_images": 100, "test_images": 1497} == scores["probe_accuracy"].facts
         assert ("transfer", "probe", "native", ()) == (
             evaluation.property, evaluation.condition, evaluation.preset, evaluation.reference_scores)
 
@@ -247,7 +247,7 @@ class TestSeveralTasks:
         only, = whole.scores
         assert np.mean([one.scores[0].value for one in tasks]) == pytest.approx(only.value)
         assert ("vtab_mean", 450) == (only.name, only.n)
-        assert "2 of VTAB's 19 tasks (cifar100, dtd) and 1 of other names (mine)" in only.method
+        assert {"tasks": "cifar100, dtd", "of_vtab": "2 of 19", "other_tasks": "mine"} == only.facts
         assert ("vtab", "summary", "data/vtab", 720) == (
             whole.dataset.name, whole.condition, whole.dataset.source, whole.dataset.images)
         assert 9 == len(whole.predictions)
@@ -286,7 +286,7 @@ class TestSeveralTasks:
         del mine[Pass("vtab/mine/test")]
         found = {one.dataset.name: one for one in transfer.score(mine, None)}
         assert found["vtab/mine"].scores[0].value is None
-        assert "mine" not in found["vtab"].scores[0].method
+        assert "other_tasks" not in found["vtab"].scores[0].facts
 
     def test_presets_are_kept_apart(self) -> None:
         mine = task(blobs(1)) | task(blobs(2, distance=4.0), preset="paper")
@@ -310,7 +310,8 @@ class TestOwnImages:
         found = by_name(evaluation.scores)
         assert found["probe_accuracy"].value > 0.8
         assert 12 == found["probe_accuracy"].n
-        assert "36 train, 12 val and 12 test images, split 3 : 1 : 1 within each class" in found["probe_accuracy"].method
+        assert "split 3 : 1 : 1 within each class" in found["probe_accuracy"].method
+        assert {"train_images": 36, "val_images": 12, "test_images": 12} == found["probe_accuracy"].facts
         assert mine[Pass("mine")].dataset == evaluation.dataset
         assert ("predictions/mine--clean--native.npz",) == evaluation.predictions
         # The same probe, by hand.
@@ -364,8 +365,8 @@ class TestOwnImages:
     def test_thinning_out_is_said(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(transfer, "MANY_IMAGES", 40)
         monkeypatch.setattr(transfer, "MOST_PER_CLASS", 9)
-        method = scored(predictions("mine", *own(20)))[0]["probe_accuracy"].method
-        assert "27 train, 12 val and 12 test images, split 3 : 1 : 1 within each class by a hash of their names, at most 9 train" in method
+        facts = scored(predictions("mine", *own(20)))[0]["probe_accuracy"].facts
+        assert {"train_images": 27, "val_images": 12, "test_images": 12, "most_train_images_per_class": 9} == facts
 
     def test_more_than_200_classes_are_many(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(transfer, "LARGEST_FIT", 0)

@@ -9,16 +9,15 @@ from edgebench import metrics, stats
 from edgebench.datasets import IMAGENET_VAL
 from edgebench.metrics import BoolArray
 from edgebench.properties import Pass, Predictions, labelled, paired
-from edgebench.properties.fidelity import fidelity, flips, proportion
-from edgebench.properties.robustness import real_outcome
+from edgebench.properties.fidelity import fidelity, flips
+from edgebench.properties.robustness import NO_REAL, NO_REAL_IMAGE, real_outcome
+from edgebench.properties.scores import Reason, absent, adjusted, p_value, share, share_change
 from edgebench.record import Evaluation, Score
 
 SUMMARY = "Top-1 and top-5 accuracy (ImageNet: ReaL too); flips and fidelity against the FP32 reference"
 NEEDS = "labelled images: --data ROOT with ROOT/<class>/<image>"
 
 _REAL = "share of images whose largest logit is any of the reassessed (ReaL) labels, images without one left out"
-_NO_REAL = "the ReaL labels are not at hand: install imagenet-x or timm, or put real.json into the data root"
-_NO_REAL_IMAGE = "none of these images has a ReaL label, or the model's classes are not ImageNet's in their usual order"
 
 _ADJUSTED = {"mcnemar_p": "mcnemar_p_holm", "mcnemar_p_real": "mcnemar_p_real_holm"}
 """What each test is called after the adjustment for all of them."""
@@ -46,14 +45,15 @@ def score(predictions: Mapping[Pass, Predictions], reference: Mapping[Pass, Pred
 def _scores(found: Predictions) -> tuple[Score, ...]:
     outcomes = found.outcomes
     n, classes = len(outcomes), outcomes.classes
-    top1 = proportion("accuracy_top1", int(outcomes.correct.sum()), n, "higher",
-                      "share of images whose largest logit is the target's, lowest index on ties; Wilson interval")
+    top1 = share("accuracy_top1", int(outcomes.correct.sum()), n, "higher",
+                 "share of images whose largest logit is the target's, lowest index on ties")
+    top5 = "share of images with the target among the five largest logits"
     if classes <= metrics.TOP:
-        return top1, Score(name="accuracy_top5", value=None, unit="fraction", better="higher", n=n,
-                           method="share of images with the target among the five largest logits",
-                           reason=f"with {classes} classes the five largest logits always hold the target")
-    return top1, proportion("accuracy_top5", int(outcomes.in_top5.sum()), n, "higher",
-                            "share of images with the target among the five largest logits; Wilson interval")
+        return top1, absent(
+            "accuracy_top5", "fraction", "higher", n, f"{top5}; Wilson interval", kind="share",
+            method_id="share-wilson",
+            reason=Reason("undefined", f"with {classes} classes the five largest logits always hold the target"))
+    return top1, share("accuracy_top5", int(outcomes.in_top5.sum()), n, "higher", top5)
 
 
 def _against(found: Predictions, other: Predictions) -> tuple[Score, ...]:
@@ -66,22 +66,20 @@ def _change(name: str, test: str, before: BoolArray, after: BoolArray, what: str
     """Return the change of a share of right answers on the same images, and whether chance explains it."""
     negative, positive = metrics.flips(before, after)
     n = before.size
-    low, high = stats.paired_interval(positive, negative, n)
     return (
-        Score(name=name, value=(positive - negative) / n, low=low, high=high, unit="fraction", better="higher", n=n,
-              method=f"{what} minus the reference's on the same images; Tango's score interval"),
-        Score(name=test, value=stats.mcnemar_exact(negative, positive), unit="1", better=None, n=n,
-              method=f"exact two-sided McNemar test that negative and positive flips of {what} are equally likely"))
+        share_change(name, negative, positive, n, f"{what} minus the reference's on the same images"),
+        p_value(test, stats.mcnemar_exact(negative, positive), n,
+                f"exact two-sided McNemar test that negative and positive flips of {what} are equally likely"))
 
 
 def _real(found: Predictions, other: Predictions | None) -> tuple[tuple[Score, ...], tuple[Score, ...]]:
     outcome = real_outcome(found)
     if outcome is None or not outcome[1].any():
-        return (Score(name="accuracy_real", value=None, unit="fraction", better="higher", n=0, method=_REAL,
-                      reason=_NO_REAL if outcome is None else _NO_REAL_IMAGE),), ()
+        return (share("accuracy_real", 0, 0, "higher", _REAL,
+                      without=NO_REAL if outcome is None else NO_REAL_IMAGE),), ()
     correct, has_labels = outcome
     after = correct[has_labels]
-    scores = (proportion("accuracy_real", int(after.sum()), after.size, "higher", f"{_REAL}; Wilson interval"),)
+    scores = (share("accuracy_real", int(after.sum()), after.size, "higher", _REAL),)
     before = real_outcome(other) if other else None
     if before is None:
         return scores, ()
@@ -92,13 +90,13 @@ def _adjusted(evaluations: Sequence[Evaluation]) -> tuple[Evaluation, ...]:
     """Return the evaluations with an adjusted p-value behind each test, over data sets and kinds of labels."""
     tests = [score.value for one in evaluations for score in one.reference_scores
              if score.name in _ADJUSTED and score.value is not None]
-    adjusted = iter(stats.holm(tests))
+    values = iter(stats.holm(tests))
 
     def doubled(score: Score) -> tuple[Score, ...]:
         if score.name not in _ADJUSTED or score.value is None:
             return (score,)
-        return score, replace(score, name=_ADJUSTED[score.name], value=next(adjusted),
-                              method=f"{score.method}; adjusted by Holm's method for {len(tests)} tests of accuracy")
+        return score, adjusted(_ADJUSTED[score.name], next(values), score.n, score.method, len(tests),
+                               over="all tests of accuracy")
 
     return tuple(replace(one, reference_scores=tuple(each for score in one.reference_scores for each in doubled(score)))
                  for one in evaluations)

@@ -11,9 +11,8 @@ import numpy as np
 
 from edgebench import calibration_errors, class_subsets, metrics, selective, stats, temperature
 from edgebench.datasets import IMAGENET_R
-from edgebench.outputs import NO_DISTRIBUTION
 from edgebench.properties import CLEAN, Pass, Predictions, labelled, paired
-from edgebench.properties.fidelity import COMPACT, CONSTANT, is_constant
+from edgebench.properties.scores import COMPACT, NO_DISTRIBUTION, SHIFTED_BOOTSTRAP, Reason, absent, counted, resampled
 from edgebench.record import Better, Evaluation, ReliabilityBin, Score
 
 SUMMARY = "Calibration errors, NLL, Brier score, signed gap, temperature scaling and selective prediction"
@@ -28,11 +27,14 @@ _CROSS_FIT = ("each half of the images, split by a hash of their ids, scaled by 
               "the other half")
 _PARTS = ("the top label's Brier score, mean of (confidence - correct)^2, is brier_reliability - brier_resolution + "
           "brier_uncertainty + brier_within_bins")
-_NO_BIN = f"no confidence bin holds {calibration_errors.MIN_IMAGES_PER_BIN} images"
-_ONE_SIDED = "every answer is right, or every one is wrong: there is nothing to tell apart"
-_NO_TEMPERATURE = "no temperature minimises the NLL: every answer of a half is right, or its logits say nothing"
-_SOME_RESAMPLES = "in some resamples it is not defined"
-_EXCLUDED = "a target has probability 0: its negative log-likelihood is infinite"
+_NO_BIN = Reason("too-few", f"no confidence bin holds {calibration_errors.MIN_IMAGES_PER_BIN} images")
+_ONE_SIDED = Reason("undefined", "every answer is right, or every one is wrong: there is nothing to tell apart")
+_NO_TEMPERATURE = Reason(
+    "undefined", "no temperature minimises the NLL: every answer of a half is right, or its logits say nothing")
+_SOME_RESAMPLES = Reason("some-resamples", "in some resamples it is not defined")
+_NEVER = Reason("undefined", "it is not defined on these images")
+_TOO_DEAR = Reason("not-computed", "no interval: every resample would need all probabilities of all images again")
+_EXCLUDED = Reason("undefined", "a target has probability 0: its negative log-likelihood is infinite")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,7 @@ class Estimator:
     """Images needed."""
     bounds: tuple[float, float] = (0.0, 1.0)
     """Of the interval: shifting must not push it beyond what the score can be."""
-    undefined: str = ""
+    undefined: Reason = _NEVER
     """Why the statistic may be NaN."""
     compared: bool = True
     """Whether its change against the reference is a score too."""
@@ -190,7 +192,8 @@ def score(predictions: Mapping[Pass, Predictions], reference: Mapping[Pass, Pred
             evaluations.append(Evaluation(
                 property="calibration", dataset=found.dataset, condition=key.condition, preset=key.preset,
                 predictions=(key.file,), scores=tuple(
-                    _absent(one.name, one.unit, one.better, len(found.ids), one.method, NO_DISTRIBUTION)
+                    _score(one.name, one.unit, one.better, len(found.ids), f"{one.method}; {_BOOTSTRAP}",
+                           (math.nan,) * 3, NO_DISTRIBUTION)
                     for one in ESTIMATORS)))
             continue
         scores, changes = _family(found.outcomes, other.outcomes if other else None)
@@ -228,18 +231,17 @@ def _family(outcomes: metrics.Outcomes, reference: metrics.Outcomes | None,
     intervals = _bootstrap(statistics, n)
     scores = [_score(one.name, one.unit, one.better, n, f"{one.method}; {_BOOTSTRAP}", next(intervals), one.undefined,
                      one.bounds) for one in usable]
-    scores += [_absent(one.name, one.unit, one.better, n, one.method,
-                       f"{n} images are too few: at least {one.at_least} are needed")
-               for one in ESTIMATORS if n < one.at_least]
+    scores += [_score(one.name, one.unit, one.better, n, f"{one.method}; {_BOOTSTRAP}", (math.nan,) * 3,
+                      _too_few(n, one.at_least)) for one in ESTIMATORS if n < one.at_least]
     null, null_high = metrics.null_ece(mine.confidence)
     scores += [
         Score(name="ece15_ew_null", value=null, high=null_high, confidence=0.975, unit="fraction", better=None, n=n,
               method="15-bin error that a perfectly calibrated model with these confidences shows on as many images: "
                      "mean and 97.5 % point of 200 draws",
-              reason="one-sided: only the upper end matters"),
-        Score(name="certain_images", value=float(outcomes.certain), unit="1", better=None, n=n,
-              method="images with a confidence of exactly 1.0: saturated outputs show here",
-              reason="a count, not an estimate"),
+              reason="one-sided: only the upper end matters", reason_code="one-sided", kind="estimate",
+              method_id="simulated-null"),
+        counted("certain_images", float(outcomes.certain), n,
+                "images with a confidence of exactly 1.0: saturated outputs show here"),
     ]
     changes = [_change(one.name, one.unit, one.better, n, next(intervals), one.undefined) for one in compared]
     return tuple(scores), tuple(changes)
@@ -250,26 +252,28 @@ def _distinct(found: Predictions) -> Score:
     method = (f"different values among all outputs, counted up to {metrics.MOST_DISTINCT:,}: a tensor of 8 bits has at "
               "most 256")
     if found.compact:
-        return _absent(name, "1", None, n, method, COMPACT)
-    return Score(name=name, value=float(metrics.distinct_values(found.logits)), unit="1", better=None, n=n,
-                 method=method, reason="a count, not an estimate")
+        return absent(name, "1", None, n, method, COMPACT, kind="exact", method_id="count")
+    return counted(name, float(metrics.distinct_values(found.logits)), n, method)
 
 
 def _classwise(found: Predictions) -> tuple[Score, ...]:
     n = len(found.outcomes)
-    reason = "no interval: every resample would need all probabilities of all images again"
     whole = "calibration error of every class's probability in 15 equal-width bins (low, high], mean over classes"
     likely = ("the same over the probabilities above 0.001 alone, per such probability: with many classes nearly all "
               "others are next to 0, and the error with them")
-    if found.compact:
-        return tuple(_absent(name, "fraction", "lower", n, method, COMPACT)
-                     for name, method in (("cwece", whole), ("cwece_thresholded", likely)))
-    errors = calibration_errors.classwise(found.logits, found.targets, kind=found.kind)
-    return (Score(name="cwece", value=errors.every, unit="fraction", better="lower", n=n, method=whole, reason=reason),
-            _absent("cwece_thresholded", "fraction", "lower", n, likely, "no probability is above 0.001")
-            if math.isnan(errors.likely) else
-            Score(name="cwece_thresholded", value=errors.likely, unit="fraction", better="lower", n=n, method=likely,
-                  reason=reason))
+    errors = None if found.compact else calibration_errors.classwise(
+        found.logits, found.targets, kind=found.kind)
+    unlikely = Reason("undefined", "no probability is above 0.001")
+
+    def classwise(name: str, value: float | None, method: str) -> Score:
+        if value is None or math.isnan(value):
+            return absent(name, "fraction", "lower", n, method, COMPACT if value is None else unlikely,
+                          kind="estimate", method_id="plug-in")
+        return Score(name=name, value=value, unit="fraction", better="lower", n=n, method=method, kind="estimate",
+                     method_id="plug-in", reason=_TOO_DEAR.words, reason_code=_TOO_DEAR.code)
+
+    return (classwise("cwece", errors and errors.every, whole),
+            classwise("cwece_thresholded", errors and errors.likely, likely))
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,13 +295,14 @@ class _Scaled:
 def _scaling(found: Predictions, other: Predictions | None) -> tuple[tuple[Score, ...], tuple[Score, ...]]:
     """Return temperature, errors after scaling by it, and what the reference's own temperature would do here."""
     n = len(found.outcomes)
-    few = "" if n >= MIN_IMAGES_TEMPERATURE else f"{n} images are too few: at least {MIN_IMAGES_TEMPERATURE} are needed"
-    unfit = few or (COMPACT if found.compact else "")
-    unfit_both = unfit or (COMPACT if other and other.compact else "")
+    few = None if n >= MIN_IMAGES_TEMPERATURE else _too_few(n, MIN_IMAGES_TEMPERATURE)
+    unfit = few or (COMPACT if found.compact else None)
+    unfit_both = unfit or (COMPACT if other and other.compact else None)
     own = None if unfit else found.temperatures
     its = other.temperatures if other and not unfit_both else None
     why = unfit or (_NO_TEMPERATURE if np.isfinite(found.outcomes.nll).all() else _EXCLUDED)
-    both = unfit_both or f"{'this variant' if its else 'the reference'}: {_NO_TEMPERATURE}"
+    both = unfit_both or _NO_TEMPERATURE._replace(
+        words=f"{'this variant' if its else 'the reference'}: {_NO_TEMPERATURE.words}")
     mine, borrowed = _scaled(found, own), _scaled(found, its)
     theirs = _scaled(other, its) if other else None
 
@@ -349,25 +354,18 @@ def _bootstrap(statistics: Callable[[stats.IntArray], stats.FloatArray], n: int)
 
 
 def _score(name: str, unit: str, better: Better | None, n: int, method: str, numbers: Sequence[float],
-           undefined: str, bounds: tuple[float, float] = (-math.inf, math.inf)) -> Score:
-    value, low, high = numbers
-    if math.isnan(value):
-        return _absent(name, unit, better, n, method, undefined)
-    if math.isnan(low):
-        return Score(name=name, value=value, unit=unit, better=better, n=n, method=method, reason=_SOME_RESAMPLES)
-    if is_constant(low, high):
-        return Score(name=name, value=value, unit=unit, better=better, n=n, method=method, reason=CONSTANT)
-    return Score(name=name, value=value, low=max(bounds[0], low), high=min(bounds[1], high), unit=unit, better=better,
-                 n=n, method=method)
+           undefined: Reason, bounds: tuple[float, float] = (-math.inf, math.inf)) -> Score:
+    return resampled(name, numbers, unit, better, n, method, undefined=undefined, in_some=_SOME_RESAMPLES,
+                     bounds=bounds, method_id=SHIFTED_BOOTSTRAP)
 
 
-def _change(name: str, unit: str, better: Better | None, n: int, numbers: Sequence[float], undefined: str) -> Score:
+def _change(name: str, unit: str, better: Better | None, n: int, numbers: Sequence[float], undefined: Reason) -> Score:
     return _score(f"{name}_change", unit, better, n,
                   f"difference from the reference on the same images; paired {_BOOTSTRAP}", numbers, undefined)
 
 
-def _absent(name: str, unit: str, better: Better | None, n: int, method: str, reason: str) -> Score:
-    return Score(name=name, value=None, unit=unit, better=better, n=n, method=method, reason=reason)
+def _too_few(n: int, at_least: int) -> Reason:
+    return Reason("too-few", f"{n} images are too few: at least {at_least} are needed")
 
 
 def _reliability(outcomes: metrics.Outcomes) -> tuple[ReliabilityBin, ...]:

@@ -12,16 +12,21 @@ import numpy.typing as npt
 
 from edgebench import metrics, stats
 from edgebench.metrics import BoolArray
-from edgebench.outputs import LOGIT_SCALE_LOST, NO_DISTRIBUTION
 from edgebench.properties import Predictions
+from edgebench.properties.scores import (
+    COMPACT,
+    LOGIT_SCALE_LOST,
+    NO_DISTRIBUTION,
+    Reason,
+    absent,
+    counted,
+    resampled,
+    share,
+)
 from edgebench.record import Better, Score
 from edgebench.stats import FloatArray
 
 DECILES = 10
-COMPACT = "the predictions were stored in compact form"
-"""Why a score that needs logits is absent."""
-CONSTANT = "every resample gives the same: resampling cannot bound it"
-"""Why a score has no interval where nothing varies between images: a width of 0 would claim certainty."""
 _BOOTSTRAP = "percentile bootstrap over images, 1,000 resamples"
 _MARGIN = "largest less second largest probability"
 
@@ -54,10 +59,10 @@ def fidelity(found: Predictions, other: Predictions) -> tuple[Score, ...]:
         metrics.divergences(other.logits, found.logits)
     of_logits = gaps if no_logits == COMPACT else None
     overlap = (theirs.top5[:, :, None] == mine.top5[:, None, :]).any(axis=2).mean(axis=1)
-    means: tuple[tuple[str, str, Better, FloatArray | None, str, str], ...] = (
+    all_five = Reason("undefined", f"with {mine.classes} classes the five largest logits are always the same")
+    means: tuple[tuple[str, str, Better, FloatArray | None, str, Reason], ...] = (
         ("top5_overlap", "fraction", "higher", overlap if mine.classes > metrics.TOP else None,
-         "mean share of the reference's five largest logits that are among this variant's five largest",
-         f"with {mine.classes} classes the five largest logits are always the same"),
+         "mean share of the reference's five largest logits that are among this variant's five largest", all_five),
         ("kl_divergence", "nat", "lower", gaps and gaps.kl,
          "mean divergence of this variant's softmax from the reference's", no_shares),
         ("js_divergence", "nat", "lower", gaps and gaps.js,
@@ -71,25 +76,21 @@ def fidelity(found: Predictions, other: Predictions) -> tuple[Score, ...]:
     means = tuple((name, unit, better, None, method, _infinite(values)) if values is not None
                   and not np.isfinite(values).all() else (name, unit, better, values, method, reason)
                   for name, unit, better, values, method, reason in means)
-    largest = None if of_logits is None else float(of_logits.logit_max.max())
     table = np.stack([np.zeros(n), *(values for _, _, _, values, _, _ in means if values is not None)], axis=1)[:, 1:]
     low, high = stats.bootstrap(lambda chosen: np.bincount(chosen, minlength=n) @ table / n, n)
     ends = iter(zip(low.tolist(), high.tolist(), strict=True))
     return (
-        proportion("disagreement", int(differs.sum()), n, "lower",
-                   "share of images with another top class than the reference's; Wilson interval"),
-        *(_mean(name, unit, better, values, n, method, next(ends) if values is not None else None, reason)
+        share("disagreement", int(differs.sum()), n, "lower",
+              "share of images with another top class than the reference's"),
+        *(resampled(name, (math.nan,) * 3 if values is None else (float(values.mean()), *next(ends)), unit, better, n,
+                    f"{method}; {_BOOTSTRAP}", undefined=reason)
           for name, unit, better, values, method, reason in means),
-        Score(name="logit_difference_max", value=None if largest == math.inf else largest, unit="1",
-              better="lower", n=n, method="largest absolute difference of a logit, over images and classes",
-              reason="a maximum, not an estimate" if largest is not None and largest < math.inf else
-              no_logits if of_logits is None else _infinite(of_logits.logit_max)),
-        *_by_margin(differs, theirs.margin))
+        _largest(n, of_logits, no_logits), *_by_margin(differs, theirs.margin))
 
 
-def _infinite(values: FloatArray) -> str:
-    return (f"infinite for {np.count_nonzero(np.isinf(values)):,} of {len(values):,} images: a class is excluded "
-            "(-inf) on one side alone")
+def _infinite(values: FloatArray) -> Reason:
+    return Reason("not-finite", f"infinite for {np.count_nonzero(np.isinf(values)):,} of {len(values):,} images: a class "
+                  "is excluded (-inf) on one side alone")
 
 
 def flips(correct_reference: BoolArray, correct: BoolArray) -> tuple[Score, Score]:
@@ -104,44 +105,29 @@ def flips(correct_reference: BoolArray, correct: BoolArray) -> tuple[Score, Scor
     """
     negative, positive = metrics.flips(correct_reference, correct)
     return (
-        proportion("negative_flips", negative, correct.size, "lower",
-                   "share of images that the reference gets right and this variant wrong; Wilson interval"),
-        proportion("positive_flips", positive, correct.size, "higher",
-                   "share of images that the reference gets wrong and this variant right; Wilson interval"))
+        share("negative_flips", negative, correct.size, "lower",
+              "share of images that the reference gets right and this variant wrong"),
+        share("positive_flips", positive, correct.size, "higher",
+              "share of images that the reference gets wrong and this variant right"))
 
 
-def is_constant(low: float, high: float) -> bool:
-    """Return whether the ends of a bootstrap interval are equal up to rounding."""
-    return high - low < 1e-12
-
-
-def proportion(name: str, count: int, n: int, better: Better | None, method: str) -> Score:
-    """Return a share of images, each of which counts by itself, with its Wilson interval."""
-    low, high = stats.wilson(count, n)
-    return Score(name=name, value=count / n, low=low, high=high, unit="fraction", better=better, n=n, method=method,
-                 count=count)
+def _largest(n: int, gaps: metrics.Divergences | None, no_logits: Reason) -> Score:
+    name, method = "logit_difference_max", "largest absolute difference of a logit, over images and classes"
+    largest = math.nan if gaps is None else float(gaps.logit_max.max())
+    if gaps is None or not math.isfinite(largest):
+        why = no_logits if gaps is None else _infinite(gaps.logit_max)
+        return absent(name, "1", "lower", n, method, why, kind="exact", method_id="max")
+    return counted(name, largest, n, method, better="lower", method_id="max",
+                   reason=Reason("not-estimated", "a maximum, not an estimate"))
 
 
 def _by_margin(differs: BoolArray, margin: FloatArray) -> tuple[Score, ...]:
     scores = []
+    few = Reason("too-few", f"{differs.size} images are too few: at least {DECILES} are needed")
     tenths: list[npt.NDArray[np.intp]] = np.array_split(np.argsort(margin, kind="stable"), DECILES)
     for place, images in enumerate(tenths, start=1):
         name = f"disagreement@margin_decile_{place}"
         method = (f"share of images with another top class than the reference's, among tenth {place} of {DECILES} of "
-                  f"the images in order of the reference's margin ({_MARGIN}; ties in image order); Wilson interval")
-        scores.append(proportion(name, int(differs[images].sum()), images.size, "lower", method) if images.size else
-                      Score(name=name, value=None, unit="fraction", better="lower", n=0, method=method,
-                            reason=f"{differs.size} images are too few: at least {DECILES} are needed"))
+                  f"the images in order of the reference's margin ({_MARGIN}; ties in image order)")
+        scores.append(share(name, int(differs[images].sum()), images.size, "lower", method, without=few))
     return tuple(scores)
-
-
-def _mean(name: str, unit: str, better: Better, values: FloatArray | None, n: int, method: str,
-          ends: tuple[float, float] | None, reason: str) -> Score:
-    method = f"{method}; {_BOOTSTRAP}"
-    if values is None or ends is None:
-        return Score(name=name, value=None, unit=unit, better=better, n=n, method=method, reason=reason)
-    if is_constant(*ends):
-        return Score(name=name, value=float(values.mean()), unit=unit, better=better, n=n, method=method,
-                     reason=CONSTANT)
-    return Score(name=name, value=float(values.mean()), low=ends[0], high=ends[1], unit=unit, better=better, n=n,
-                 method=method)

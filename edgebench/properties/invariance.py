@@ -15,9 +15,22 @@ import numpy as np
 import numpy.typing as npt
 
 from edgebench import metrics, stats
-from edgebench.outputs import NO_DISTRIBUTION
 from edgebench.properties import CLEAN, Pass, Predictions, is_plain, paired, rows_of, shared_ids
-from edgebench.properties.fidelity import COMPACT, proportion
+from edgebench.properties.scores import (
+    COMPACT,
+    NEVER,
+    NO_COMMON_IMAGE,
+    NO_DISTRIBUTION,
+    SHIFTED_BOOTSTRAP,
+    Facts,
+    Reason,
+    absent,
+    adjusted,
+    p_value,
+    resampled,
+    share,
+    share_change,
+)
 from edgebench.record import Better, Evaluation, Score
 from edgebench.stats import FloatArray, IntArray
 from edgebench.transforms import FAMILIES, Family, levels, parameter
@@ -26,11 +39,15 @@ SUMMARY = "Accuracy and consistency of the answers under zoom, shift and other i
 NEEDS = "labelled images: --data ROOT with ROOT/<class>/<image>"
 
 _BOOTSTRAP = "bootstrap over images, each with all its levels, 1,000 resamples, shifted by its bias"
-_NO_BASE = "the untransformed images were not measured"
-_ALL_WRONG = "no untransformed image is answered right: there is nothing to retain"
-_ONE_POINT = "a single point has no area under it"
-_CONSTANT = "every resample gives the same: resampling cannot bound it"
-_SOME_RESAMPLES = "in some resamples no untransformed image is answered right"
+_NO_BASE = Reason("incomplete", "the untransformed images were not measured")
+_NO_BASE_OF_BOTH = Reason("incomplete", f"{_NO_BASE.words}, here or there")
+_ALL_WRONG = Reason("undefined", "no untransformed image is answered right: there is nothing to retain")
+_ALL_WRONG_OF_EITHER = Reason("undefined", f"{_ALL_WRONG.words}, here or there")
+_ONE_POINT = Reason("undefined", "a single point has no area under it")
+_SOME_RESAMPLES = Reason("some-resamples", "in some resamples no untransformed image is answered right")
+_SAME = "share of images with the same largest logit as untransformed"
+_MEAN = "mean over the transformed levels"
+_RETAINED = "accuracy over the accuracy of the untransformed images"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +66,11 @@ class _Sweep:
     def keys(self) -> tuple[Pass, ...]:
         """All passes, the untransformed one first."""
         return (*((self.base_key,) if self.base_key else ()), *self.levels.values())
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What the scores over levels are of."""
+        return {"untransformed": self.base, "levels": ", ".join(self.levels)}
 
     @property
     def placed(self) -> tuple[str, ...]:
@@ -154,9 +176,9 @@ def _evaluate(sweep: _Sweep, predictions: Mapping[Pass, Predictions], reference:
     ids: npt.NDArray[np.str_] = np.unique(reduce(shared_ids, [predictions[key].ids for key in sweep.keys]))
     changes: tuple[Score, ...] = ()
     if ids.size == 0:
-        scores: tuple[Score, ...] = (Score(
-            name="consistency_mean", value=None, unit="fraction", better="higher", n=0,
-            method="mean consistency over all levels", reason="the passes have no image in common"),)
+        scores: tuple[Score, ...] = (absent(
+            "consistency_mean", "fraction", "higher", 0, f"{_SAME}, {_MEAN}; {_BOOTSTRAP}", NO_COMMON_IMAGE,
+            kind="resampled", method_id=SHIFTED_BOOTSTRAP),)
     else:
         taken = _take({key: predictions[key] for key in sweep.keys}, ids)
         scores = _scores(sweep, taken)
@@ -196,7 +218,7 @@ def _scores(sweep: _Sweep, taken: Mapping[Pass, _Taken]) -> tuple[Score, ...]:
     n = answers.correct.shape[1]
     base = taken[sweep.base_key] if sweep.base_key else None
     shown = [*([sweep.base] if base else []), *names]
-    absent = NO_DISTRIBUTION if any(taken[key].found.kind == "sigmoid_scores" for key in sweep.keys) else ""
+    no_shares = NO_DISTRIBUTION if any(taken[key].found.kind == "sigmoid_scores" for key in sweep.keys) else None
     certainty = np.stack([np.exp(-taken[key].outcomes.nll) for key in sweep.keys])
     divergence = _divergences(base, [taken[key] for key in sweep.levels.values()])
     weights, splits = _weights(sweep), np.cumsum([1 + len(names), len(names)])
@@ -211,30 +233,36 @@ def _scores(sweep: _Sweep, taken: Mapping[Pass, _Taken]) -> tuple[Score, ...]:
     right = answers.correct if base else answers.correct[1:]
     no_retention = _ALL_WRONG if base else _NO_BASE
     no_area = no_retention if base is None or not answers.correct[0].any() else _ONE_POINT
-    same = f"share of images with the same largest logit as at the untransformed level {sweep.base}"
-    mean = f"mean over the transformed levels {', '.join(names)}"
-    worst = names[int(answers.consistent.mean(axis=1).argmin())]
+    worst = names[int(answers.consistent.mean(axis=1).argmin())] if base else None
+    all_levels, base_level = sweep.facts, {"untransformed": sweep.base}
+
+    def over_images(name: str, unit: str, better: Better, method: str, undefined: Reason, *,
+                    bounds: tuple[float, float] = (0.0, 1.0), level: str | None = None,
+                    facts: Facts | None = None) -> Score:
+        return resampled(name, next(ends), unit, better, n, f"{method}; {_BOOTSTRAP}", undefined=undefined,
+                         in_some=_SOME_RESAMPLES, bounds=bounds, method_id=SHIFTED_BOOTSTRAP, level=level, facts=facts)
+
     return (
-        *(proportion(f"accuracy@{one}", int(row.sum()), n, "higher",
-                     "share of images whose largest logit is the target's, lowest index on ties; Wilson interval")
+        *(share(f"accuracy@{one}", int(row.sum()), n, "higher",
+                "share of images whose largest logit is the target's, lowest index on ties")
           for one, row in zip(shown, right, strict=True)),
-        *(proportion(f"consistency@{one}", int(row.sum()), n, "higher", f"{same}; Wilson interval") if base else
-          _bounded(f"consistency@{one}", "fraction", "higher", n, same, (math.nan,) * 3, _NO_BASE)
+        *(share(f"consistency@{one}", int(row.sum()), n, "higher", _SAME, facts=base_level) if base else
+          absent(f"consistency@{one}", "fraction", "higher", n, f"{_SAME}; Wilson interval", _NO_BASE, kind="share",
+                 method_id="share-wilson", facts=base_level)
           for one, row in zip(names, answers.consistent, strict=True)),
-        *(_bounded(f"p_true@{one}", "fraction", "higher", n, f"mean probability of the target; {_BOOTSTRAP}",
-                   next(ends), absent) for one in shown),
-        *(_bounded(f"js_divergence@{one}", "nat", "lower", n, "mean Jensen-Shannon divergence of the probabilities "
-                   f"from those at the untransformed level {sweep.base}, at most ln 2; {_BOOTSTRAP}", next(ends),
-                   (absent or COMPACT) if base else _NO_BASE, (0.0, math.log(2.0))) for one in names),
-        *(_bounded(f"retention@{one}", "1", "higher", n, f"{_retained(sweep)}; {_BOOTSTRAP}", next(ends), no_retention,
-                   (0.0, math.inf)) for one in names),
-        _bounded("retention_area", "1", "higher", n, f"{_curve(sweep)}; {_BOOTSTRAP}", next(ends), no_area,
-                 (0.0, math.inf)),
-        _bounded("accuracy_mean", "fraction", "higher", n, f"accuracy, {mean}; {_BOOTSTRAP}", next(ends), ""),
-        _bounded("consistency_mean", "fraction", "higher", n, f"{same}, {mean}; {_BOOTSTRAP}", next(ends), _NO_BASE),
-        _bounded("consistency_worst", "fraction", "higher", n,
-                 f"{same}, at the level where it is lowest{f', {worst} here' if base else ''}, chosen anew in every "
-                 f"resample; {_BOOTSTRAP}", next(ends), _NO_BASE))
+        *(over_images(f"p_true@{one}", "fraction", "higher", "mean probability of the target", no_shares or NEVER)
+          for one in shown),
+        *(over_images(f"js_divergence@{one}", "nat", "lower", "mean Jensen-Shannon divergence of the probabilities "
+                      "from those of the untransformed images, at most ln 2",
+                      (no_shares or COMPACT) if base else _NO_BASE, bounds=(0.0, math.log(2.0)), facts=base_level) for one in names),
+        *(over_images(f"retention@{one}", "1", "higher", _RETAINED, no_retention, bounds=(0.0, math.inf),
+                      facts=base_level) for one in names),
+        over_images("retention_area", "1", "higher", _curve(sweep), no_area, bounds=(0.0, math.inf),
+                    facts=_placed(sweep)),
+        over_images("accuracy_mean", "fraction", "higher", f"accuracy, {_MEAN}", NEVER, facts=all_levels),
+        over_images("consistency_mean", "fraction", "higher", f"{_SAME}, {_MEAN}", _NO_BASE, facts=all_levels),
+        over_images("consistency_worst", "fraction", "higher", f"{_SAME}, at the level where it is lowest, which every "
+                    "resample chooses for itself", _NO_BASE, level=worst, facts=all_levels))
 
 
 def _changes(sweep: _Sweep, mine: _Answers, theirs: _Answers) -> tuple[Score, ...]:
@@ -250,35 +278,37 @@ def _changes(sweep: _Sweep, mine: _Answers, theirs: _Answers) -> tuple[Score, ..
     ends = _resampled(np.vstack([*mine, *theirs]), statistics)
     based = sweep.base_key is not None
     shown, start = ([sweep.base, *names], 0) if based else (names, 1)
-    no_retention = f"{_ALL_WRONG}, here or there" if based else f"{_NO_BASE}, here or there"
+    no_retention = _ALL_WRONG_OF_EITHER if based else _NO_BASE_OF_BOTH
     both_right = based and mine.correct[0].any() and theirs.correct[0].any()
     flips = [_flips(after, before) for after, before in zip(mine.correct[start:], theirs.correct[start:], strict=True)]
-    p_values = [stats.mcnemar_exact(negative, positive) for positive, negative in flips]
+    p_values = [stats.mcnemar_exact(*flipped) for flipped in flips]
     against = "minus the reference's on the same images"
-    resampled = f"{against}; paired {_BOOTSTRAP}"
-    mean = f"mean over the transformed levels {', '.join(names)}"
-    same = f"share of images with the same largest logit as at the untransformed level {sweep.base}"
     test = "exact two-sided McNemar test that negative and positive flips at this level are equally likely"
+    all_levels, base_level = sweep.facts, {"untransformed": sweep.base}
+
+    def over_images(name: str, unit: str, method: str, undefined: Reason, facts: Facts,
+                    bounds: tuple[float, float] = (-math.inf, math.inf)) -> Score:
+        return resampled(name, next(ends), unit, "higher", n, f"{method}, {against}; paired {_BOOTSTRAP}",
+                         undefined=undefined, in_some=_SOME_RESAMPLES, bounds=bounds, method_id=SHIFTED_BOOTSTRAP,
+                         facts=facts)
+
     return (
-        *(_shift_of_share(f"accuracy_change@{one}", flipped, n, f"top-1 {against}")
+        *(share_change(f"accuracy_change@{one}", *flipped, n, f"top-1 {against}")
           for one, flipped in zip(shown, flips, strict=True)),
-        *(Score(name=f"mcnemar_p@{one}", value=p, unit="1", better=None, n=n, method=test)
-          for one, p in zip(shown, p_values, strict=True)),
-        *(Score(name=f"mcnemar_p_holm@{one}", value=p, unit="1", better=None, n=n,
-                method=f"{test}; adjusted by Holm's method for the levels {', '.join(shown)}")
+        *(p_value(f"mcnemar_p@{one}", p, n, test) for one, p in zip(shown, p_values, strict=True)),
+        *(adjusted(f"mcnemar_p_holm@{one}", p, n, test, len(shown), over="the levels")
           for one, p in zip(shown, stats.holm(p_values), strict=True)),
-        *(_shift_of_share(f"consistency_change@{one}", _flips(after, before), n, f"{same}, {against}") if based else
-          _bounded(f"consistency_change@{one}", "fraction", "higher", n, f"{same}, {against}", (math.nan,) * 3,
-                   f"{_NO_BASE}, here or there")
+        *(share_change(f"consistency_change@{one}", *_flips(after, before), n, f"{_SAME}, {against}", facts=base_level)
+          if based else
+          absent(f"consistency_change@{one}", "fraction", "higher", n, f"{_SAME}, {against}; Tango's score interval",
+                 _NO_BASE_OF_BOTH, kind="paired-share", method_id="share-change-tango", facts=base_level)
           for one, after, before in zip(names, mine.consistent, theirs.consistent, strict=True)),
-        *(_bounded(f"retention_change@{one}", "1", "higher", n, f"{_retained(sweep)}, {resampled}", next(ends),
-                   no_retention, (-math.inf, math.inf)) for one in names),
-        _bounded("retention_area_change", "1", "higher", n, f"{_curve(sweep)}, {resampled}", next(ends),
-                 _ONE_POINT if both_right else no_retention, (-math.inf, math.inf)),
-        _bounded("accuracy_mean_change", "fraction", "higher", n, f"accuracy, {mean}, {resampled}", next(ends), "",
-                 (-1.0, 1.0)),
-        _bounded("consistency_mean_change", "fraction", "higher", n, f"{same}, {mean}, {resampled}", next(ends),
-                 f"{_NO_BASE}, here or there", (-1.0, 1.0)))
+        *(over_images(f"retention_change@{one}", "1", _RETAINED, no_retention, base_level) for one in names),
+        over_images("retention_area_change", "1", _curve(sweep), _ONE_POINT if both_right else no_retention,
+                    _placed(sweep)),
+        over_images("accuracy_mean_change", "fraction", f"accuracy, {_MEAN}", NEVER, all_levels, (-1.0, 1.0)),
+        over_images("consistency_mean_change", "fraction", f"{_SAME}, {_MEAN}", _NO_BASE_OF_BOTH, all_levels,
+                    (-1.0, 1.0)))
 
 
 def _divergences(base: _Taken | None, levels: Sequence[_Taken]) -> FloatArray:
@@ -307,14 +337,14 @@ def _weights(sweep: _Sweep) -> FloatArray:
     return np.append(np.zeros(1 + len(sweep.levels) - len(weights)), weights)
 
 
-def _retained(sweep: _Sweep) -> str:
-    return f"accuracy over the accuracy at the untransformed level {sweep.base}"
-
-
 def _curve(sweep: _Sweep) -> str:
     directions = ", after the mean over the directions of each shift" if sweep.placed[-1][-1].isalpha() else ""
-    return (f"area under the curve of the {_retained(sweep)}, trapezoid rule over the level's number scaled to 0 to 1"
-            f"{directions}; levels {', '.join(sweep.placed)}")
+    return (f"area under the curve of the {_RETAINED}, trapezoid rule over the level's number scaled to 0 to 1"
+            f"{directions}")
+
+
+def _placed(sweep: _Sweep) -> dict[str, str]:
+    return {"untransformed": sweep.base, "levels": ", ".join(sweep.placed)}
 
 
 def _resampled(table: FloatArray, statistics: Callable[[FloatArray], FloatArray]) -> Iterator[tuple[float, ...]]:
@@ -328,25 +358,5 @@ def _resampled(table: FloatArray, statistics: Callable[[FloatArray], FloatArray]
 
 
 def _flips(after: FloatArray, before: FloatArray) -> tuple[int, int]:
-    """Return how many images came to count, and how many ceased to."""
-    return int(np.count_nonzero(after > before)), int(np.count_nonzero(after < before))
-
-
-def _shift_of_share(name: str, flips: tuple[int, int], n: int, what: str) -> Score:
-    up, down = flips
-    low, high = stats.paired_interval(up, down, n)
-    return Score(name=name, value=(up - down) / n, low=low, high=high, unit="fraction", better="higher", n=n,
-                 method=f"{what}; Tango's score interval")
-
-
-def _bounded(name: str, unit: str, better: Better, n: int, method: str, numbers: Sequence[float], undefined: str,
-             bounds: tuple[float, float] = (0.0, 1.0)) -> Score:
-    value, low, high = numbers
-    if math.isnan(value):
-        return Score(name=name, value=None, unit=unit, better=better, n=n, method=method, reason=undefined)
-    # Constant up to the rounding of the means.
-    if math.isnan(low) or high - low < 1e-12:
-        return Score(name=name, value=value, unit=unit, better=better, n=n, method=method,
-                     reason=_SOME_RESAMPLES if math.isnan(low) else _CONSTANT)
-    return Score(name=name, value=value, low=max(bounds[0], low), high=min(bounds[1], high), unit=unit, better=better,
-                 n=n, method=method)
+    """Return how many images ceased to count, and how many came to."""
+    return int(np.count_nonzero(after < before)), int(np.count_nonzero(after > before))

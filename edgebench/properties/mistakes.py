@@ -22,8 +22,18 @@ from edgebench import stats
 from edgebench.errors import InvalidInput, MissingDependency
 from edgebench.metrics import BoolArray
 from edgebench.properties import Pass, Predictions, paired
-from edgebench.properties.fidelity import CONSTANT, is_constant, proportion
-from edgebench.record import Better, Evaluation, Score
+from edgebench.properties.scores import (
+    BOOTSTRAP,
+    Facts,
+    Reason,
+    absent,
+    adjusted,
+    p_value,
+    resampled,
+    share,
+    share_change,
+)
+from edgebench.record import Evaluation, Score
 from edgebench.stats import FloatArray, IntArray
 
 SUMMARY = "ImageNet-X error ratios: which factors of variation cause mistakes (needs the package imagenet-x)"
@@ -52,6 +62,12 @@ _FILE = re.compile(r"ILSVRC2012_val_(\d{8})\.\w+$")
 _WHICH = {"top": "marked with it as the factor that stands out most", "multi": "marked with it, among other factors"}
 _LABELS = {"original": "original labels", "real": "ReaL labels, images without any left out"}
 _BOOTSTRAP = "percentile bootstrap over all annotated images, 1,000 resamples"
+_TEST = "exact two-sided McNemar test on {}; not adjusted for the number of factors"
+_OF_MANY = f"the factors with at least {MANY} images"
+_NOT_SHOWN = Reason("no-images", "no image shows this factor")
+_NO_ERROR = Reason("undefined", "there is no error on any image to divide by")
+_NOT_ALL = Reason("undefined", "some factors have no error ratio")
+_IN_SOME = Reason("some-resamples", "too few images for an interval: some resamples have none with the factor")
 _HINT = "take the files as they are in the package imagenet-x"
 
 
@@ -227,12 +243,15 @@ def _evaluate(found: Predictions, other: Predictions | None) -> tuple[tuple[Scor
     annotations = load_annotations(annotation_folder(found.dataset.source))
     classes = found.outcomes.classes
     if classes != CLASSES:
-        return _nothing(f"the annotations are of ImageNet's {CLASSES:,} classes, the model has {classes}"), ()
+        return _nothing(Reason(
+            "other-classes", f"the annotations are of ImageNet's {CLASSES:,} classes, the model has {classes}")), ()
     images, rows = _match(found.ids.tolist(), annotations)
     if not rows.size:
-        return _nothing("none of the images is annotated: expected names like ILSVRC2012_val_00000293.JPEG"), ()
+        return _nothing(Reason(
+            "no-data", "none of the images is annotated: expected names like ILSVRC2012_val_00000293.JPEG")), ()
     if (found.targets[images] != annotations.label[rows]).any():
-        return _nothing("the model's classes are not in the order of ILSVRC-2012, which the annotations use"), ()
+        return _nothing(Reason(
+            "other-classes", "the model's classes are not in the order of ILSVRC-2012, which the annotations use")), ()
     predicted = found.outcomes.predicted[images]
     groups = [_marks(predicted, annotations, rows, which, labels) for which, labels, _ in GROUPS]
     if other is None:
@@ -251,29 +270,29 @@ def _scores(groups: Sequence[_Marks]) -> tuple[Score, ...]:
     for (which, labels, infix), group, summary, many in zip(GROUPS, groups, summaries, chosen, strict=True):
         errors = (group.wrong & group.valid)[:, None] & group.factors
         if which == "top":
-            scores.append(_accuracy(
-                f"annotated_accuracy{'_real' if labels == 'real' else ''}", summary.accuracy, summary.n,
+            scores.append(share(
+                f"annotated_accuracy{'_real' if labels == 'real' else ''}",
+                int((~group.wrong & group.valid).sum()), summary.n, "higher",
                 f"top-1 accuracy on the annotated images without prototypes, {_LABELS[labels]}"))
         tail = f"images {_WHICH[which]}; {_LABELS[labels]}"
         for k, name in enumerate(FACTORS):
             n, wrong = summary.factor_n[name], int(errors[:, k].sum())
-            scores.append(_accuracy(f"factor_accuracy_{infix}{name}", summary.factor_accuracy[name], n,
-                                    f"top-1 accuracy on the {tail}"))
+            scores.append(share(f"factor_accuracy_{infix}{name}", n - wrong, n, "higher",
+                                f"top-1 accuracy on the {tail}"))
             scores.append(_bounded(
-                f"error_ratio_{infix}{name}", summary.ratio[name], next(bounds), "lower", n,
+                f"error_ratio_{infix}{name}", summary.ratio[name], next(bounds), n,
                 f"error on the {tail}, over the error on all annotated images; {_BOOTSTRAP}",
-                "no image shows this factor" if n == 0 else "there is no error on any image to divide by",
-                "" if 0 < wrong < n else f"{'none' if wrong == 0 else 'all'} of these images are errors: resampling "
-                                         "cannot bound the ratio"))
+                _NOT_SHOWN if n == 0 else _NO_ERROR,
+                None if 0 < wrong < n else Reason("no-spread", f"{'none' if wrong == 0 else 'all'} of these images are "
+                                                  "errors: resampling cannot bound the ratio")))
         mean = f"unweighted mean of the error ratios of {{}}; images {_WHICH[which]}; {_LABELS[labels]}; {_BOOTSTRAP}"
         scores.append(_bounded(
-            f"error_ratio_{infix}mean", summary.mean_ratio(), next(bounds), "lower", summary.n,
-            mean.format("all 16 factors"), "some factors have no error ratio"))
+            f"error_ratio_{infix}mean", summary.mean_ratio(), next(bounds), summary.n, mean.format("all 16 factors"),
+            _NOT_ALL))
         scores.append(_bounded(
-            f"error_ratio_{infix}mean_n{MANY}", summary.mean_ratio(MANY), next(bounds), "lower", summary.n,
-            mean.format(f"the {len(many)} factors with at least {MANY} images ({', '.join(FACTORS[k] for k in many)})"
-                        if len(many) else f"factors with at least {MANY} images"),
-            f"no factor has {MANY} images" if not len(many) else "there is no error on any image to divide by"))
+            f"error_ratio_{infix}mean_n{MANY}", summary.mean_ratio(MANY), next(bounds), summary.n,
+            mean.format(_OF_MANY),
+            _NO_ERROR if len(many) else Reason("too-few", f"no factor has {MANY} images"), facts=_those(many)))
     return tuple(scores)
 
 
@@ -291,29 +310,31 @@ def _changes(mine: Sequence[_Marks], theirs: Sequence[_Marks]) -> tuple[Score, .
     overall = f"top-1 on the annotated images without prototypes, {_LABELS['original']}"
     lost, won = _flips(mine[0], theirs[0], mine[0].valid)
     scores = [_error_change("annotated_error_change", lost, won, after[0].n, f"error {overall}"),
-              _mcnemar("annotated_mcnemar_p", lost, won, after[0].n, "the annotated images")]
+              p_value("annotated_mcnemar_p", _exact(lost, won, after[0].n), after[0].n,
+                      _TEST.format("the annotated images"))]
     for k, (which, labels, infix) in enumerate(PAIRED):
         tail = f"images {_WHICH[which]}; {_LABELS[labels]}"
         paired_how = f"minus the reference's on the same images; paired {_BOOTSTRAP}"
         flips = {name: _flips(mine[k], theirs[k], mine[k].factors[:, column]) for column, name in enumerate(FACTORS)}
         tested = [name for name in FACTORS if after[k].factor_n[name]]
-        adjusted = dict(zip(tested, stats.holm([stats.mcnemar_exact(*flips[name]) for name in tested]), strict=True))
+        holm = dict(zip(tested, stats.holm([stats.mcnemar_exact(*flips[name]) for name in tested]), strict=True))
         for name, (lost, won) in flips.items():
             n = after[k].factor_n[name]
             scores += [
                 _error_change(f"factor_error_change_{infix}{name}", lost, won, n, f"error on the {tail}"),
-                _mcnemar(f"factor_mcnemar_p_{infix}{name}", lost, won, n, f"the {tail}"),
-                _test(f"factor_mcnemar_p_holm_{infix}{name}", adjusted.get(name), n,
-                      f"exact two-sided McNemar test on the {tail}; adjusted by Holm for {len(tested)} factors"),
+                p_value(f"factor_mcnemar_p_{infix}{name}", _exact(lost, won, n), n, _TEST.format(f"the {tail}")),
+                adjusted(f"factor_mcnemar_p_holm_{infix}{name}", holm.get(name), n,
+                         f"exact two-sided McNemar test on the {tail}", len(tested), over="the factors"),
                 _bounded(f"error_ratio_change_{infix}{name}", _minus(after[k].ratio[name], before[k].ratio[name]),
-                         next(bounds), "lower", n, f"error ratio of the {tail}, {paired_how}",
-                         "no image shows this factor" if n == 0 else "one of the two has no error to divide by")]
-        for name, least in (("mean", 0), (f"mean_n{MANY}", MANY)):
+                         next(bounds), n, f"error ratio of the {tail}, {paired_how}",
+                         _NOT_SHOWN if n == 0 else Reason("undefined", "one of the two has no error to divide by"))]
+        for name, least, which_factors in (("mean", 0, "the 16 factors"), (f"mean_n{MANY}", MANY, _OF_MANY)):
             scores.append(_bounded(
                 f"error_ratio_change_{infix}{name}",
-                _minus(after[k].mean_ratio(least), before[k].mean_ratio(least)), next(bounds), "lower", after[k].n,
-                f"mean error ratio of the {f'factors with at least {least} images' if least else '16 factors'}, "
-                f"{paired_how}; {tail}", "some factors have no error ratio, here or there"))
+                _minus(after[k].mean_ratio(least), before[k].mean_ratio(least)), next(bounds), after[k].n,
+                f"mean error ratio of {which_factors}, {paired_how}; {tail}",
+                _NOT_ALL._replace(words=f"{_NOT_ALL.words}, here or there"),
+                facts=_those(chosen[k]) if least else None))
     return tuple(scores)
 
 
@@ -397,52 +418,27 @@ def _bootstrap(groups: Sequence[_Marks], statistic: Callable[[FloatArray], Float
     return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
-def _accuracy(name: str, value: float | None, n: int, method: str) -> Score:
-    method = f"{method}; Wilson interval"
-    if value is None:
-        return _absent(name, "fraction", "higher", n, method, "no image is left")
-    return proportion(name, round(value * n), n, "higher", method)
-
-
-def _bounded(name: str, value: float | None, bounds: tuple[float, float], better: Better, n: int, method: str,
-             no_value: str, no_interval: str = "") -> Score:
-    if value is None:
-        return _absent(name, "1", better, n, method, no_value)
-    if no_interval or not all(map(math.isfinite, bounds)):
-        return Score(name=name, value=value, unit="1", better=better, n=n, method=method,
-                     reason=no_interval or "too few images for an interval: some resamples have none with the factor")
-    if is_constant(*bounds):
-        return Score(name=name, value=value, unit="1", better=better, n=n, method=method, reason=CONSTANT)
-    return Score(name=name, value=value, low=bounds[0], high=bounds[1], unit="1", better=better, n=n, method=method)
+def _bounded(name: str, value: float | None, bounds: tuple[float, float], n: int, method: str, no_value: Reason,
+             no_interval: Reason | None = None, *, facts: Facts | None = None) -> Score:
+    return resampled(name, (math.nan if value is None else value, *bounds), "1", "lower", n, method,
+                     undefined=no_value, unbounded=no_interval, in_some=_IN_SOME, facts=facts)
 
 
 def _error_change(name: str, lost: int, won: int, n: int, what: str) -> Score:
-    method = f"{what}, minus the reference's on the same images; Tango's score interval"
-    if n == 0:
-        return _absent(name, "fraction", "lower", n, method, "no image is left")
-    low, high = stats.paired_interval(lost, won, n)
-    return Score(name=name, value=(lost - won) / n, low=low, high=high, unit="fraction", better="lower", n=n,
-                 method=method)
+    return share_change(name, won, lost, n, f"{what}, minus the reference's on the same images", "lower")
 
 
-def _mcnemar(name: str, lost: int, won: int, n: int, where: str) -> Score:
-    return _test(name, stats.mcnemar_exact(lost, won) if n else None, n,
-                 f"exact two-sided McNemar test on {where}; not adjusted for the number of factors")
+def _exact(lost: int, won: int, n: int) -> float | None:
+    return stats.mcnemar_exact(lost, won) if n else None
 
 
-def _test(name: str, p_value: float | None, n: int, method: str) -> Score:
-    if p_value is None:
-        return _absent(name, "1", None, n, method, "no image is left")
-    return Score(name=name, value=p_value, unit="1", better=None, n=n, method=method)
+def _those(many: IntArray) -> dict[str, str]:
+    return {"factors": ", ".join(FACTORS[k] for k in many)}
 
 
-def _absent(name: str, unit: str, better: Better | None, n: int, method: str, reason: str) -> Score:
-    return Score(name=name, value=None, unit=unit, better=better, n=n, method=method, reason=reason)
-
-
-def _nothing(reason: str) -> tuple[Score, ...]:
-    return (_absent("error_ratio_mean", "1", "lower", 0, "unweighted mean of the error ratios of all 16 factors",
-                    reason),)
+def _nothing(reason: Reason) -> tuple[Score, ...]:
+    return (absent("error_ratio_mean", "1", "lower", 0, "unweighted mean of the error ratios of all 16 factors", reason,
+                   kind="resampled", method_id=BOOTSTRAP),)
 
 
 def _minus(first: float | None, second: float | None) -> float | None:

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from edgebench.metrics import Outcomes
-from edgebench.outputs import LOGIT_SCALE_LOST, NO_DISTRIBUTION
 from edgebench.properties import CLEAN, Pass, Predictions, is_plain, paired
-from edgebench.record import Better, Evaluation, Score
+from edgebench.properties.scores import LOGIT_SCALE_LOST, NO_DISTRIBUTION, absent, resampled
+from edgebench.record import Better, Evaluation
 from edgebench.stats import FloatArray, IntArray
 
 PREFIX = "ood/"
@@ -34,6 +34,7 @@ _OF_LOGITS = ("_max_logit", "_energy")
 """Ends of the names of scores that probabilities cannot give."""
 _RESAMPLES, _TAIL = 1000, 0.025
 _BOOTSTRAP = "percentile bootstrap over the images of both sets, each resampled by itself, 1,000 resamples"
+_METHOD_ID = "bootstrap-two-samples"
 
 
 class Detection(NamedTuple):
@@ -135,25 +136,28 @@ def _evaluate(inside: Pass, outside: Pass, predictions: Mapping[Pass, Prediction
     before = [other for key in keys if (other := paired(predictions[key], reference, key))]
     kinds = {one.kind for one in (*(predictions[key] for key in keys), *before)}
     both = len(before) == len(keys)
-    values, low, high = _resampled([*levels, *(_all_levels(*before) if both else ())], *sizes)
+    values, low, high = (column.tolist() for column in _resampled(
+        [*levels, *(_all_levels(*before) if both else ())], *sizes))
     count = len(CERTAINTIES) * len(_METRICS)
-    counts = f"{sizes[0]:,} images in distribution ({inside.dataset}), {sizes[1]:,} out of it"
+    counts = {"in_distribution": sizes[0], "out_of_distribution": sizes[1]}
     scores, changes = [], []
     for place, (name, better, method) in enumerate(
-            (f"{metric}_{number}", better, f"{method}; {what}; {counts}") for number, what in CERTAINTIES.items()
+            (f"{metric}_{number}", better, f"{method}; {what}") for number, what in CERTAINTIES.items()
             for metric, (better, method) in _METRICS.items()):
         lost = NO_DISTRIBUTION if "sigmoid_scores" in kinds else \
-            LOGIT_SCALE_LOST if kinds != {"logits"} and name.endswith(_OF_LOGITS) else ""
-        if lost:
-            scores.append(Score(name=name, value=None, unit="fraction", better=better, n=sum(sizes), method=method,
-                                reason=lost))
+            LOGIT_SCALE_LOST if kinds != {"logits"} and name.endswith(_OF_LOGITS) else None
+        if lost is not None:
+            scores.append(absent(name, "fraction", better, sum(sizes), f"{method}; {_BOOTSTRAP}", lost,
+                                 kind="resampled", method_id=_METHOD_ID, facts=counts))
             continue
-        scores.append(_score(name, values[place], low[place], high[place], better, sum(sizes),
-                             f"{method}; {_BOOTSTRAP}"))
+        scores.append(resampled(name, (values[place], low[place], high[place]), "fraction", better, sum(sizes),
+                                f"{method}; {_BOOTSTRAP}", method_id=_METHOD_ID, facts=counts))
         if both:
             k = count + place
-            changes.append(_score(f"{name}_change", values[k], low[k], high[k], better, sum(sizes),
-                                  f"{method}; minus the reference's on the same images; paired {_BOOTSTRAP}"))
+            changes.append(resampled(
+                f"{name}_change", (values[k], low[k], high[k]), "fraction", better, sum(sizes),
+                f"{method}; minus the reference's on the same images; paired {_BOOTSTRAP}", method_id=_METHOD_ID,
+                facts=counts))
     return Evaluation(property="robustness", dataset=predictions[outside].dataset, condition=f"ood:{inside.dataset}",
                       preset=outside.preset, predictions=(inside.file, outside.file), scores=tuple(scores),
                       reference_scores=tuple(changes))
@@ -187,10 +191,3 @@ def _resampled(levels: list[_Levels], inside: int, outside: int) -> tuple[FloatA
     low, high = np.quantile(np.stack(resamples), [_TAIL, 1.0 - _TAIL], axis=0)
     return statistics(np.ones(inside, np.int64), np.ones(outside, np.int64)), low, high
 
-
-def _score(name: str, value: float, low: float, high: float, better: Better, n: int, method: str) -> Score:
-    if low == high:
-        return Score(name=name, value=float(value), unit="fraction", better=better, n=n, method=method,
-                     reason="every resample gives the same: resampling cannot bound it")
-    return Score(name=name, value=float(value), low=float(low), high=float(high), unit="fraction", better=better, n=n,
-                 method=method)

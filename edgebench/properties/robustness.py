@@ -35,8 +35,21 @@ from edgebench.datasets import (
 from edgebench.errors import InvalidInput
 from edgebench.metrics import BoolArray
 from edgebench.properties import CLEAN, Pass, Predictions, is_plain, ood, paired, rows_of, shared_ids
-from edgebench.properties.fidelity import COMPACT, flips, proportion
+from edgebench.properties.fidelity import flips
 from edgebench.properties.mistakes import file_number
+from edgebench.properties.scores import (
+    BOOTSTRAP,
+    COMPACT,
+    CONSTANT,
+    NO_COMMON_IMAGE,
+    Reason,
+    absent,
+    adjusted,
+    p_value,
+    resampled,
+    share,
+    share_change,
+)
 from edgebench.properties.synthetic import combined
 from edgebench.record import Better, DatasetIdentity, Evaluation, Score
 from edgebench.stats import FloatArray, IntArray
@@ -70,8 +83,16 @@ _METHODS = {
     IMAGENET_HARD: f"{_LARGEST} of any class in the image's list; the set's size depends on its revision",
     REAL: f"{_LARGEST} any of the reassessed (ReaL) labels, images without one left out"}
 _BOOTSTRAP = "percentile bootstrap over images, each with all its corruptions, 1,000 resamples"
-_NOT_CLEAN = "not all of these images were measured uncorrupted"
-_CONSTANT = "every resample gives the same: resampling cannot bound it"
+_MINUS = "minus the reference's on the same images"
+NO_REAL = Reason(
+    "no-data", "the ReaL labels are not at hand: install imagenet-x or timm, or put real.json into the data root")
+NO_REAL_IMAGE = Reason(
+    "other-classes",
+    "none of these images has a ReaL label, or the model's classes are not ImageNet's in their usual order")
+_NOT_CLEAN = Reason("incomplete", "not all of these images were measured uncorrupted")
+_NONE_RIGHT = Reason("undefined", "no uncorrupted image is right")
+_WHERE_MADE = "; corruptions made here, not the files of ImageNet-C"
+_WHERE_PUBLISHED = f"; comparable with published numbers over all {IMAGES:,} images alone"
 _AS_PUBLISHED = "take the file as it was published"
 # Of a data root, then of installed packages: all hold the same lists.
 _REAL_COPIES = ("imagenet-x/imagenet_real_labels.jsonl", "imagenet-x/real.json", "real.json")
@@ -188,7 +209,7 @@ class _Judged:
     name: str
     key: Pass
     dataset: DatasetIdentity
-    mine: _Answers | str
+    mine: _Answers | Reason
     """Or why there are none."""
     theirs: _Answers | None
     """The reference's, on the same images."""
@@ -202,72 +223,71 @@ def _judged(name: str, here: Mapping[Pass, Predictions], reference: Mapping[Pass
     key = _key(name, next(iter(here)).preset)
     found = here[key]
     other, mine = paired(found, reference, key), _answers(name, found)
-    theirs = _answers(name, other) if other and not isinstance(mine, str) else ""
+    theirs = _answers(name, other) if other and isinstance(mine, _Answers) else None
     return _Judged(name=name, key=key, dataset=found.dataset, mine=mine,
-                   theirs=None if isinstance(theirs, str) else theirs)
+                   theirs=theirs if isinstance(theirs, _Answers) else None)
 
 
-def _answers(name: str, found: Predictions) -> _Answers | str:
+def _answers(name: str, found: Predictions) -> _Answers | Reason:
     if name in _SUBSETS:
         if found.compact and not found.stored_within:
             return COMPACT
         try:
             found = found.within(_SUBSETS[name])
         except InvalidInput as error:
-            return error.message
+            return Reason("other-classes", error.message)
     outcomes = found.outcomes
     if name == REAL:
         real = real_outcome(found)
         if real is None:
-            return "the ReaL labels are not at hand: install imagenet-x or timm, or put real.json into the data root"
+            return NO_REAL
         correct, chosen = real
         if not chosen.any():
-            return "none of these images has a ReaL label that this model's classes can be held against"
+            return NO_REAL_IMAGE
         return _Answers(found.ids[chosen], outcomes.predicted[chosen], correct[chosen], None)
     if name == IMAGENET_HARD:
         if found.labels is None:
-            return "the lists of accepted classes were not stored"
+            return Reason("no-data", "the lists of accepted classes were not stored")
         return _Answers(found.ids, outcomes.predicted, (found.labels == outcomes.predicted[:, None]).any(axis=1), None)
     return _Answers(found.ids, outcomes.predicted, outcomes.correct, None if name in _SUBSETS else outcomes.in_top5)
 
 
 def _shift_evaluations(shifted: Sequence[_Judged]) -> list[Evaluation]:
     turned = {one.name: metrics.flips(one.theirs.right, one.mine.right) for one in shifted
-              if one.theirs is not None and not isinstance(one.mine, str)}
+              if one.theirs is not None and isinstance(one.mine, _Answers)}
     p_values = [stats.mcnemar_exact(*both) for both in turned.values()]
     tests = dict(zip(turned, zip(p_values, stats.holm(p_values), strict=True), strict=True))
     return [Evaluation(property="robustness", dataset=one.dataset, condition=CLEAN, preset=one.key.preset,
                        predictions=(one.key.file,), scores=_shift_scores(one),
-                       reference_scores=_shift_changes(one, tests[one.name], list(tests)) if one.name in tests else ())
+                       reference_scores=_shift_changes(one, tests[one.name], len(tests)) if one.name in tests else ())
             for one in shifted]
 
 
 def _shift_scores(one: _Judged) -> tuple[Score, ...]:
-    name, method = _accuracy_name(one), f"{_METHODS[one.name]}; Wilson interval"
-    if isinstance(one.mine, str):
-        return (_absent(name, "fraction", "higher", 0, method, one.mine),)
+    name, method = _accuracy_name(one), _METHODS[one.name]
+    if isinstance(one.mine, Reason):
+        return (share(name, 0, 0, "higher", method, without=one.mine),)
     n = len(one.mine.right)
-    top1 = proportion(name, int(one.mine.right.sum()), n, "higher", method)
+    top1 = share(name, int(one.mine.right.sum()), n, "higher", method)
     if one.mine.in_top5 is None:
         return (top1,)
-    return top1, proportion("accuracy_top5", int(one.mine.in_top5.sum()), n, "higher",
-                            "share of images with the target among the five largest logits; Wilson interval")
+    return top1, share("accuracy_top5", int(one.mine.in_top5.sum()), n, "higher",
+                       "share of images with the target among the five largest logits")
 
 
-def _shift_changes(one: _Judged, p_values: tuple[float, float], family: Sequence[str]) -> tuple[Score, ...]:
+def _shift_changes(one: _Judged, p_values: tuple[float, float], tests: int) -> tuple[Score, ...]:
     assert one.theirs is not None
-    assert not isinstance(one.mine, str)
+    assert isinstance(one.mine, _Answers)
     n = len(one.mine.right)
     negative, positive = metrics.flips(one.theirs.right, one.mine.right)
     test = "exact two-sided McNemar test that negative and positive flips are equally likely"
     return (
-        _share_change(f"{_accuracy_name(one)}_change", negative, positive, n, _METHODS[one.name]),
+        share_change(f"{_accuracy_name(one)}_change", negative, positive, n, f"{_METHODS[one.name]}, {_MINUS}"),
         *flips(one.theirs.right, one.mine.right),
-        proportion("disagreement", int((one.mine.predicted != one.theirs.predicted).sum()), n, "lower",
-                   "share of images with another top class than the reference's; Wilson interval"),
-        Score(name="mcnemar_p", value=p_values[0], unit="1", better=None, n=n, method=test),
-        Score(name="mcnemar_p_holm", value=p_values[1], unit="1", better=None, n=n,
-              method=f"{test}; adjusted by Holm's method for {', '.join(family)}"))
+        share("disagreement", int((one.mine.predicted != one.theirs.predicted).sum()), n, "lower",
+              "share of images with another top class than the reference's"),
+        p_value("mcnemar_p", p_values[0], n, test),
+        adjusted("mcnemar_p_holm", p_values[1], n, test, tests, over="the shifted sets"))
 
 
 def _accuracy_name(one: _Judged) -> str:
@@ -434,48 +454,55 @@ def _corruption_evaluation(family: _Family) -> Evaluation:
 
 
 def _corruption_scores(family: _Family) -> tuple[Score, ...]:
-    n, where = len(family.ids), _where(family)
+    n, where, facts = len(family.ids), _where(family), _subset(family)
     if n == 0:
-        return (_absent("mean_corruption_accuracy", "fraction", "higher", 0, f"top-1{where}",
-                        "the passes have no image in common"),)
+        return (_lacking(family, "mean_corruption_accuracy", NO_COMMON_IMAGE),)
     sweep = family.mine
     measures = _Measures(sweep.complete, published=family.published, clean=sweep.clean is not None)
     numbers = _resampled(measures.table(sweep), measures.values)
-    scores = [proportion(f"accuracy@{one}", int(row.sum()), n, "higher", f"{_BY_TARGET}{where}; Wilson interval")
+    scores = [share(f"accuracy@{one}", int(row.sum()), n, "higher", f"{_BY_TARGET}{where}", facts=facts)
               for one, row in zip(sweep.conditions, sweep.right, strict=True)]
-    scores += [_bounded(name, unit, better, n, f"{method}{where}; {_BOOTSTRAP}", of, "no uncorrupted image is right")
+    scores += [resampled(name, of, unit, better, n, f"{method}{where}; {_BOOTSTRAP}", undefined=_NONE_RIGHT,
+                         facts=facts)
                for (name, unit, better, method), of in zip(measures.names(), numbers, strict=True)]
-    return (*scores, *_missing(family, measures, where))
+    return (*scores, *_missing(family, measures))
 
 
-def _missing(family: _Family, measures: _Measures, where: str) -> list[Score]:
-    n, lacking = len(family.ids), [name for name in CORRUPTIONS if name not in measures.complete]
-    found = [_absent(f"accuracy@{name}", "fraction", "higher", n, f"top-1, mean over the five severities{where}",
-                     "not measured at all five severities") for name in lacking]
-    reason = f"not measured at all five severities: {', '.join(lacking)}"
+def _missing(family: _Family, measures: _Measures) -> list[Score]:
+    def incomplete(names: Sequence[str]) -> Reason:
+        return Reason("incomplete", f"not measured at all five severities: {', '.join(names)}")
+
+    lacking = [name for name in CORRUPTIONS if name not in measures.complete]
+    found = [_lacking(family, f"accuracy@{name}", Reason("incomplete", "not measured at all five severities"))
+             for name in lacking]
     if lacking:
-        found.append(_absent("mean_corruption_accuracy", "fraction", "higher", n,
-                             f"top-1, mean over the 15 corruptions{where}", reason))
+        found.append(_lacking(family, "mean_corruption_accuracy", incomplete(lacking)))
     if lacking and family.published:
-        found.append(_absent("mean_ce", "1", "lower", n, f"mCE{where}", reason))
+        found.append(_lacking(family, "mean_ce", incomplete(lacking)))
     if not measures.held_out:
         rest = [name for name in HELD_OUT if name not in measures.complete]
-        found.append(_absent("held_out_corruption_accuracy", "fraction", "higher", n,
-                             f"top-1, mean over {', '.join(HELD_OUT)}{where}",
-                             f"not measured at all five severities: {', '.join(rest)}"))
-    if not measures.clean and family.published:
-        found.append(_absent("relative_mean_ce", "1", "lower", n, f"relative mCE{where}", _NOT_CLEAN))
-    elif not measures.clean:
-        found.append(_absent("relative_corruption_accuracy", "1", "higher", n, f"corrupted over uncorrupted{where}",
-                             _NOT_CLEAN))
+        found.append(_lacking(family, "held_out_corruption_accuracy", incomplete(rest)))
+    if not measures.clean:
+        found.append(_lacking(family, "relative_mean_ce" if family.published else "relative_corruption_accuracy",
+                              _NOT_CLEAN))
     return found
 
 
+def _lacking(family: _Family, name: str, reason: Reason) -> Score:
+    """Return a score over corruptions that could not be had, with the method that it would have."""
+    every = _Measures((*CORRUPTIONS, *HELD_OUT), published=family.published, clean=True)
+    unit, better, method = next((unit, better, method) for of, unit, better, method in every.names() if of == name)
+    return absent(name, unit, better, len(family.ids), f"{method}{_where(family)}; {_BOOTSTRAP}", reason,
+                  kind="resampled", method_id=BOOTSTRAP, facts=_subset(family))
+
+
 def _corruption_changes(family: _Family, mine: _Sweep, theirs: _Sweep) -> tuple[Score, ...]:
-    n, where, scores = len(family.ids), _where(family), []
+    n, where, facts = len(family.ids), _where(family), _subset(family)
+    scores = []
     for k, one in enumerate(mine.conditions):
         negative, positive = metrics.flips(theirs.right[k], mine.right[k])
-        scores.append(_share_change(f"accuracy_change@{one}", negative, positive, n, f"{_BY_TARGET}{where}"))
+        scores.append(share_change(f"accuracy_change@{one}", negative, positive, n, f"{_BY_TARGET}{where}, {_MINUS}",
+                                   facts=facts))
     measures = _Measures(mine.complete, published=family.published,
                          clean=mine.clean is not None and theirs.clean is not None)
     if not measures.complete:
@@ -489,20 +516,21 @@ def _corruption_changes(family: _Family, mine: _Sweep, theirs: _Sweep) -> tuple[
                                means[2 * rows:] / len(SEVERITIES)])
 
     numbers = iter(_resampled(np.vstack([after, before, differs]), statistics))
-    how = f"{where}; minus the reference's on the same images; paired {_BOOTSTRAP}"
-    scores += [_bounded(_changed(name), unit, better, n, f"{method}{how}", next(numbers),
-                        "no uncorrupted image is right, here or there")
+    how = f"{where}; {_MINUS}; paired {_BOOTSTRAP}"
+    none_right = Reason("undefined", f"{_NONE_RIGHT.words}, here or there")
+    scores += [resampled(_changed(name), next(numbers), unit, better, n, f"{method}{how}", undefined=none_right,
+                         facts=facts)
                for name, unit, better, method in measures.names()]
-    scores += [_bounded(f"disagreement@{name}", "fraction", "lower", n,
-                        "share of images with another top class than the reference's, mean over the five severities"
-                        f"{where}; {_BOOTSTRAP}", next(numbers), "") for name in measures.complete]
+    scores += [resampled(f"disagreement@{name}", next(numbers), "fraction", "lower", n,
+                         "share of images with another top class than the reference's, mean over the five severities"
+                         f"{where}; {_BOOTSTRAP}", facts=facts) for name in measures.complete]
     p_values = [clustered_mcnemar(row) for row in (after - before)[:len(measures.complete)]]
     test = ("McNemar's test for clusters, each an image under the five severities (two-sided, asymptotic), that "
             f"negative and positive flips are equally likely{where}")
-    scores += [Score(name=f"mcnemar_p@{name}", value=p, unit="1", better=None, n=n, method=test)
+    scores += [p_value(f"mcnemar_p@{name}", p, n, test, method_id="mcnemar-clustered", facts=facts)
                for name, p in zip(measures.complete, p_values, strict=True)]
-    scores += [Score(name=f"mcnemar_p_holm@{name}", value=p, unit="1", better=None, n=n,
-                     method=f"{test}; adjusted by Holm's method for {len(p_values)} corruptions")
+    scores += [adjusted(f"mcnemar_p_holm@{name}", p, n, test, len(p_values), over="the corruptions",
+                        method_id="mcnemar-clustered", facts=facts)
                for name, p in zip(measures.complete, stats.holm(p_values), strict=True)]
     return tuple(scores)
 
@@ -525,11 +553,11 @@ def clustered_mcnemar(gains: npt.ArrayLike) -> float:
 
 
 def _where(family: _Family) -> str:
-    n = len(family.ids)
-    if not family.published:
-        return "; corruptions made here, not the files of ImageNet-C"
-    return "" if n == IMAGES else (f"; on a subset of {n:,} of the {IMAGES:,} images, not to be set beside results on "
-                                   "all of them")
+    return _WHERE_PUBLISHED if family.published else _WHERE_MADE
+
+
+def _subset(family: _Family) -> dict[str, int]:
+    return {"subset_of": IMAGES} if family.published and len(family.ids) != IMAGES else {}
 
 
 def _changed(name: str) -> str:
@@ -553,7 +581,7 @@ class _Member(NamedTuple):
 def _summary(shifted: Sequence[_Judged], corrupted: Sequence[_Family], preset: str) -> list[Evaluation]:
     members: dict[str, _Member] = {}
     for one in shifted:
-        if not isinstance(one.mine, str):
+        if isinstance(one.mine, _Answers):
             members[one.name] = _Member(one.mine.ids, one.mine.right.astype(np.float64),
                                         one.theirs.right.astype(np.float64) if one.theirs else None, one.dataset,
                                         (one.key.file,))
@@ -568,18 +596,20 @@ def _summary(shifted: Sequence[_Judged], corrupted: Sequence[_Family], preset: s
     n = sum(len(one.ids) for one in seven)
     method = ("unweighted mean of top-1 on ImageNet-V2, -A and -R (among their 200 classes), -C (mean over corruptions "
               "and severities), -Sketch, -Hard and ReaL, without validation accuracy itself; normal interval from the "
-              "variances of the seven, images common to ImageNet-C and ReaL taken together"
-              + "".join(f"; ImageNet-C{_where(family).removeprefix(';')}" for family in corrupted if _where(family)))
+              "variances of the seven, images common to ImageNet-C and ReaL taken together; ImageNet-C"
+              + _WHERE_PUBLISHED.removeprefix(";"))
+    facts = {f"{key}_imagenet_c": value for family in corrupted for key, value in _subset(family).items()}
     missing = [name for name in SEVEN if name not in members]
     changes: tuple[Score, ...] = ()
     if missing:
-        scores = (_absent("mean_of_seven", "fraction", "higher", n, method, f"not measured: {', '.join(missing)}"),)
+        scores = (absent("mean_of_seven", "fraction", "higher", n, method, kind="estimate", method_id="normal-error",
+                         reason=Reason("incomplete", f"not measured: {', '.join(missing)}")),)
     else:
-        scores = (_mean_of_seven("mean_of_seven", seven, [one.mine for one in seven], method),)
+        scores = (_mean_of_seven("mean_of_seven", seven, [one.mine for one in seven], method, facts),)
         differences = [one.mine - one.theirs for one in seven if one.theirs is not None]
         if len(differences) == len(seven):
             changes = (_mean_of_seven("mean_of_seven_change", seven, differences,
-                                      f"{method}; minus the reference's on the same images, paired"),)
+                                      f"{method}; {_MINUS}, paired", facts),)
     identities = list({one.dataset.digest: one.dataset for one in seven}.values())
     return [Evaluation(property="robustness", dataset=combined("imagenet-shifts", identities, CLASSES), preset=preset,
                        condition="summary", predictions=files, scores=scores, reference_scores=changes)]
@@ -592,7 +622,8 @@ def _mean_of_15(sweep: _Sweep) -> FloatArray | None:
     return right / len(SEVERITIES)
 
 
-def _mean_of_seven(name: str, seven: Sequence[_Member], values: Sequence[FloatArray], method: str) -> Score:
+def _mean_of_seven(name: str, seven: Sequence[_Member], values: Sequence[FloatArray], method: str,
+                   facts: Mapping[str, int]) -> Score:
     mean = sum(float(one.mean()) for one in values) / len(values)
     # What each image adds to the mean, less what it adds on average; images of one origin together.
     parts = [(one - one.mean()) / (len(one) * len(values)) for one in values]
@@ -602,11 +633,10 @@ def _mean_of_seven(name: str, seven: Sequence[_Member], values: Sequence[FloatAr
     variance = sum(float((one * one).sum()) for k, one in enumerate(parts) if k not in {c, real})
     half = stats.normal_quantile(0.975) * math.sqrt(variance + float((shared * shared).sum()))
     n = sum(map(len, values))
-    if half == 0.0:
-        return Score(name=name, value=mean, unit="fraction", better="higher", n=n, method=method,
-                     reason="the images of each set are all alike: nothing bounds it")
-    return Score(name=name, value=mean, low=mean - half, high=mean + half, unit="fraction", better="higher", n=n,
-                 method=method)
+    reason = CONSTANT._replace(words="the images of each set are all alike: nothing bounds it") if half == 0.0 else None
+    return Score(name=name, value=mean, low=None if reason else mean - half, high=None if reason else mean + half,
+                 unit="fraction", better="higher", n=n, method=method, kind="estimate", method_id="normal-error",
+                 facts=dict(facts), reason=reason and reason.words, reason_code=reason and reason.code)
 
 
 def _resampled(table: npt.NDArray[np.float32], statistics: Callable[[FloatArray], FloatArray],
@@ -624,24 +654,3 @@ def _resampled(table: npt.NDArray[np.float32], statistics: Callable[[FloatArray]
     low, high = stats.bootstrap(of_resample, n)
     return list(zip(estimate.tolist(), low.tolist(), high.tolist(), strict=True))
 
-
-def _share_change(name: str, negative: int, positive: int, n: int, what: str) -> Score:
-    low, high = stats.paired_interval(positive, negative, n)
-    return Score(name=name, value=(positive - negative) / n, low=low, high=high, unit="fraction", better="higher", n=n,
-                 method=f"{what}, minus the reference's on the same images; Tango's score interval")
-
-
-def _bounded(name: str, unit: str, better: Better, n: int, method: str, numbers: tuple[float, float, float],
-             undefined: str) -> Score:
-    value, low, high = numbers
-    if math.isnan(value):
-        return _absent(name, unit, better, n, method, undefined)
-    # Constant up to the rounding of the means.
-    if math.isnan(low) or high - low < 1e-12:
-        return Score(name=name, value=value, unit=unit, better=better, n=n, method=method,
-                     reason=undefined if math.isnan(low) else _CONSTANT)
-    return Score(name=name, value=value, low=low, high=high, unit=unit, better=better, n=n, method=method)
-
-
-def _absent(name: str, unit: str, better: Better, n: int, method: str, reason: str) -> Score:
-    return Score(name=name, value=None, unit=unit, better=better, n=n, method=method, reason=reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from edgebench import metrics, stats
 from edgebench.errors import InvalidInput
 from edgebench.metrics import BoolArray
 from edgebench.properties import Pass, Predictions, paired
-from edgebench.properties.fidelity import CONSTANT, is_constant, proportion
+from edgebench.properties.scores import BOOTSTRAP, Reason, absent, counted, resampled, share
 from edgebench.record import Better, Evaluation, OutputKind, Score
 from edgebench.stats import FloatArray, IntArray
 
@@ -56,6 +57,10 @@ _NAME = re.compile(r"(?:^|[/_])(?P<exemplar>(?P<shape>[a-z]+)\d+)-(?P<texture>[a
 _BOOTSTRAP = "percentile bootstrap over images, 1,000 resamples"
 _BY_EXEMPLAR = "percentile bootstrap over shape exemplars with all their images, 1,000 resamples"
 _BIAS = "shape decisions among the decisions for either cue, over all images whose shape and texture differ"
+_CLUSTERED = "bootstrap-clusters"
+_NO_CUE = Reason("undefined", "no decision was for either cue")
+_NO_CONFLICT = Reason("no-images", "no image has a shape and a texture that differ")
+_TOO_FEW = Reason("some-resamples", "too few images for an interval: some resamples have no decision for a cue")
 _DECISION = "category with the largest mean probability of its ImageNet classes (float64 softmax)"
 
 
@@ -180,13 +185,13 @@ def shape_bias_counts(decisions: Sequence[str] | npt.NDArray[np.str_], ids: Sequ
 def _evaluate(found: Predictions, other: Predictions | None) -> tuple[tuple[Score, ...], tuple[Score, ...]]:
     classes = found.logits.shape[1]
     if classes != CLASSES:
-        return (_absent("shape_bias", _BIAS, len(found.ids),
-                        f"the categories are sets of ImageNet's {CLASSES:,} classes, the model has {classes}"),), ()
+        return _nothing(len(found.ids), Reason(
+            "other-classes", f"the categories are sets of ImageNet's {CLASSES:,} classes, the model has {classes}")), ()
     mine = decide(found.logits, found.kind)
     try:
         counts = shape_bias_counts(mine.names, found.ids)
     except InvalidInput as error:
-        return (_absent("shape_bias", _BIAS, len(found.ids), error.message),), ()
+        return _nothing(len(found.ids), Reason("no-data", error.message)), ()
     images = _read_names(found.ids)
     if other is None or other.logits.shape[1] != CLASSES:
         return _scores(counts, mine, images), ()
@@ -196,31 +201,33 @@ def _evaluate(found: Predictions, other: Predictions | None) -> tuple[tuple[Scor
 def _scores(counts: Counts, decisions: Decisions, images: _Images) -> tuple[Score, ...]:
     followed = _followed(decisions.names, images)
     cues, n = counts.shape + counts.texture, counts.conflict
-    one_way = "" if counts.shape and counts.texture else "all followed the same cue: resampling cannot bound the share"
+    one_way = None if counts.shape and counts.texture else Reason(
+        "no-spread", "all followed the same cue: resampling cannot bound the share")
 
-    def bias(name: str, clusters: IntArray, how: str) -> Score:
+    def bias(name: str, clusters: IntArray, how: str, method_id: str) -> Score:
         low, high = _bootstrap(clusters, followed, _bias_of)
-        return _bounded(name, counts.shape_bias, float(low[0]), float(high[0]), None, cues, f"{_BIAS}; {how}",
-                        "no decision was for either cue", one_way)
+        value = math.nan if counts.shape_bias is None else counts.shape_bias
+        return resampled(name, (value, float(low[0]), float(high[0])), "fraction", None, cues, f"{_BIAS}; {how}",
+                         undefined=_NO_CUE, unbounded=one_way, in_some=_TOO_FEW, method_id=method_id,
+                         n_effective=len(np.unique(clusters)) if method_id == _CLUSTERED else None)
+
+    def of_conflicts(name: str, count: int, better: Better | None, method: str) -> Score:
+        return share(name, count, n, better, method, without=_NO_CONFLICT)
 
     return (
-        bias("shape_bias", np.arange(n), _BOOTSTRAP),
-        bias("shape_bias_by_exemplar", _clusters(images), _BY_EXEMPLAR),
-        _share("cue_accuracy", cues, n, "higher", "share of conflict images decided for the shape or the texture",
-               "no image has a shape and a texture that differ"),
-        _share("shape_accuracy", counts.shape, n, None, "share of conflict images decided for the shape",
-               "no image has a shape and a texture that differ"),
-        _share("texture_accuracy", counts.texture, n, None, "share of conflict images decided for the texture",
-               "no image has a shape and a texture that differ"),
-        _share("no_conflict_accuracy", counts.no_conflict_right, counts.no_conflict, "higher",
-               "share of the images with the same shape and texture decided for it",
-               "no image has the same shape and texture"),
-        Score(name="decision_ties", value=float(_count(decisions.tied)), unit="1", better=None, n=len(decisions.tied),
-              method=f"images on which several categories are exactly equal, the first of them taken: {_DECISION}",
-              reason="a count, not an estimate"),
-        *(_share(f"shape_bias_{name}", shape, shape + texture, None,
-                 f"shape decisions among the decisions for either cue, on conflict images with the shape of {name}",
-                 "no decision was for either cue")
+        bias("shape_bias", np.arange(n), _BOOTSTRAP, BOOTSTRAP),
+        bias("shape_bias_by_exemplar", _clusters(images), _BY_EXEMPLAR, _CLUSTERED),
+        of_conflicts("cue_accuracy", cues, "higher", "share of conflict images decided for the shape or the texture"),
+        of_conflicts("shape_accuracy", counts.shape, None, "share of conflict images decided for the shape"),
+        of_conflicts("texture_accuracy", counts.texture, None, "share of conflict images decided for the texture"),
+        share("no_conflict_accuracy", counts.no_conflict_right, counts.no_conflict, "higher",
+              "share of the images with the same shape and texture decided for it",
+              without=Reason("no-images", "no image has the same shape and texture")),
+        counted("decision_ties", float(_count(decisions.tied)), len(decisions.tied),
+                f"images on which several categories are exactly equal, the first of them taken: {_DECISION}"),
+        *(share(f"shape_bias_{name}", shape, shape + texture, None,
+                f"shape decisions among the decisions for either cue, on conflict images with the shape of {name}",
+                without=_NO_CUE)
           for name, (shape, texture) in counts.by_category.items()),
     )
 
@@ -240,23 +247,25 @@ def _changes(mine: npt.NDArray[np.str_], theirs: npt.NDArray[np.str_], images: _
     low, high = (ends.tolist() for ends in _bootstrap(np.arange(n), both, differences))
     wide_low, wide_high = _bootstrap(_clusters(images), both, differences)
     what = "minus the reference's on the same images; paired"
-    no_bias, no_conflict = "no decision was for either cue, here or there", "no image has differing shape and texture"
+    no_bias = Reason("undefined", f"{_NO_CUE.words}, here or there")
 
-    def change(name: str, k: int, better: Better | None, method: str, why: str) -> Score:
-        value = estimate[k] if n and np.isfinite(estimate[k]) else None
-        return _bounded(name, value, low[k], high[k], better, n, f"{method} {what} {_BOOTSTRAP}", why)
+    def change(name: str, k: int, better: Better | None, method: str, why: Reason) -> Score:
+        return resampled(name, (estimate[k] if n else math.nan, low[k], high[k]), "fraction", better, n,
+                         f"{method} {what} {_BOOTSTRAP}", undefined=why, in_some=_TOO_FEW)
 
     return (
         change("shape_bias_change", 0, None, "shape bias", no_bias),
-        _bounded("shape_bias_change_by_exemplar", estimate[0] if np.isfinite(estimate[0]) else None,
-                 float(wide_low[0]), float(wide_high[0]), None, n, f"shape bias {what} {_BY_EXEMPLAR}", no_bias),
-        change("cue_accuracy_change", 1, "higher", "share of conflict images decided for either cue", no_conflict),
-        change("shape_accuracy_change", 2, None, "share of conflict images decided for the shape", no_conflict),
-        change("texture_accuracy_change", 3, None, "share of conflict images decided for the texture", no_conflict),
-        _share("decisions_switched", switched, n, "lower",
-               "share of conflict images decided for another category than the reference's", no_conflict),
-        _share("cues_swapped", swapped, n, "lower",
-               "share of conflict images on which this variant and the reference follow opposite cues", no_conflict),
+        resampled("shape_bias_change_by_exemplar", (estimate[0], float(wide_low[0]), float(wide_high[0])), "fraction",
+                  None, n, f"shape bias {what} {_BY_EXEMPLAR}", undefined=no_bias, in_some=_TOO_FEW,
+                  method_id=_CLUSTERED, n_effective=len(np.unique(_clusters(images)))),
+        change("cue_accuracy_change", 1, "higher", "share of conflict images decided for either cue", _NO_CONFLICT),
+        change("shape_accuracy_change", 2, None, "share of conflict images decided for the shape", _NO_CONFLICT),
+        change("texture_accuracy_change", 3, None, "share of conflict images decided for the texture", _NO_CONFLICT),
+        share("decisions_switched", switched, n, "lower",
+              "share of conflict images decided for another category than the reference's", without=_NO_CONFLICT),
+        share("cues_swapped", swapped, n, "lower",
+              "share of conflict images on which this variant and the reference follow opposite cues",
+              without=_NO_CONFLICT),
     )
 
 
@@ -296,25 +305,9 @@ def _bootstrap(clusters: IntArray, rows: FloatArray, statistic: Callable[[FloatA
     return stats.bootstrap(lambda chosen: statistic(totals[chosen].sum(axis=0)), count)
 
 
-def _bounded(name: str, value: float | None, low: float, high: float, better: Better | None, n: int, method: str,
-             no_value: str, no_interval: str = "") -> Score:
-    if value is None:
-        return _absent(name, method, n, no_value, better)
-    if no_interval or not np.isfinite([low, high]).all():
-        return Score(name=name, value=value, unit="fraction", better=better, n=n, method=method,
-                     reason=no_interval or "too few images for an interval: some resamples have no decision for a cue")
-    if is_constant(low, high):
-        return Score(name=name, value=value, unit="fraction", better=better, n=n, method=method, reason=CONSTANT)
-    return Score(name=name, value=value, low=low, high=high, unit="fraction", better=better, n=n, method=method)
-
-
-def _share(name: str, count: int, n: int, better: Better | None, method: str, why: str) -> Score:
-    method = f"{method}; Wilson interval"
-    return proportion(name, count, n, better, method) if n else _absent(name, method, n, why, better)
-
-
-def _absent(name: str, method: str, n: int, reason: str, better: Better | None = None) -> Score:
-    return Score(name=name, value=None, unit="fraction", better=better, n=n, method=method, reason=reason)
+def _nothing(n: int, reason: Reason) -> tuple[Score, ...]:
+    return (absent("shape_bias", "fraction", None, n, f"{_BIAS}; {_BOOTSTRAP}", reason, kind="resampled",
+                   method_id=BOOTSTRAP),)
 
 
 def _count(flags: BoolArray) -> int:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from edgebench import metrics, stats
 from edgebench.metrics import BoolArray
 from edgebench.properties import CLEAN, Pass, Predictions, paired
-from edgebench.properties.fidelity import CONSTANT, is_constant
+from edgebench.properties.scores import Facts, Reason, absent, adjusted, p_value, resampled
 from edgebench.pug import CLASSES, SUBSETS
 from edgebench.record import Better, DatasetIdentity, Evaluation, Score
 from edgebench.stats import FloatArray, IntArray
@@ -31,11 +31,26 @@ _DOUBT = ("Scene_Light, for which 0.005 to 0.024 was published, next to guessing
 _FIXED = ("share of images whose largest of the 1,000 logits, the first on ties, is of any class that the folder's "
           "name stands for")
 _PAPER = ("share of images right the paper's way: as accuracy, but a class that several names stand for counts for the "
-          "last of them alone, in sorted order, of the {} names at hand")
+          "last of them alone, in sorted order")
 # <asset>_000012.png or <asset>-12.png; the published files are bare numbers.
+_BOOTSTRAP = ("bootstrap over rendered objects (folder, and file name without its number), or over class folders where "
+              "the file names do not tell the objects apart, percentiles of 1,000 resamples; Wilson interval of the "
+              "clusters where all images are alike")
+_CLUSTERED = "bootstrap-clusters"
+_TOO_FEW = Reason(
+    "too-few", "too few clusters: a single one, or so few that some resamples leave a subset without images")
 _LOST = "share of images that the reference gets right and this variant wrong"
 _WON = "share of images that the reference gets wrong and this variant right"
 _NUMBERED = re.compile(r"(?P<asset>.*[A-Za-z].*?)[ _.-]*\d*")
+
+
+class _Intervals(NamedTuple):
+    """Intervals from resampled clusters of images."""
+
+    ends: list[tuple[float, float]]
+    clusters: int
+    kind: str
+    """What the clusters are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -85,8 +100,8 @@ def score(predictions: Mapping[Pass, Predictions], reference: Mapping[Pass, Pred
             found, other = predictions[key], paired(predictions[key], reference, key)
             if reason := _unfit(found):
                 evaluations.append(_evaluation(key, found.dataset, (
-                    Score(name=f"accuracy@{_name(key)}", value=None, unit="fraction", better="higher",
-                          n=len(found.ids), method=_FIXED, reason=reason),), ()))
+                    absent(f"accuracy@{_name(key)}", "fraction", "higher", len(found.ids), f"{_FIXED}; {_BOOTSTRAP}",
+                           reason, kind="resampled", method_id=_CLUSTERED),), ()))
             else:
                 subsets.append(_subset(key, found, other, inverse))
         with_reference = [one for one in subsets if one.theirs is not None]
@@ -140,12 +155,13 @@ def assets(ids: Sequence[str]) -> tuple[str, ...] | None:
     return tuple(found) if len(set(map(_folder, ids))) < len(set(found)) < len(ids) else None
 
 
-def _unfit(found: Predictions) -> str:
+def _unfit(found: Predictions) -> Reason | None:
     if found.labels is None:
-        return "the classes that each folder stands for were not stored"
+        return Reason("no-data", "the classes that each folder stands for were not stored")
     if found.outcomes.classes != CLASSES:
-        return f"the folders stand for ImageNet's {CLASSES:,} classes, the model has {found.outcomes.classes}"
-    return ""
+        return Reason("other-classes",
+                      f"the folders stand for ImageNet's {CLASSES:,} classes, the model has {found.outcomes.classes}")
+    return None
 
 
 def _inverted(everything: Iterable[Predictions]) -> tuple[dict[int, str], int]:
@@ -176,32 +192,32 @@ def _member(predicted: IntArray, labels: IntArray) -> BoolArray:
 def _scores(one: _Subset, names: int) -> tuple[Score, ...]:
     doubt = f"; {_DOUBT}" if one.name == DOUBTFUL else ""
     return (_share("accuracy", one, one.correct, "higher", _FIXED, doubt),
-            _share("accuracy_paper", one, one.paper, "higher", _PAPER.format(names), doubt))
+            _share("accuracy_paper", one, one.paper, "higher", _PAPER, doubt, {"names": names}))
 
 
-def _share(name: str, one: _Subset, flags: BoolArray, better: Better, what: str, doubt: str = "") -> Score:
+def _share(name: str, one: _Subset, flags: BoolArray, better: Better, what: str, doubt: str = "",
+           facts: Facts | None = None) -> Score:
     """Return the share of images that are flagged, with an interval over clusters of images."""
-    kind, ((low, high),), clusters = _intervals([one], lambda share: share, lambda _: (flags,))
-    if clusters > 1 and flags.all() == flags.any():
+    found = _intervals([one], lambda share: share, lambda _: (flags,))
+    if found.clusters > 1 and flags.all() == flags.any():
         # Resampling sees no spread: each cluster counts as one image.
-        kind = f"Wilson interval of {clusters:,} clusters that are all alike"
-        low, high = stats.wilson(clusters if flags.all() else 0, clusters)
-    return _bounded(f"{name}@{one.name}", float(flags.mean()), low, high, len(flags), f"{what}; {kind}{doubt}", better)
+        found = found._replace(ends=[stats.wilson(found.clusters if flags.all() else 0, found.clusters)])
+    return _bounded(f"{name}@{one.name}", float(flags.mean()), found, len(flags), f"{what}; {_BOOTSTRAP}{doubt}",
+                    better, facts)
 
 
 def _changes(one: _Subset, p_values: tuple[float, float], tests: int) -> tuple[Score, ...]:
     assert one.theirs is not None
     n, (negative, positive) = len(one.correct), one.flips
-    kind, ((low, high),), _ = _intervals([one], lambda mine, _, theirs: mine - theirs)
+    found = _intervals([one], lambda mine, _, theirs: mine - theirs)
     test = "exact two-sided McNemar test that both kinds of flips are equally likely, images taken as independent"
     return (
-        _bounded(f"accuracy_change@{one.name}", (positive - negative) / n, low, high, n,
-                 f"accuracy minus the reference's on the same images; paired {kind}"),
+        _bounded(f"accuracy_change@{one.name}", (positive - negative) / n, found, n,
+                 f"accuracy minus the reference's on the same images; paired {_BOOTSTRAP}"),
         _share("negative_flips", one, one.theirs & ~one.correct, "lower", _LOST),
         _share("positive_flips", one, ~one.theirs & one.correct, "higher", _WON),
-        Score(name=f"mcnemar_p@{one.name}", value=p_values[0], unit="1", better=None, n=n, method=test),
-        Score(name=f"mcnemar_p_holm@{one.name}", value=p_values[1], unit="1", better=None, n=n,
-              method=f"{test}; Holm-adjusted over subsets, {tests} in all"))
+        p_value(f"mcnemar_p@{one.name}", p_values[0], n, test),
+        adjusted(f"mcnemar_p_holm@{one.name}", p_values[1], n, test, tests, over="the subsets"))
 
 
 def _summary(subsets: Sequence[_Subset], names: int) -> Evaluation:
@@ -217,7 +233,7 @@ def _summary(subsets: Sequence[_Subset], names: int) -> Evaluation:
         condition="summary", preset=key.preset, predictions=tuple(one.key.file for one in subsets),
         scores=(_mean("mean_accuracy", subsets, _FIXED, lambda mine, _, __: mine),
                 *_without("mean_accuracy_without_scene_light", subsets, _FIXED, lambda mine, _, __: mine),
-                _mean("mean_accuracy_paper", subsets, _PAPER.format(names), lambda _, paper, __: paper)),
+                _mean("mean_accuracy_paper", subsets, _PAPER, lambda _, paper, __: paper, facts={"names": names})),
         reference_scores=(
             _mean("mean_accuracy_change", compared, less, gain),
             *_without("mean_accuracy_without_scene_light_change", compared, less, gain)) if compared else ())
@@ -228,15 +244,17 @@ def _without(name: str, subsets: Sequence[_Subset], what: str, shares: _Shares) 
     return (_mean(name, kept, what, shares, f"; without {_DOUBT}"),) if kept else ()
 
 
-def _mean(name: str, subsets: Sequence[_Subset], what: str, shares: _Shares, note: str = "") -> Score:
+def _mean(name: str, subsets: Sequence[_Subset], what: str, shares: _Shares, note: str = "",
+          facts: Facts | None = None) -> Score:
     names = [one.name for one in subsets]
     values = shares(*(np.array([flags.mean() for flags in column])
                       for column in zip(*(_columns(one) for one in subsets), strict=True)))
-    kind, ((low, high),), _ = _intervals(subsets, lambda *found: shares(*found).mean(keepdims=True))
-    which = "all ten subsets" if set(names) == set(SUBSETS) else f"{len(names)} of ten subsets ({', '.join(names)})"
-    return _bounded(name, mean_accuracy(dict(zip(names, values.tolist(), strict=True))), low, high,
+    found = _intervals(subsets, lambda *found: shares(*found).mean(keepdims=True))
+    which = "all ten" if set(names) == set(SUBSETS) else f"{len(names)} of ten: {', '.join(names)}"
+    return _bounded(name, mean_accuracy(dict(zip(names, values.tolist(), strict=True))), found,
                     sum(len(one.correct) for one in subsets),
-                    f"unweighted mean over {which} of the {what}; {kind}{note}")
+                    f"unweighted mean over the subsets of the {what}; {_BOOTSTRAP}{note}",
+                    facts={**(facts or {}), "subsets": which})
 
 
 def _columns(one: _Subset) -> tuple[BoolArray, BoolArray, BoolArray]:
@@ -246,21 +264,19 @@ def _columns(one: _Subset) -> tuple[BoolArray, BoolArray, BoolArray]:
 
 def _intervals(subsets: Sequence[_Subset], statistic: _Shares,
                columns: Callable[[_Subset], Sequence[BoolArray]] = _columns,
-               ) -> tuple[str, list[tuple[float, float]], int]:
-    """Return how, the intervals of `statistic` over clusters of images, NaN where there are too few, and how many.
+               ) -> _Intervals:
+    """Return the intervals of `statistic` over clusters of images, NaN where there are too few.
 
     One object is in all subsets: its images stay together across them. `statistic` takes the shares of `columns`.
     """
     by_asset = all(one.assets for one in subsets)
     clusters = [(one.assets or ()) if by_asset else one.folders for one in subsets]
-    kind = ("bootstrap over rendered objects (folder, and file name without its number), percentiles of 1,000 resamples"
-            if by_asset else "bootstrap over class folders (the file names do not tell the rendered objects apart), "
-                             "percentiles of 1,000 resamples")
+    kind = "rendered objects" if by_asset else "class folders"
     everything, place = np.unique(np.concatenate([np.array(names) for names in clusters]), return_inverse=True)
     places = np.split(place.reshape(-1), np.cumsum([len(names) for names in clusters])[:-1])
     count = len(everything)
     if count < 2:
-        return kind, [(np.nan, np.nan)], count
+        return _Intervals([(np.nan, np.nan)], count, kind)
 
     def by_cluster(flags: Sequence[npt.NDArray[Any]]) -> FloatArray:
         return np.stack([np.bincount(where, one, minlength=count) for where, one in zip(places, flags, strict=True)], 1)
@@ -275,18 +291,14 @@ def _intervals(subsets: Sequence[_Subset], statistic: _Shares,
         return statistic(*(np.divide(part, images, out=nothing.copy(), where=images > 0) for part in right))
 
     low, high = stats.bootstrap(shares, count)
-    return kind, list(zip(low.tolist(), high.tolist(), strict=True)), count
+    return _Intervals(list(zip(low.tolist(), high.tolist(), strict=True)), count, kind)
 
 
-def _bounded(name: str, value: float, low: float, high: float, n: int, method: str, better: Better = "higher") -> Score:
-    unbounded = ""
-    if not np.isfinite([low, high]).all():
-        unbounded = "too few clusters: a single one, or so few that some resamples leave a subset without images"
-    elif is_constant(low, high):
-        unbounded = CONSTANT
-    if unbounded:
-        return Score(name=name, value=value, unit="fraction", better=better, n=n, method=method, reason=unbounded)
-    return Score(name=name, value=value, low=low, high=high, unit="fraction", better=better, n=n, method=method)
+def _bounded(name: str, value: float, found: _Intervals, n: int, method: str, better: Better = "higher",
+             facts: Facts | None = None) -> Score:
+    (low, high), = found.ends
+    return resampled(name, (value, low, high), "fraction", better, n, method, in_some=_TOO_FEW, method_id=_CLUSTERED,
+                     n_effective=found.clusters, facts={**(facts or {}), "clusters": found.kind})
 
 
 def _evaluation(key: Pass, dataset: DatasetIdentity, scores: tuple[Score, ...],

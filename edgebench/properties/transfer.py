@@ -18,7 +18,18 @@ from edgebench import metrics, probe, stats
 from edgebench.metrics import BoolArray
 from edgebench.probe import Features, Probe
 from edgebench.properties import CLEAN, Pass, Predictions, is_plain, labelled, paired
-from edgebench.properties.fidelity import CONSTANT, is_constant, proportion
+from edgebench.properties.scores import (
+    CONSTANT,
+    Facts,
+    Reason,
+    adjusted,
+    counted,
+    is_constant,
+    p_value,
+    resampled,
+    share,
+    share_change,
+)
 from edgebench.properties.synthetic import combined
 from edgebench.record import Better, DatasetIdentity, Evaluation, Score
 from edgebench.stats import FloatArray, IntArray
@@ -46,7 +57,8 @@ _OWN, _OWN_UNIT, _THEIRS, _THEIRS_UNIT, _SWAP = range(5)
 _PROBE = ("by a linear probe (multinomial logistic regression, L-BFGS, features standardised by the train images, C "
           f"the best on val of {len(probe.CS)} values from 1e-4 to 1e2, then fitted on train and val)")
 _BOOTSTRAP = f"percentile bootstrap over test images, {_RESAMPLES:,} resamples"
-_UNBOUNDED = "all test images are read right, or none is: resampling cannot bound the share"
+_UNBOUNDED = Reason("no-spread", "all test images are read right, or none is: resampling cannot bound the share")
+_READ_OWN = f"share of test images read right {_PROBE} of this variant's own features"
 
 
 class _Part(NamedTuple):
@@ -64,8 +76,21 @@ class _Task:
     train: _Part
     val: _Part
     test: _Part
-    sizes: str
-    """In words, and how the images were split."""
+    split_here: bool = False
+    """Whether the images were split by a hash of their names; the published splits were taken otherwise."""
+    most_per_class: int | None = None
+    """Train images per class that were kept; None: all."""
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """How many images each split has."""
+        sizes = {"train_images": len(self.train.y), "val_images": len(self.val.y), "test_images": len(self.test.y)}
+        return sizes if self.most_per_class is None else {**sizes, "most_train_images_per_class": self.most_per_class}
+
+    @property
+    def how(self) -> str:
+        """How the images were split, for a method's text."""
+        return "; split 3 : 1 : 1 within each class by a hash of their names" if self.split_here else ""
 
     def probe(self, *, unit: bool = False) -> Probe:
         """Return the probe of these features, or of them scaled to unit length."""
@@ -90,8 +115,8 @@ class _Result:
     task: _Task
     fitted: Probe
     """Of this variant's own features."""
-    no_swap: str
-    """Why there is no `_SWAP`; empty where there is one, and without a reference."""
+    no_swap: Reason | None
+    """Why there is no `_SWAP`; None where there is one, and without a reference."""
     right: dict[int, BoolArray]
     """Whether each test image is read right (N,)."""
     accuracies: dict[int, FloatArray]
@@ -168,53 +193,55 @@ def split(ids: Sequence[str], targets: IntArray, most: int | None = None) -> Int
     return parts
 
 
-def _task(name: str, found: Mapping[str, Predictions]) -> _Task | str:
+def _task(name: str, found: Mapping[str, Predictions]) -> _Task | Reason:
     """Return the task, or why there is no probe of it."""
     if any(one.features is None for one in found.values()):
-        return "the artifact has no output `features` with one row (D) per image: export the model with one"
+        return Reason("no-features",
+                      "the artifact has no output `features` with one row (D) per image: export the model with one")
+    most: int | None = None
     if "" in found:
-        parts, sizes = _own_images(found[""])
+        own = _own_images(found[""])
         dataset = found[""].dataset
-        if parts is None:
-            return sizes
+        if isinstance(own, Reason):
+            return own
+        parts, most = own
     else:
         missing = [part for part in SPLITS if part not in found]
         if missing:
-            return f"the split {' and '.join(missing)} could not be run"
+            return Reason("incomplete", f"the split {' and '.join(missing)} could not be run")
         in_order = [found[part] for part in SPLITS]
-        parts, sizes = [_Part(np.asarray(one.features), one.targets) for one in in_order], ""
+        parts = [_Part(np.asarray(one.features), one.targets) for one in in_order]
         dataset = combined(name, [one.dataset for one in in_order], max(one.dataset.classes for one in in_order))
     train, val, test = parts
     classes = len(np.unique(train.y))
     if classes < 2 or not len(val.y) or not len(test.y):
-        return (f"a probe needs train images of 2 classes, val and test images: there are train images of {classes}, "
-                f"{len(val.y)} val and {len(test.y)} test images")
+        return Reason("too-few", "a probe needs train images of 2 classes, val and test images: there are train images "
+                      f"of {classes}, {len(val.y)} val and {len(test.y)} test images")
     if not all(np.isfinite(part.x).all() for part in parts):
-        return "the features hold NaN or infinity: the artifact overflows in this precision"
+        return Reason("not-finite", "the features hold NaN or infinity: the artifact overflows in this precision")
     dimensions = min(len(train.y), train.x.shape[1])
     if len(train.y) * dimensions * classes > LARGEST_FIT:
-        return (f"fitting {len(train.y):,} train images of {classes:,} classes in {dimensions:,} dimensions would take "
-                "hours")
-    return _Task(dataset=dataset, train=train, val=val, test=test,
-                 sizes=f"{len(train.y):,} train, {len(val.y):,} val and {len(test.y):,} test images{sizes}")
+        return Reason("not-computed", f"fitting {len(train.y):,} train images of {classes:,} classes in {dimensions:,} "
+                      "dimensions would take hours")
+    return _Task(dataset=dataset, train=train, val=val, test=test, split_here="" in found, most_per_class=most)
 
 
-def _own_images(found: Predictions) -> tuple[list[_Part] | None, str]:
-    """Return train, val and test of a labelled folder and how it was split, or None and why it cannot be."""
+def _own_images(found: Predictions) -> tuple[list[_Part], int | None] | Reason:
+    """Return train, val and test of a labelled folder and how many per class were kept, or why it cannot be split."""
     counts = np.unique(found.targets, return_counts=True)[1]
     if len(counts) < 2 or counts.min() < MIN_IMAGES_PER_CLASS:
-        return None, (f"a probe needs at least 2 classes and {MIN_IMAGES_PER_CLASS} images in each: there are "
-                      f"{len(counts)} classes, the smallest with {counts.min()} images")
+        return Reason("too-few", f"a probe needs at least 2 classes and {MIN_IMAGES_PER_CLASS} images in each: there "
+                      f"are {len(counts)} classes, the smallest with {counts.min()} images")
     many = len(counts) > MANY_CLASSES or len(found.ids) > MANY_IMAGES
     features = np.asarray(found.features)
-    part = split(found.ids.tolist(), found.targets, MOST_PER_CLASS if many else None)
-    return [_Part(features[part == which], found.targets[part == which]) for which in (TRAIN, VAL, TEST)], (
-        ", split 3 : 1 : 1 within each class by a hash of their names"
-        + (f", at most {MOST_PER_CLASS} train images per class" if many else ""))
+    most = MOST_PER_CLASS if many else None
+    part = split(found.ids.tolist(), found.targets, most)
+    return [_Part(features[part == which], found.targets[part == which]) for which in (TRAIN, VAL, TEST)], most
 
 
-def _result(name: str, preset: str, files: tuple[str, ...], mine: _Task, theirs: _Task | str | None) -> _Result:
-    fitted, no_swap = mine.probe(), ""
+def _result(name: str, preset: str, files: tuple[str, ...], mine: _Task, theirs: _Task | Reason | None) -> _Result:
+    no_swap: Reason | None = None
+    fitted = mine.probe()
     right = {_OWN: mine.read_by(fitted), _OWN_UNIT: mine.read_by(mine.probe(unit=True), unit=True)}
     if isinstance(theirs, _Task):
         other = theirs.probe()
@@ -222,9 +249,10 @@ def _result(name: str, preset: str, files: tuple[str, ...], mine: _Task, theirs:
         if len(other.mean) == mine.test.x.shape[1]:
             right[_SWAP] = mine.read_by(other)
         else:
-            no_swap = f"the reference has {len(other.mean)} features, this variant {mine.test.x.shape[1]}"
+            no_swap = Reason("no-features",
+                             f"the reference has {len(other.mean)} features, this variant {mine.test.x.shape[1]}")
     elif theirs is not None:
-        no_swap = f"no probe of the reference: {theirs}"
+        no_swap = theirs._replace(words=f"no probe of the reference: {theirs.words}")
 
     classes, place = np.unique(mine.test.y, return_inverse=True)
     flags = np.stack(list(right.values()), axis=1)
@@ -251,59 +279,55 @@ def _mean_recall(hits: FloatArray, images: FloatArray) -> FloatArray:
 
 
 def _scores(one: _Result) -> tuple[Score, ...]:
-    n, sizes = len(one.task.test.y), one.task.sizes
+    n, facts, how = len(one.task.test.y), one.task.facts, one.task.how
     recall, recalls = one.recalls[_OWN]
-    features = "of this variant's own features"
+    cut_off = "" if one.fitted.converged else f"; a fit was cut off after {probe.MAX_ITERATIONS:,} iterations"
     return (
-        proportion("probe_accuracy", int(one.right[_OWN].sum()), n, "higher",
-                   f"share of test images read right {_PROBE} {features}; {sizes}; Wilson interval"),
-        _bounded("probe_recall", recall, recalls, n, f"mean over classes of the share of their test images read right "
-                 f"{_PROBE} {features}; {sizes}; {_BOOTSTRAP}, classes missing in a resample left out",
-                 _UNBOUNDED),
-        proportion("probe_accuracy_normalised", int(one.right[_OWN_UNIT].sum()), n, "higher",
-                   f"share of test images read right {_PROBE} {features}, scaled to unit length first; {sizes}; Wilson "
-                   "interval"),
-        Score(name="probe_c", value=one.fitted.c, unit="1", better=None, n=len(one.task.val.y),
-              method="inverse strength of the L2 penalty that reads most val images right, of equals the one with the "
-                     f"least cross-entropy there, {_PROBE} {features}",
-              reason="chosen, not estimated" if one.fitted.converged else
-              f"chosen, not estimated; a fit was cut off after {probe.MAX_ITERATIONS:,} iterations"))
+        share("probe_accuracy", int(one.right[_OWN].sum()), n, "higher", f"{_READ_OWN}{how}", facts=facts),
+        _bounded("probe_recall", recall, recalls, n, f"mean over classes of the {_READ_OWN}{how}; {_BOOTSTRAP}, "
+                 "classes missing in a resample left out", _UNBOUNDED, facts=facts),
+        share("probe_accuracy_normalised", int(one.right[_OWN_UNIT].sum()), n, "higher",
+              f"{_READ_OWN}, scaled to unit length first{how}", facts=facts),
+        counted("probe_c", one.fitted.c, len(one.task.val.y),
+                "inverse strength of the L2 penalty that reads most val images right, of equals the one with the least "
+                f"cross-entropy there, {_PROBE} of this variant's own features{how}", method_id="grid",
+                reason=Reason("not-estimated", f"chosen, not estimated{cut_off}"), facts=facts))
 
 
-def _changes(one: _Result, adjusted: Mapping[int, Mapping[str, tuple[float, float]]]) -> tuple[Score, ...]:
-    n, sizes = len(one.task.test.y), one.task.sizes
-    swap = f"share of this variant's test images read right {_PROBE} of the reference's features; {sizes}"
+def _changes(one: _Result, adjustments: Mapping[int, Mapping[str, tuple[float, float]]]) -> tuple[Score, ...]:
+    n, facts, how = len(one.task.test.y), one.task.facts, one.task.how
+    swap = f"share of this variant's test images read right {_PROBE} of the reference's features{how}"
+    no_swap = None if one.no_swap is None else share("probe_swap_accuracy", 0, 0, "higher", swap, facts=facts,
+                                                     without=one.no_swap)
     if _THEIRS not in one.right:
-        return (_absent("probe_swap_accuracy", swap, n, one.no_swap),) if one.no_swap else ()
-    scores = [proportion("probe_swap_accuracy", int(one.right[_SWAP].sum()), n, "higher", f"{swap}; Wilson interval")
-              if _SWAP in one.right else _absent("probe_swap_accuracy", swap, n, one.no_swap)]
+        return () if no_swap is None else (no_swap,)
+    scores = [no_swap or share("probe_swap_accuracy", int(one.right[_SWAP].sum()), n, "higher", swap, facts=facts)]
     for which, stem, subject in ((_OWN, "probe", "the probe fitted on this variant's features"),
                                  (_SWAP, "probe_swap", "the reference's probe on this variant's features")):
         if which not in one.right:
             continue
-        less = f"of {subject} minus that of the reference's probe on its own; {sizes}"
+        less = f"of {subject} minus that of the reference's probe on its own{how}"
         negative, positive = one.flips(which)
-        p, holm = adjusted[which][one.name]
+        p, holm = adjustments[which][one.name]
         test = f"exact two-sided McNemar test that both kinds of flips of {subject} are equally likely"
         scores += [
-            _difference(f"{stem}_accuracy_change", one, which, _THEIRS, f"accuracy {less}"),
+            share_change(f"{stem}_accuracy_change", negative, positive, n, f"accuracy {less}", facts=facts),
             _bounded(f"{stem}_recall_change", one.recalls[which][0] - one.recalls[_THEIRS][0],
                      one.recalls[which][1] - one.recalls[_THEIRS][1], n,
-                     f"mean per-class recall {less}; paired {_BOOTSTRAP}"),
-            proportion(f"{stem}_negative_flips", negative, n, "lower", "share of test images that the reference's "
-                       f"probe on its own features reads right and {subject} wrong; Wilson interval"),
-            proportion(f"{stem}_positive_flips", positive, n, "higher", "share of test images that the reference's "
-                       f"probe on its own features reads wrong and {subject} right; Wilson interval"),
-            Score(name=f"{stem}_mcnemar_p", value=p, unit="1", better=None, n=n, method=test),
-            Score(name=f"{stem}_mcnemar_p_holm", value=holm, unit="1", better=None, n=n,
-                  method=f"{test}; Holm-adjusted over tasks, {len(adjusted[which])} in all")]
+                     f"mean per-class recall {less}; paired {_BOOTSTRAP}", facts=facts),
+            share(f"{stem}_negative_flips", negative, n, "lower", "share of test images that the reference's probe on "
+                  f"its own features reads right and {subject} wrong"),
+            share(f"{stem}_positive_flips", positive, n, "higher", "share of test images that the reference's probe on "
+                  f"its own features reads wrong and {subject} right"),
+            p_value(f"{stem}_mcnemar_p", p, n, test),
+            adjusted(f"{stem}_mcnemar_p_holm", holm, n, test, len(adjustments[which]), over="the tasks")]
     scores.append(_difference(
         "probe_accuracy_normalised_change", one, _OWN_UNIT, _THEIRS_UNIT, "accuracy of the probe fitted on this "
-        f"variant's features scaled to unit length, minus the reference's; {sizes}"))
+        f"variant's features scaled to unit length, minus the reference's{how}"))
     if _SWAP in one.right:
         scores.append(_difference(
             "probe_refit_gain", one, _OWN, _SWAP, "accuracy of the probe fitted on this variant's features minus that "
-            f"of the reference's probe on them: drift that refitting mends; {sizes}", better=None))
+            f"of the reference's probe on them: drift that refitting mends{how}", better=None))
     return tuple(scores)
 
 
@@ -325,9 +349,9 @@ def _summary(tasks: Sequence[_Result]) -> Evaluation:
 def _mean(name: str, tasks: Sequence[_Result], which: int, less: int | None = None) -> Score:
     names = [one.name.removeprefix(PREFIX) for one in tasks]
     known, others = [task for task in TASKS if task in names], [task for task in names if task not in TASKS]
-    over = f"{len(known)} of VTAB's {len(TASKS)} tasks ({', '.join(known) or 'none'})"
+    facts = {"tasks": ", ".join(known), "of_vtab": f"{len(known)} of {len(TASKS)}"}
     if others:
-        over += f" and {len(others)} of other names ({', '.join(others)})"
+        facts["other_tasks"] = ", ".join(others)
     value, resamples = 0.0, np.zeros(_RESAMPLES)
     for one in tasks:
         value += float(one.right[which].mean()) / len(tasks)
@@ -338,8 +362,8 @@ def _mean(name: str, tasks: Sequence[_Result], which: int, less: int | None = No
     what = "probe_swap_accuracy" if which == _SWAP else "probe_accuracy"
     return _bounded(
         name, value, resamples, sum(len(one.task.test.y) for one in tasks),
-        f"unweighted mean over {over} of {what}{'_change' if less is not None else ''}; {_BOOTSTRAP} of each task",
-        CONSTANT if less is not None else _UNBOUNDED)
+        f"unweighted mean over the tasks of {what}{'_change' if less is not None else ''}; {_BOOTSTRAP} of each task",
+        CONSTANT if less is not None else _UNBOUNDED, facts=facts)
 
 
 def _holm(results: Sequence[_Result], which: int) -> dict[str, tuple[float, float]]:
@@ -352,33 +376,24 @@ def _holm(results: Sequence[_Result], which: int) -> dict[str, tuple[float, floa
 def _difference(name: str, one: _Result, which: int, less: int, method: str, better: Better | None = "higher") -> Score:
     """Return the change of a share of the same test images, with a width even where no answer changed."""
     lost, won = metrics.flips(one.right[less], one.right[which])
-    n = len(one.right[which])
-    low, high = stats.paired_interval(won, lost, n)
-    return Score(name=name, value=(won - lost) / n, low=low, high=high, unit="fraction", better=better, n=n,
-                 method=f"{method}; Tango's score interval")
+    return share_change(name, lost, won, len(one.right[which]), method, better, facts=one.task.facts)
 
 
-def _bounded(name: str, value: float, resamples: FloatArray, n: int, method: str, constant: str = CONSTANT,
-             better: Better | None = "higher") -> Score:
+def _bounded(name: str, value: float, resamples: FloatArray, n: int, method: str, constant: Reason = CONSTANT, *,
+             facts: Facts) -> Score:
     """Return a score with the percentiles of its resamples; where all are equal, with `constant` as the reason."""
     low, high = np.quantile(resamples, [0.025, 0.975]).tolist()
-    if is_constant(low, high):
-        return Score(name=name, value=value, unit="fraction", better=better, n=n, method=method, reason=constant)
-    return Score(name=name, value=value, low=low, high=high, unit="fraction", better=better, n=n, method=method)
-
-
-def _absent(name: str, method: str, n: int, reason: str) -> Score:
-    return Score(name=name, value=None, unit="fraction", better="higher", n=n, method=method, reason=reason)
+    return resampled(name, (value, low, high), "fraction", "higher", n, method, facts=facts,
+                     unbounded=constant if is_constant(low, high) else None)
 
 
 def _refusal(name: str, preset: str, keys: Mapping[str, Pass], found: Mapping[str, Predictions],
-             reason: str) -> Evaluation:
+             reason: Reason) -> Evaluation:
     parts = [one.dataset for one in found.values()]
     return Evaluation(
         property="transfer", condition="probe", preset=preset, predictions=tuple(key.file for key in keys.values()),
         dataset=parts[0] if is_plain(name) else combined(name, parts, max(one.classes for one in parts)),
-        scores=(_absent("probe_accuracy", f"share of test images read right {_PROBE} of this variant's own features", 0,
-                        reason),))
+        scores=(share("probe_accuracy", 0, 0, "higher", _READ_OWN, without=reason),))
 
 
 def _unit(x: Features) -> Features:
