@@ -56,7 +56,8 @@ def performance(found: Measurement, artifact: Artifact, confidence: float) -> tu
         scores += instrument.scores(found.observed, confidence)
         if found.observed.invalid:
             reason = f"invalid: {found.observed.invalid[0].message}"
-            scores = [replace(score, value=None, low=None, high=None, reason=reason) for score in scores]
+            scores = [replace(score, value=None, low=None, high=None, reason=reason, reason_code="invalid")
+                      for score in scores]
     if found.cold_start is not None:
         scores += cold_start_scores(found.cold_start)
         memory = found.peak_host_memory_bytes
@@ -64,9 +65,11 @@ def performance(found: Measurement, artifact: Artifact, confidence: float) -> tu
             name="peak_host_memory", value=None if memory is None else float(memory), unit="bytes", better="lower", n=1,
             method="high-water mark of the worker's resident memory after single-stream timing, interpreter, NumPy and "
                    "runtime included",
+            kind="single", method_id="resident-high-water", reason_code="not-told" if memory is None else "measured-once",
             reason="one process was observed" if memory is not None else "this system does not tell (no VmHWM)"))
     scores.append(Score(name="artifact_size", value=float(artifact.size_bytes), unit="bytes", better="lower", n=1,
-                        method="bytes of all files that ship to the device", reason="exact"))
+                        method="bytes of all files that ship to the device", kind="exact", method_id="bytes",
+                        reason="exact", reason_code="not-estimated"))
     if found.build_spread is not None:
         scores += builds.scores(found.build_spread)
     return tuple(scores)
@@ -74,13 +77,14 @@ def performance(found: Measurement, artifact: Artifact, confidence: float) -> tu
 
 def cold_start_scores(cold: ColdStart) -> list[Score]:
     """Return load and first-inference time (s) of one fresh process."""
-    reason = "one fresh process was observed"
+    def score(name: str, value: float, method: str) -> Score:
+        return Score(name=name, value=value, unit="s", better="lower", n=1, method=method, kind="single",
+                     method_id="fresh-process", reason="one fresh process was observed", reason_code="measured-once")
+
     return [
-        Score(name="load_time", value=cold.load_s, unit="s", better="lower", n=1, reason=reason,
-              method="opening the artifact in a fresh process, the runtime's import not counted, file cache warm"),
-        Score(name="first_inference_time", value=cold.first_inference_s, unit="s", better="lower", n=1, reason=reason,
-              method="the first inference after opening"),
-    ]
+        score("load_time", cold.load_s,
+              "opening the artifact in a fresh process, the runtime's import not counted, file cache warm"),
+        score("first_inference_time", cold.first_inference_s, "the first inference after opening")]
 
 
 def timing_caveats(found: Measurement, artifact: Artifact, confidence: float) -> tuple[Caveat, ...]:

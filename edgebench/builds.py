@@ -66,10 +66,12 @@ def scores(found: BuildSpread) -> tuple[Score, ...]:
         Score(name="build_latency_spread", value=max(found.p50_s) / fastest - 1 if fastest > 0 else None,
               unit="fraction", better="lower", n=found.builds,
               reason=reason if fastest > 0 else "the clock did not advance during most inferences",
-              method=f"slowest over fastest build's median latency less 1; {found.timings_per_build} timings of each, "
-                     "builds in turn"),
+              reason_code="not-computed" if fastest > 0 else "clock", kind="estimate", method_id="range",
+              facts={"timings_per_build": found.timings_per_build, "builds": found.builds},
+              method="slowest over fastest build's median latency less 1, builds in turn"),
         Score(name="build_disagreement", value=max(found.disagreement, default=0.0), unit="fraction", better="lower",
-              n=found.images, reason=reason,
+              n=found.images, reason=reason, reason_code="not-computed", kind="estimate", method_id="max",
+              facts={"builds": found.builds},
               method="largest share of images to which a build gives another top class than the first build"),
     )
 

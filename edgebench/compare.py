@@ -453,16 +453,27 @@ def _methods(first: Sequence[Score], second: Sequence[Score], where: str) -> lis
     found = []
     for score in first:
         other = theirs.get(score.name)
-        # What follows a semicolon tells numbers of this run, such as which factors had enough images.
-        mine, its = (_formula(one) for one in (score, other) if one is not None) if other else ("", "")
-        if mine != its:
+        if other is None or score.value is None or other.value is None:
+            continue
+        one, two = _method_key(score), _method_key(other)
+        if one != two and (score.method_id is None) == (other.method_id is None):
             found.append(Difference(what="method", where=" of ".join(filter(None, (score.name, where))),
-                                    first=repr(mine), second=repr(its)))
+                                    first=repr(one), second=repr(two)))
     return found
 
 
-def _formula(score: Score) -> str:
-    return score.method.partition(";")[0].strip()
+_TEXT_HELD_A_RESULT = frozenset({
+    "accuracy_mean", "accuracy_paper", "consistency_mean", "consistency_worst", "mean_accuracy", "mean_accuracy_paper",
+    "vtab_mean", *(f"error_ratio_{labels}mean_n200" for labels in ("", "multi_", "real_", "multi_real_"))})
+"""Scores whose text told, in files without identifiers of methods, what the images had decided."""
+
+
+def _method_key(score: Score) -> str:
+    """Return what tells a score's method apart from another of the same metric."""
+    if score.method_id is not None:
+        return score.method_id
+    # Files of earlier versions hold the text alone, whose part behind the semicolon told numbers of their run.
+    return "" if score.name.partition("@")[0] in _TEXT_HELD_A_RESULT else score.method.partition(";")[0].strip()
 
 
 def _identity(data: DatasetIdentity) -> str:

@@ -266,15 +266,16 @@ def scores(observed: Observed, confidence: float) -> tuple[Score, ...]:
         search = observed.server
         found.append(Score(
             name="server_rate", value=search.rate_hz, unit="1/s", better="higher", n=len(search.trials),
-            reason=search.reason,
-            # What was asked for as the bound is held against other runs by the settings.
+            reason=search.reason, reason_code=None if search.reason is None else "incomplete", kind="estimate",
+            method_id="early-stopping-search", facts={"bound_s": search.bound_s},
             method=f"highest Poisson arrival rate whose {search.q:.0%} latency was shown to stay within the bound at "
-                   f"{search.confidence:.0%} confidence; bound {search.bound_s * 1e3:g} ms"))
+                   f"{search.confidence:.0%} confidence"))
     if observed.energy is not None:
         found += _energy_scores(observed.energy)
     if observed.device_memory_bytes is not None:
         found.append(Score(name="device_memory", value=float(observed.device_memory_bytes), unit="bytes",
-                           better="lower", n=1, reason="told by the runtime",
+                           better="lower", n=1, reason="told by the runtime", reason_code="measured-once",
+                           kind="single", method_id="runtime",
                            method="weights, scratch memory and buffers of inputs and outputs of the single-stream "
                            "session, as the runtime tells; CUDA's own context comes on top"))
     if observed.shared_memory is not None:
@@ -283,7 +284,8 @@ def scores(observed: Observed, confidence: float) -> tuple[Score, ...]:
             "one process was observed, with others beside it" if taken > 0 else "others gave back more meanwhile"
         found.append(Score(
             name="shared_memory", value=float(taken) if taken is not None and taken > 0 else None, unit="bytes",
-            better="lower", n=1, reason=reason,
+            better="lower", n=1, reason=reason, kind="single", method_id="available-memory",
+            reason_code="not-told" if taken is None else "measured-once" if taken > 0 else "undefined",
             method="fall of the available memory, which CPU and GPU share, from before opening until after the first "
                    "inference; it overlaps with the figures of device and host"))
     if observed.loadgen is not None:
@@ -293,18 +295,24 @@ def scores(observed: Observed, confidence: float) -> tuple[Score, ...]:
         for part in ("h2d", "compute", "d2h", "enqueue"):
             values = sorted(getattr(times, f"{part}_s"))
             found.append(Score(name=f"device_{part}_p50", value=values[len(values) // 2], unit="s", better="lower",
-                               n=len(values), method="median by the device's own events",
+                               n=len(values), method="median by the device's own events", kind="quantile",
+                               method_id="device-events", reason_code="not-computed",
                                reason="beside the wall times, which carry the intervals"))
     return tuple(found)
 
 
 def _energy_scores(found: EnergyPerInference) -> list[Score]:
+    scope = found.scope or "unknown"
+
     def score(name: str, value: float | None, uncertainty: float | None, method: str) -> Score:
         arm = None if value is None or uncertainty is None else 2 * uncertainty
         low, high = (None, None) if value is None or arm is None else (value - arm, value + arm)
         return Score(name=name, value=value, low=low, high=high, unit="J", better="lower", n=found.inferences,
-                     method=f"{method}, scope {found.scope or 'unknown'}; twice the uncertainty that sampling leaves",
-                     reason=found.reason or ("unknown" if value is None else None))
+                     method=f"{method}; twice the uncertainty that sampling leaves", kind="estimate",
+                     # Sensors of different scopes measure different things.
+                     method_id=f"energy-{scope}", facts={"scope": scope},
+                     reason=found.reason or ("unknown" if value is None else None),
+                     reason_code="not-told" if found.reason or value is None else None)
 
     return [score("energy_per_inference", found.gross_j, found.gross_uncertainty_j,
                   "everything drawn during single-stream timing, per inference"),

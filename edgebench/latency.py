@@ -114,12 +114,13 @@ def scores(trace: LatencyTrace, confidence: float = CONFIDENCE) -> tuple[Score, 
     if trace.scenario == "offline":
         return (scenario_scores.throughput(
             trace.latency_s, trace.batch, confidence, name="throughput_offline",
-            method=f"batch of {trace.batch} over the mean time of back-to-back inferences"),)
+            method="images of a batch over the mean time of back-to-back inferences"),)
     return (*scenario_scores.percentile_scores(
-        trace.latency_s, confidence,
-        method=f"order statistic x(ceil(nq)) of single-stream inferences at batch {trace.batch}, host to host"),
+        trace.latency_s, confidence, facts={"images_per_query": trace.batch},
+        method="order statistic x(ceil(nq)) of single-stream inferences, host to host"),
         Score(name="latency_mean", value=float(np.mean(trace.latency_s)), unit="s", better="lower",
-              n=len(trace.latency_s), method="arithmetic mean", reason="percentiles carry the intervals"))
+              n=len(trace.latency_s), method="arithmetic mean", kind="estimate", method_id="mean",
+              reason="percentiles carry the intervals", reason_code="not-computed"))
 
 
 def caveats(trace: LatencyTrace, confidence: float = CONFIDENCE) -> tuple[Caveat, ...]:

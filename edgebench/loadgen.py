@@ -188,14 +188,18 @@ def disagreement(own_p90_s: float, result: LoadGenResult) -> float:
 def scores(result: LoadGenResult) -> list[Score]:
     """Return LoadGen's p90 of single-stream and its early-stopping estimate (s)."""
     invalid = f"LoadGen calls its run invalid: {'; '.join(result.reasons)}" if not result.valid else None
-    told = f"LoadGen {result.version}, on the session that the own timings come from"
+    told = "LoadGen, on the session that the own timings come from"
+    facts: dict[str, str | int | float] = {"loadgen": result.version}
     return [
         Score(name="loadgen_latency_p90", value=result.percentiles_s.get("p90"), unit="s", better="lower",
-              n=result.queries, method=f"order statistic floor(nq); {told}",
+              n=result.queries, method=f"order statistic floor(nq); {told}", kind="quantile",
+              method_id="loadgen-order-statistic", facts=facts, reason_code="invalid" if invalid else "not-computed",
               reason=invalid or "beside the own percentile, which carries the interval"),
         Score(name="loadgen_early_stopping_p90", value=result.early_stopping_s, unit="s", better="lower",
               n=result.queries,
               method=f"MLPerf's early-stopping estimate: a bound at 99 % one-sided confidence; {told}",
+              kind="quantile", method_id="early-stopping", facts=facts,
+              reason_code="invalid" if invalid else "too-few" if result.early_stopping_s is None else "one-sided",
               reason=(invalid or "LoadGen made none") if result.early_stopping_s is None
               else invalid or "one-sided: it is an upper bound itself")]
 

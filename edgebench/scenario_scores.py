@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from edgebench import percentiles, stats
-from edgebench.record import Caveat, Score
+from edgebench.record import Caveat, ReasonCode, Score
 from edgebench.timing_types import CameraSummary, DeviceTrace, QueryTrace
 
 QUANTILES = (0.50, 0.90, 0.95, 0.99)
@@ -23,33 +23,35 @@ def scores(trace: QueryTrace, confidence: float = 0.95) -> tuple[Score, ...]:
     prefix = "" if trace.scenario == "single-stream" else trace.scenario.replace("-", "_") + "_"
     origin = _ORIGINS.get(trace.scenario, "host to host")
     found = percentile_scores(
-        trace.latency_s, confidence, prefix=prefix,
-        method=f"order statistic x(ceil(nq)), {origin}, {trace.images_per_query} images per query, preprocessing "
-               f"{trace.preprocessing}")
+        trace.latency_s, confidence, prefix=prefix, facts={"images_per_query": trace.images_per_query},
+        method=f"order statistic x(ceil(nq)), {origin}, preprocessing {trace.preprocessing}")
     if trace.scenario in ("offline", "multi-stream"):
         found.append(throughput(
             trace.service_s, trace.images_per_query, confidence,
             name="throughput_offline" if trace.scenario == "offline" else f"{prefix}throughput",
-            method=f"{trace.images_per_query} images over the mean time of back-to-back queries"))
+            method="images of a query over the mean time of back-to-back queries"))
     if trace.scenario == "camera":
         found.extend(_camera_scores(trace, confidence))
     return tuple(found)
 
 
-def percentile_scores(latency_s: Sequence[float], confidence: float, *, method: str, prefix: str = "") -> list[Score]:
+def percentile_scores(latency_s: Sequence[float], confidence: float, *, method: str, facts: Mapping[str, int],
+                      prefix: str = "") -> list[Score]:
     """Return the percentiles of latencies (s) with intervals as wide as the timings follow each other.
 
     Args:
         latency_s: In the order of measurement, seconds.
         confidence: Two-sided level asked for, 0 to 1.
         method: What was timed and how, in words.
+        facts: What the model or the settings decided, such as how many images a query has.
         prefix: Of the scores' names.
     """
     return [Score(
         name=f"{prefix}latency_p{round(one.q * 100)}", value=one.value_s, low=one.low_s, high=one.high_s, unit="s",
         better="lower", n=one.n, confidence=confidence, reason=None if one.met else percentiles.words(one),
-        method=f"{method}; binomial interval of {one.effective_n} independent timings, "
-               f"{percentiles.percent(one.achieved)} confidence",
+        reason_code=None if one.met else "unmet-confidence", kind="quantile", method_id="order-statistic",
+        n_effective=one.effective_n, confidence_reached=one.achieved, facts=dict(facts),
+        method=f"{method}; binomial interval of as many timings as would be worth these if they were independent",
     ) for one in percentiles.bounds(latency_s, QUANTILES, confidence)]
 
 
@@ -66,16 +68,20 @@ def throughput(seconds: Sequence[float], images: int, confidence: float, *, name
         name: Of the score.
         method: What was timed, in words.
     """
+    method = f"{method}; bootstrap, as of as many timings as would be worth these if they were independent"
     values = np.asarray(seconds)
     mean, worth = float(values.mean()), percentiles.effective_count(values)
     low, high = stats.bootstrap(lambda chosen: np.array([values[chosen].mean()]), values.size, confidence=confidence)
     if low[0] <= 0:
         return Score(name=name, value=None, unit="images/s", better="higher", n=values.size, method=method,
-                     confidence=confidence, reason="the clock did not advance during most queries")
+                     confidence=confidence, kind="resampled", method_id="bootstrap-widened",
+                     facts={"images_per_query": images}, reason="the clock did not advance during most queries",
+                     reason_code="clock")
     wider = math.sqrt(values.size / worth)
     return Score(name=name, value=images / mean, low=images / mean * (mean / float(high[0])) ** wider,
                  high=images / mean * (mean / float(low[0])) ** wider, confidence=confidence, unit="images/s",
-                 better="higher", n=values.size, method=f"{method}; bootstrap, as of {worth} independent timings")
+                 better="higher", n=values.size, method=method, kind="resampled", method_id="bootstrap-widened",
+                 n_effective=worth, facts={"images_per_query": images})
 
 
 def _camera_scores(trace: QueryTrace, confidence: float) -> list[Score]:
@@ -84,22 +90,28 @@ def _camera_scores(trace: QueryTrace, confidence: float) -> list[Score]:
     count, worth = int(misses.sum()), percentiles.effective_count(misses)
     low = stats.wilson(count * worth // misses.size, worth, confidence)[0]
     high = stats.wilson(-(-count * worth // misses.size), worth, confidence)[1]
-    told = f"{trace.rate_hz:g} frames per second, policy {trace.policy}"
-    limit = f"{(trace.limit_s or 0) * 1e3:g} ms"
-    one = "one result has none" if summary.jitter_s is None else None
+    facts: dict[str, str | int | float] = {
+        "rate_hz": trace.rate_hz or 0.0, "policy": trace.policy or "", "limit_s": trace.limit_s or 0.0}
+
+    def over_results(name: str, value: float | None, method: str, method_id: str, reason: str) -> Score:
+        code: ReasonCode = "not-computed" if value is not None else "too-few" if len(trace.end_s) < 2 else "clock"
+        return Score(name=name, value=value, unit="s", better="lower", n=len(trace.end_s), method=method, facts=facts,
+                     kind="estimate", method_id=method_id, reason_code=code,
+                     reason="one result has none" if code == "too-few" else
+                     "the clock did not advance between the first result and the last" if code == "clock" else reason)
+
     return [
         Score(name="camera_miss_rate", value=summary.miss_rate, low=low, high=high, unit="fraction", better="lower",
-              n=summary.frames, confidence=confidence, count=count,
-              method=f"frames dropped or later than {limit}; {told}; Wilson interval of {worth} independent frames"),
-        Score(name="camera_jitter", value=summary.jitter_s, unit="s", better="lower", n=len(trace.end_s),
-              method=f"mean difference of successive latencies (RFC 3550); {told}",
-              reason=one or "no interval is known"),
-        Score(name="camera_age_mean", value=summary.age_mean_s, unit="s", better="lower", n=len(trace.end_s),
-              method=f"time average of the age of information; {told}",
-              reason=one or ("the clock did not advance between the first result and the last"
-                             if summary.age_mean_s is None else "no interval is known")),
-        Score(name="camera_age_peak", value=summary.age_peak_max_s, unit="s", better="lower", n=len(trace.end_s),
-              method=f"largest age of information; {told}", reason=one or "an extreme has no interval"),
+              n=summary.frames, confidence=confidence, count=count, kind="share", method_id="share-wilson-widened",
+              n_effective=worth, facts=facts,
+              method="frames dropped or later than the deadline; Wilson interval of as many frames as would be worth "
+                     "these if they were independent"),
+        over_results("camera_jitter", summary.jitter_s, "mean difference of successive latencies (RFC 3550)",
+                     "rfc-3550", "no interval is known"),
+        over_results("camera_age_mean", summary.age_mean_s, "time average of the age of information", "age-mean",
+                     "no interval is known"),
+        over_results("camera_age_peak", summary.age_peak_max_s, "largest age of information", "max",
+                     "an extreme has no interval"),
     ]
 
 
