@@ -65,7 +65,8 @@ def performance(found: Measurement, artifact: Artifact, confidence: float) -> tu
             name="peak_host_memory", value=None if memory is None else float(memory), unit="bytes", better="lower", n=1,
             method="high-water mark of the worker's resident memory after single-stream timing, interpreter, NumPy and "
                    "runtime included",
-            kind="single", method_id="resident-high-water", reason_code="not-told" if memory is None else "measured-once",
+            kind="single", method_id="resident-high-water",
+            reason_code="not-told" if memory is None else "measured-once",
             reason="one process was observed" if memory is not None else "this system does not tell (no VmHWM)"))
     scores.append(Score(name="artifact_size", value=float(artifact.size_bytes), unit="bytes", better="lower", n=1,
                         method="bytes of all files that ship to the device", kind="exact", method_id="bytes",

@@ -7,7 +7,6 @@ tested exactly.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -18,7 +17,7 @@ import numpy as np
 from edgebench import metric_names, percentiles, sample_size, scenario_scores, stats, tails
 from edgebench.errors import suggest
 from edgebench.policy import Correction, Policy, Rule
-from edgebench.reading import ends, place, series, timed_ends
+from edgebench.reading import ends, is_exact, place, series, timed_ends
 from edgebench.record import Evaluation, Run, Score
 from edgebench.tails import Ends, Tails
 
@@ -414,7 +413,7 @@ def _share_or_mean(score: Score, where: str, siblings: Mapping[str, Score]) -> E
     if found is not None:
         return _resampled(from_ends(found, score.confidence, where=where, unit=score.unit, n=score.n, sampled="images",
                                     method=score.method))
-    if re.search(r"\b(count|chosen|maximum)\b", score.reason or ""):
+    if is_exact(score):
         return exact(score.value, score.unit, score.method, where)
     return Absent(where=where, reason=f"{score.name} has no interval, so that noise would decide: "
                                       f"{score.reason or 'none was computed'}")
@@ -430,8 +429,12 @@ def _resampled(found: Evidence) -> Evidence:
 
 def _single(score: Score) -> bool:
     """Return whether a performance score carries no interval by nature: it is exact, an extreme, or measured once."""
-    return score.low is None and score.high is None and (score.name in _ONE_PER_RUN or (
-        score.n == 1 and not score.name.startswith(("latency_", "throughput_"))))
+    if score.low is not None or score.high is not None:
+        return False
+    if score.name in _ONE_PER_RUN or score.kind in ("single", "exact"):
+        return True
+    # Files of versions that did not keep the kind.
+    return score.kind is None and score.n == 1 and not score.name.startswith(("latency_", "throughput_"))
 
 
 def _named(run: Run, name: str) -> Score | None:

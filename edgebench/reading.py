@@ -17,6 +17,8 @@ from edgebench.timing_types import QueryTrace, Scenario
 
 SCENARIOS = get_args(Scenario)
 _USUAL = ("clean", "native")
+_EXACT = ("artifact_size", "certain_images", "decision_ties", "distinct_logits", "logit_difference_max", "probe_c")
+"""Scores that are exact in files that do not hold the kinds of scores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,11 @@ def ends(score: Score) -> Ends | None:
     if score.value is None or score.low is None or score.high is None:
         return None
     return Ends(score.value, score.low, score.high)
+
+
+def is_exact(score: Score) -> bool:
+    """Return whether a score was counted, chosen or is a maximum: nothing was estimated, and noise decides nothing."""
+    return score.kind == "exact" if score.kind is not None else score.name in _EXACT
 
 
 def timed_ends(score: Score, run: Run, confidence: float) -> Ends | None:

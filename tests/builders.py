@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgebench import catalog, latency, stats
-from edgebench.properties import Pass, Predictions, accuracy, calibration, fidelity
+from edgebench.properties import Pass, Predictions, accuracy, calibration, scores
 from edgebench.recipe import Precision, Recipe
 from edgebench.record import (
     ARTIFACT_SCHEMA,
@@ -101,13 +101,13 @@ def accuracy_evaluation(correct: int, *, n: int = 1000, flips: tuple[int, int] |
         against = (
             Score(name="accuracy_top1_change", value=change, low=change - 1.96 * error, high=change + 1.96 * error,
                   unit="fraction", better="higher", n=n, method="top-1 minus the reference's; paired"),
-            fidelity.proportion("negative_flips", flips[0], n, "lower", "right before, wrong now; Wilson interval"),
-            fidelity.proportion("positive_flips", flips[1], n, "higher", "wrong before, right now; Wilson interval"),
+            scores.share("negative_flips", flips[0], n, "lower", "right before, wrong now"),
+            scores.share("positive_flips", flips[1], n, "higher", "wrong before, right now"),
             Score(name="mcnemar_p", value=stats.mcnemar_exact(*flips), unit="1", better=None, n=n,
                   method="exact two-sided McNemar test"))
     return Evaluation(
         property="accuracy", dataset=dataset, condition="clean", preset="native", predictions=("predictions/clean.npz",),
-        scores=(fidelity.proportion("accuracy_top1", correct, n, "higher", "largest logit; Wilson interval"),
+        scores=(scores.share("accuracy_top1", correct, n, "higher", "largest logit"),
                 Score(name="accuracy_top5", value=None, unit="fraction", better="higher", n=n, method="five largest logits",
                       reason="with 3 classes the five largest logits always hold the target")),
         reference_scores=against)

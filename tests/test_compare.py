@@ -100,8 +100,8 @@ class TestRefusing:
          r"dataset \(inspection\): 300 images, digest eeeeeeeeeeee against 300 images, digest ffffffffffff"),
         (lambda run: replace(run, evaluations=tuple(replace(one, preset="paper") for one in run.evaluations)),
          r"preset \(accuracy on inspection\): native against paper"),
-        (lambda run: replace(run, performance=tuple(replace(one, method="by hand") for one in run.performance[:1])),
-         r"method \(latency_p50\): 'order statistic .*' against 'by hand'"),
+        (lambda run: replace(run, performance=tuple(replace(one, method_id="by-hand") for one in run.performance[:1])),
+         r"method \(latency_p50\): 'order-statistic' against 'by-hand'"),
         (lambda run: replace(run, artifact=replace(run.artifact, classes=replace(run.artifact.classes, ids=("a", "b", "c")))),
          r"classes: 3 classes, digest \w{12} against 3 classes, digest \w{12}"),
     ])

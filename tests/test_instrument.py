@@ -206,7 +206,7 @@ class TestScores:
         gross, net = found["energy_per_inference"], found["energy_per_inference_net"]
         assert (0.10, 0.08, 0.12, 400) == pytest.approx((gross.value, gross.low, gross.high, gross.n))
         assert (0.04, 0.0, 0.08) == pytest.approx((net.value, net.low, net.high))
-        assert "scope board" in gross.method
+        assert ("board", "energy-board") == (gross.facts["scope"], gross.method_id)
 
     def test_unknown_energy_has_its_reason_and_no_interval(self):
         energy = EnergyPerInference(gross_j=None, gross_uncertainty_j=None, net_j=None, net_uncertainty_j=None, idle_w=None,

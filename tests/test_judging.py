@@ -264,10 +264,10 @@ class TestBadBaselines:
 
     def test_of_another_method_of_timing_are_refused(self, run, finished, tmp_path):
         other = rewritten(finished / "good" / INT8, tmp_path / "old" / INT8, lambda one: replace(one, performance=tuple(
-            replace(score, method="another way") for score in one.performance)))
+            replace(score, method_id="another-way") for score in one.performance)))
         message = not_judged(run("gate", finished / "good", "--policy", policy_file(tmp_path, SPEED), "--baseline", other,
                                  "--json"))["message"]
-        assert re.search(r"method \(latency_p50\): 'another way' against 'order statistic", message)
+        assert re.search(r"method \(latency_p50\): 'another-way' against 'order-statistic'", message)
         assert "latency_p90" not in message
 
     def test_of_another_schema_or_cut_short_are_refused(self, run, finished, tmp_path):

@@ -121,8 +121,7 @@ class TestScores:
                     q = int(name.removeprefix("latency_p")) / 100
                     bound = percentiles.bound(iid(0), q, confidence)
                     assert (bound.low_s, bound.high_s, confidence) == (score.low, score.high, score.confidence)
-                    assert score.method.endswith(
-                        f"; binomial interval of {bound.effective_n} independent timings, {percentiles.percent(bound.achieved)} confidence")
+                    assert (bound.effective_n, bound.achieved) == (score.n_effective, score.confidence_reached)
         sure, surer = (latency.scores(trace_of(iid(0), scenario="offline"), one)[0] for one in (0.95, 0.99))
         assert (0.99, True) == (surer.confidence, surer.low < sure.low < sure.high < surer.high)
 

@@ -89,8 +89,8 @@ def fidelity(found: Predictions, other: Predictions) -> tuple[Score, ...]:
 
 
 def _infinite(values: FloatArray) -> Reason:
-    return Reason("not-finite", f"infinite for {np.count_nonzero(np.isinf(values)):,} of {len(values):,} images: a class "
-                  "is excluded (-inf) on one side alone")
+    return Reason("not-finite", f"infinite for {np.count_nonzero(np.isinf(values)):,} of {len(values):,} images: a "
+                  "class is excluded (-inf) on one side alone")
 
 
 def flips(correct_reference: BoolArray, correct: BoolArray) -> tuple[Score, Score]:

@@ -254,7 +254,8 @@ def _scores(sweep: _Sweep, taken: Mapping[Pass, _Taken]) -> tuple[Score, ...]:
           for one in shown),
         *(over_images(f"js_divergence@{one}", "nat", "lower", "mean Jensen-Shannon divergence of the probabilities "
                       "from those of the untransformed images, at most ln 2",
-                      (no_shares or COMPACT) if base else _NO_BASE, bounds=(0.0, math.log(2.0)), facts=base_level) for one in names),
+                      (no_shares or COMPACT) if base else _NO_BASE, bounds=(0.0, math.log(2.0)), facts=base_level)
+          for one in names),
         *(over_images(f"retention@{one}", "1", "higher", _RETAINED, no_retention, bounds=(0.0, math.inf),
                       facts=base_level) for one in names),
         over_images("retention_area", "1", "higher", _curve(sweep), no_area, bounds=(0.0, math.inf),
