@@ -343,4 +343,6 @@ def caveats(observed: Observed, confidence: float, own: LatencyTrace | None = No
     if observed.loadgen is not None and own is not None:
         found += loadgen.caveats(own, observed.loadgen, confidence)
     found += [doubt for trace in observed.queries for doubt in scenario_scores.caveats(trace, confidence)]
+    if observed.device_times is not None:
+        found += scenario_scores.device_caveats(observed.device_times, "single-stream")
     return tuple(found)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -76,22 +75,6 @@ def budget(name: str) -> Budget:
     if name not in BUDGETS:
         raise unknown("budget", name, BUDGETS)
     return BUDGETS[name]
-
-
-def altered(budget: Budget, **changes: float) -> Budget:
-    """Return the budget with other values, which its name then states: no result hides that its budget was weakened.
-
-    Raises:
-        UsageError: A name that is no field of a budget.
-    """
-    known = {field.name for field in fields(Budget)} - {"name"}
-    for key in changes:
-        if key not in known:
-            raise unknown("budget setting", key, known)
-    told = [f"{key} {value:g} instead of {before:g}" if (before := getattr(budget, key)) is not None
-            else f"{key} {value:g}" for key, value in changes.items() if value != getattr(budget, key)]
-    values: dict[str, Any] = {**changes, "name": f"{budget.name} ({', '.join(told)})" if told else budget.name}
-    return replace(budget, **values)
 
 
 def clock_resolution_s(clock: Clock = time.perf_counter_ns) -> float:

@@ -7,9 +7,8 @@ import re
 
 from edgebench import metric_names, sample_size
 from edgebench.policy import MARGINS, Policy, Rule
-from edgebench.wording import decimals, fixed, title
+from edgebench.wording import UNITS, decimals, fixed, title
 
-_UNITS = {"s": (1e3, "ms"), "bytes": (1e-6, "MB"), "images/s": (1.0, "img/s"), "fraction": (100.0, "%"), "1": (1.0, "")}
 _DISCORDANT = (0.02, 0.04, 0.09)
 """Shares of images that change between right and wrong: careful INT8, INT8, and careless INT8."""
 
@@ -24,7 +23,7 @@ def quantity(value: float, unit: str, *, change: bool = False) -> str:
     """
     if math.isinf(value):
         return "unbounded"
-    factor, name = _UNITS.get(unit, (1.0, unit))
+    factor, name = UNITS.get(unit, (1.0, unit))
     name = "points" if change and unit == "fraction" else name
     scaled = value * factor
     places = decimals([scaled], 3)

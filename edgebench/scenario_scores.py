@@ -126,15 +126,10 @@ def caveats(trace: QueryTrace, confidence: float = 0.95) -> tuple[Caveat, ...]:
         found.append(Caveat(code="warm-up", hint="let the machine settle and measure again",
                             message=f"{name}: the warm-up of {len(trace.warmup_s)} inferences did not settle"))
     found += few_timings(name, trace.latency_s, confidence)
-    if "instead of" in trace.budget:
-        found.append(Caveat(code="altered-budget", hint="use the budget as it is for numbers to be compared",
-                            message=f"{name}: measured with budget {trace.budget}"))
     if trace.clock_resolution_s * 100 > float(np.median(trace.service_s)):
         found.append(Caveat(
             code="coarse-clock", hint="time larger batches",
             message=f"{name}: the clock's step of {trace.clock_resolution_s * 1e9:.0f} ns is above 1 % of the median"))
-    if trace.device is not None:
-        found.extend(_device_caveats(trace.device, name))
     if trace.rate_hz is not None:
         found.extend(_lateness(trace))
     return tuple(found)
@@ -147,11 +142,15 @@ def few_timings(scenario: str, latency_s: Sequence[float], confidence: float) ->
                    message=f"{scenario}: {percentiles.words(unmet[0])}")] if unmet else []
 
 
-def _device_caveats(device: DeviceTrace, name: str) -> list[Caveat]:
+def device_caveats(device: DeviceTrace, name: str) -> list[Caveat]:
+    """Return what the device's own times say against the latencies of a scenario, by the rules of trtexec.
+
+    The host is the bottleneck where it takes longer to start the work than the device to do most of it, the copies are
+    where they take as long as computing, and the device's clock moves where its compute times vary.
+    """
     compute, enqueue = float(np.median(device.compute_s)), float(np.median(device.enqueue_s))
     copies = float(np.median(np.asarray(device.h2d_s) + np.asarray(device.d2h_s)))
     found = []
-    # trtexec's rules.
     if enqueue > 0.8 * compute:
         found.append(Caveat(code="enqueue-bound", hint="use a CUDA graph, or larger batches",
                             message=f"{name}: starting the computation takes the host {enqueue * 1e3:.3f} ms, the "

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -378,11 +377,6 @@ def device_times(timed_infer: Callable[[], DeviceTimes], count: int, *, clock: C
         raise CannotMeasure("the device's events are out of order: a part of an inference took less than 0 s")
     h2d, compute, d2h, enqueue, wall_s = zip(*rows, strict=True)
     return DeviceTrace(h2d_s=h2d, compute_s=compute, d2h_s=d2h, enqueue_s=enqueue, wall_s=wall_s)
-
-
-def with_device(trace: QueryTrace, device: DeviceTrace) -> QueryTrace:
-    """Return the trace with the device's own times beside it."""
-    return replace(trace, device=device)
 
 
 def _warm_up(infer: Infer, budget: Budget, factor: float, clock: Clock) -> steady.WarmUp:

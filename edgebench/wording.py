@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 # Factor to the unit that people read, by the record's unit.
 UNITS = {"s": (1e3, "ms"), "bytes": (1e-6, "MB"), "fraction": (100.0, "%"), "images/s": (1.0, "img/s"), "1": (1.0, ""),
          "J": (1e3, "mJ"), "1/s": (1.0, "per second")}
-BACKENDS = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
+BACKENDS = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT",
+            "tensorrt_rtx": "TensorRT-RTX"}
 BOUNDARIES = {"host_to_host": "host to host", "compute": "device work alone"}
 CONDITIONS = {"corruptions": "corrupted", "imagenet-c-generated": "corrupted here", "scale": "scale", "shift": "shift",
               "resolution": "resolution", "probe": "linear probe"}

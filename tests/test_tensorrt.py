@@ -427,12 +427,15 @@ class TestOnlyTheRightPlanIsLoaded:
         ampere = fake("1.7.1", flavour="tensorrt_rtx", gpu=replace(ADA, name="A100", compute_capability=(8, 0)))
         assert "ahead of time for compute capability 8.6, 8.9" in ampere.engine_for(file, wanted).note
 
-    def test_a_plan_that_the_library_refuses_tells_what_it_said(self, entry):
+    def test_a_kept_plan_that_the_library_refuses_is_built_again_as_a_shipped_one_is(self, entry):
         backend = fake()
         ready = backend.engine_for(entry, recipe())
         engines.save(ready.folder, b"not a plan", ready.engine)
-        with pytest.raises(CannotMeasure, match="stdVersionRead"):
-            backend.open_session(entry, recipe(), batch=1, threads=1)
+        again = backend.engine_for(entry, recipe())
+        assert (2, ready.folder) == (backend.fake.builds, again.folder)
+        assert "the engine built here earlier is not used: TensorRT 10.16.2 cannot load" in again.note
+        assert "stdVersionRead" in again.note
+        assert backend.engine_for(entry, recipe()).note == "built here earlier"
 
     def test_a_shipped_plan_that_the_library_refuses_is_built_anew_and_the_note_says_why(self, entry):
         backend = fake()

@@ -192,25 +192,35 @@ class TensorRT:
         if shipped is not None:
             reason = engines.mismatch(shipped, target) or engines.other_settings(shipped, recipe)
             if reason is None:
-                folder = entry.parent / engines.FOLDER
-                plan = engines.load(folder, shipped, target, digest)
-                try:
-                    loaded = self._deserialize(shipped, plan, folder)
-                except CannotMeasure as error:
-                    # A plan is bound to more than its record can name, such as the driver.
-                    reason = error.message
-                else:
-                    return Ready(engine=shipped, plan=plan, loaded=loaded, folder=folder, note="the artifact's engine")
+                loaded = self._loaded(shipped, entry.parent / engines.FOLDER, target, digest)
+                if isinstance(loaded, Ready):
+                    return replace(loaded, note="the artifact's engine")
+                reason = loaded
             note = f"; the artifact's engine is not used: {reason}"
         folder = engines.cache_folder(digest, recipe, target, build_number)
         cached = engines.read(folder)
         if cached is not None:
-            plan = engines.load(folder, cached, target, digest)
-            return Ready(engine=cached, plan=plan, loaded=self._deserialize(cached, plan, folder), folder=folder,
-                         note=f"built here earlier{note}")
+            loaded = self._loaded(cached, folder, target, digest)
+            if isinstance(loaded, Ready):
+                return replace(loaded, note=f"built here earlier{note}")
+            note += f"; the engine built here earlier is not used: {loaded}"
         engine, plan = self._build(library, entry, recipe, gpu, folder, build_number)
         return Ready(engine=engine, plan=plan, loaded=self._deserialize(engine, plan, folder), folder=folder,
                      note=f"built here now{note}")
+
+    def _loaded(self, engine: Engine, folder: Path, target: Target, digest: str) -> Ready | str:
+        """Return an engine that was built before, or why it does not load and has to be built again.
+
+        Raises:
+            InvalidInput: The plan was altered, or comes from another ONNX file.
+        """
+        plan = engines.load(folder, engine, target, digest)
+        try:
+            loaded = self._deserialize(engine, plan, folder)
+        except CannotMeasure as error:
+            # A plan is bound to more than its record can name, such as the driver.
+            return error.message
+        return Ready(engine=engine, plan=plan, loaded=loaded, folder=folder, note="")
 
     def _gpu(self, recipe: Recipe) -> Gpu:
         library, gpu = self.library, self._runtime().gpu()

@@ -175,7 +175,9 @@ def _require(name: str, locations: Sequence[str]) -> None:
     if name == "mistakes":
         from edgebench.properties import mistakes
 
-        mistakes.annotation_folder(next((Path(one) / "imagenet" / "val" for one in locations), None))
+        # Scores are computed from the images' own root: a copy in a root without the images is of no use.
+        images = [Path(one) / "imagenet" / "val" for one in locations]
+        mistakes.annotation_folder(*[one for one in images if one.is_dir()] or images)
     elif name == "transfer":
         from edgebench import probe
 

@@ -137,19 +137,19 @@ def score(predictions: Mapping[Pass, Predictions], reference: Mapping[Pass, Pred
     return tuple(evaluations)
 
 
-def annotation_folder(images: str | Path | None = None) -> Path:
+def annotation_folder(*images: str | Path) -> Path:
     """Return the folder with ImageNet-X's annotations: the user's copy beside the images, else the installed package's.
 
     The package is found without importing it, for that would load pandas.
 
     Args:
-        images: ``ROOT/imagenet/val``: then ``ROOT/imagenet-x`` is looked at first.
+        images: ``ROOT/imagenet/val`` of every data root: ``ROOT/imagenet-x`` is looked at first, in this order.
 
     Raises:
         MissingDependency: There is neither.
     """
-    if images is not None:
-        copy = Path(images).parent.parent / "imagenet-x"
+    for place in images:
+        copy = Path(place).parent.parent / "imagenet-x"
         if _annotation_file(copy, "top").is_file():
             return copy
     spec = find_spec("imagenet_x")
