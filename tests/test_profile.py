@@ -466,13 +466,19 @@ def test_a_reader_that_goes_away_is_no_failed_rule(profiled: Path) -> None:
     assert int(done.stdout) in (0, 128 + signal.SIGPIPE)
 
 
-def test_two_data_sets_of_one_name_are_refused(profiled: Path, inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_two_data_sets_of_one_name_are_two_results_and_one_given_twice_is_refused(
+        profiled: Path, inputs: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(inputs["data"], tmp_path / "data")
     artifact = next((profiled / "artifacts").glob("*--ort-fp32"))
-    done = cli("evaluate", *ACCURACY, artifact, "--data", inputs["data"], "--data", tmp_path / "data", "--out",
-               tmp_path / "out")
+    words_ = ("evaluate", *ACCURACY, artifact, "--data", inputs["data"], "--data", tmp_path / "data", "--out",
+              tmp_path / "out")
+    done = cli(*words_, "--data", inputs["data"])
     assert 2 == done.returncode
-    assert "two data sets are called 'data'" in error_line(done)
+    assert "is given twice" in error_line(done)
+    assert 0 == cli(*words_).returncode
+    file = next((tmp_path / "out").glob("*/run.json"))
+    names = {one.dataset.name for one in load(file).evaluations}
+    assert {f"data@{inputs['data'].parent.name}", f"data@{tmp_path.name}"} == names
 
 
 def test_two_data_sets_are_both_scored_and_resumed(profiled: Path, inputs: dict[str, Path], tmp_path: Path) -> None:
