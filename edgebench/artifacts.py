@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -21,8 +20,7 @@ from edgebench.record import (
     read_json,
     seal_of,
     sha256_file,
-    to_builtins,
-    write_json,
+    write_sealed,
 )
 
 GOLDEN = "golden.npz"
@@ -51,8 +49,7 @@ def _below(folder: Path) -> list[str]:
 
 def write_manifest(folder: Path, artifact: Artifact) -> None:
     """Write the manifest: the folder is an artifact from then on."""
-    data = to_builtins(replace(artifact, sealed=""))
-    write_json(folder / MANIFEST, {**data, "sealed": seal_of(data)})
+    write_sealed(folder / MANIFEST, artifact)
 
 
 def is_artifact(path: Path) -> bool:

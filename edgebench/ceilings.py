@@ -29,7 +29,7 @@ from edgebench.device import Device
 from edgebench.errors import CannotMeasure, InvalidInput, MissingDependency, require
 from edgebench.imagecache import CACHE_HINT, cache_root
 from edgebench.recipe import Recipe
-from edgebench.record import Environment, Run, decode, read_json, write_json
+from edgebench.record import Environment, Run, decode, read_sealed, write_sealed
 from edgebench.timing_types import Ceiling, Ceilings
 
 SCHEMA = "edgebench.ceilings/1"
@@ -329,7 +329,7 @@ def save(found: Ceilings) -> Path:
         InvalidInput: The cache cannot be written.
     """
     file = _file(found.device, found.cpu, found.threads)
-    write_json(file, found, CACHE_HINT)
+    write_sealed(file, found, CACHE_HINT)
     return file
 
 
@@ -340,7 +340,7 @@ def kept(device: str, cpu: str, threads: int) -> Ceilings | None:
         InvalidInput: The file is damaged.
     """
     files = [file for count in (threads, 0) if (file := _file(device, cpu, count)).is_file()]
-    return decode(Ceilings, read_json(files[0]), str(files[0])) if files else None
+    return decode(Ceilings, read_sealed(files[0]), str(files[0])) if files else None
 
 
 def _file(device: str, cpu: str, threads: int) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import unicodedata
 from pathlib import PurePosixPath
@@ -9,6 +10,11 @@ from pathlib import PurePosixPath
 MAX_NAME_BYTES = 200
 """Longest name that becomes a part of a path: file systems take 255, and suffixes are added."""
 MAX_PATH_BYTES = 1024
+_NOT_NEGATIVE = frozenset({"s", "bytes", "images/s", "1/s", "J", "W", "nat"})
+_SIGNED = ("signed_gap", "_change", "_gain", "ece_debiased_l1", "energy_per_inference_net")
+"""Parts of names of metrics that may be negative: changes, gaps, and what a baseline was subtracted from."""
+_OVER_ONE = ("build_latency_spread",)
+"""Fractions of something else than a whole."""
 
 
 def check(condition: bool, expected: str, got: object) -> None:  # noqa: FBT001  # reads like assert
@@ -40,6 +46,18 @@ def check_name(text: str, what: str) -> None:
 def check_inner_path(text: str, what: str) -> None:
     """Raise ValueError unless `text` is a path inside its folder; see `is_inner_path`."""
     check(is_inner_path(text), f"{what} to be a relative path inside its folder", _shortened(text))
+
+
+def bounds(metric: str, unit_: str) -> tuple[float, float]:
+    """Return the least and the largest value that a metric of that unit can have."""
+    if "mcnemar_p" in metric:
+        return 0.0, 1.0
+    high = 1.0 if unit_ == "fraction" and metric not in _OVER_ONE else math.inf
+    signed = sum(part in metric for part in _SIGNED)
+    if signed:
+        # The change of what may be negative itself spans twice as much.
+        return -high * signed, high * signed
+    return (0.0 if unit_ == "fraction" or unit_ in _NOT_NEGATIVE else -math.inf), high
 
 
 def _fits(text: str, most_bytes: int) -> bool:

@@ -258,8 +258,8 @@ def common_predictions(first: tuple[Run, Path], second: tuple[Run, Path], of: Co
         shared = [key for key in shared if key in needed]
 
     def read(run: Run, folder: Path, own: Mapping[Pass, PassRecord]) -> dict[Pass, Predictions]:
-        return {key: properties.load_predictions(folder / key.file, own[key].dataset, run.artifact.digest)
-                for key in shared}
+        return {key: properties.load_predictions(folder / key.file, own[key].dataset, run.artifact.digest,
+                                                 own[key].sha256) for key in shared}
 
     before, after = read(*first, theirs), read(*second, mine)
     for key in shared:

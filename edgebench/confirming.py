@@ -10,7 +10,7 @@ from edgebench import metric_names, paired
 from edgebench.errors import InvalidInput
 from edgebench.gate import Gate, Rerun
 from edgebench.policy import Policy
-from edgebench.record import Run, decode, read_json
+from edgebench.record import Run, decode, read_sealed
 from edgebench.timing_types import PairedTrace
 
 FILE, SCHEMA = "paired.json", "edgebench.paired/1"
@@ -43,7 +43,7 @@ def reruns(policy: Policy, run: Run, folder: Path) -> dict[str, Rerun]:
     file = folder.resolve().parent / FILE
     if not file.is_file():
         return {}
-    data = read_json(file)
+    data = read_sealed(file)
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         raise InvalidInput(f"{file}: expected schema {SCHEMA!r}", "it was written by another version of edgebench")
     trace = decode(PairedTrace, data.get("trace"), f"{file}.trace")

@@ -18,7 +18,7 @@ from edgebench.errors import InvalidInput
 from edgebench.gate import Gate, Verdict
 from edgebench.policy import Policy, Rule
 from edgebench.reading import place
-from edgebench.record import PassRecord, Run, decode, read_json, to_builtins, write_json
+from edgebench.record import PassRecord, Run, decode, read_sealed, to_builtins, write_sealed
 from edgebench.rule_words import allowance, spoken
 from edgebench.sequential import Step
 
@@ -100,7 +100,7 @@ def load(folder: Path) -> DecisionFile | None:
     file = folder / DECISIONS
     if not file.is_file():
         return None
-    data = read_json(file)
+    data = read_sealed(file)
     if not isinstance(data, dict) or data.get("schema") != DECISIONS_SCHEMA:
         raise InvalidInput(f"{file}: expected schema {DECISIONS_SCHEMA!r}",
                            "it was written by another version of edgebench")
@@ -147,7 +147,7 @@ def add(policy: Policy, folder: Path, artifact: str, paths: Iterable[DecisionPat
     passes = before.passes if before else ()
     if evaluated is not None:
         passes = (*(one for one in passes if images(one) != images(evaluated)), evaluated)
-    write_json(folder / DECISIONS, DecisionFile(
+    write_sealed(folder / DECISIONS, DecisionFile(
         schema=DECISIONS_SCHEMA, policy=policy.id, until=named(policy), artifact=artifact, seed=SEED, passes=passes,
         baseline=baseline or (before.baseline if before else ""),
         paths=(*(one for one in (before.paths if before else ()) if not replaced(one)), *paths)))

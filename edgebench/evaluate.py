@@ -31,6 +31,7 @@ from edgebench.record import (
     PassRecord,
     Run,
     ScoredOutput,
+    sha256_once,
 )
 
 FEATURES = "features"
@@ -276,8 +277,18 @@ def load_passes(folder: Path, passes: Iterable[PassRecord], artifact_digest: str
     found = {}
     for one in passes:
         key = Pass(one.dataset.name, one.condition, one.preset)
-        found[key] = load_predictions(folder / key.file, one.dataset, artifact_digest)
+        found[key] = load_predictions(folder / key.file, one.dataset, artifact_digest, one.sha256)
     return found
+
+
+def hashed(folder: Path, passes: Iterable[PassRecord]) -> tuple[PassRecord, ...]:
+    """Return the passes with the SHA-256 of their predictions files in a variant's folder.
+
+    Raises:
+        InvalidInput: A file is missing.
+    """
+    return tuple(replace(one, sha256=sha256_once(folder / Pass(one.dataset.name, one.condition, one.preset).file))
+                 for one in passes)
 
 
 def parts(passes: Iterable[PassRecord]) -> tuple[Pass, ...]:

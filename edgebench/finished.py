@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from edgebench import compare, confirming, decisions, evidence, gate, metric_names, policy
+from edgebench import compare, confirming, consistency, decisions, evidence, gate, metric_names, policy
 from edgebench.baselines import Baselines
 from edgebench.compare import Flips
 from edgebench.errors import EdgebenchError, InvalidInput, UsageError
@@ -135,7 +135,8 @@ def placed(path: Path) -> tuple[Run, Path]:
     """Return the one run at `path` and its folder.
 
     Raises:
-        InvalidInput: Nothing there, or it is unfinished, damaged or of another schema.
+        InvalidInput: Nothing there, or it is unfinished, damaged, of another schema, or does not agree with its timings
+            and predictions.
         UsageError: Several runs lie there.
     """
     found = find(path)
@@ -144,6 +145,7 @@ def placed(path: Path) -> tuple[Run, Path]:
         names = [one.run.variant for one in found.subjects]
         raise UsageError(f"{path} holds {len(names)} runs to choose from, expected one",
                          f"name one of its folders: {', '.join(names)}")
+    consistency.refuse_inconsistent(found.subjects[0].run, found.subjects[0].folder)
     return found.subjects[0].run, found.subjects[0].folder
 
 
@@ -182,11 +184,11 @@ def judge(path: Path, policy_name: str, *, baseline: str | None = None, history:
     names = chosen.id, chosen.title, chosen.path
     pairs = any(rule.against == "baseline" and rule.of != metric_names.PERFORMANCE for rule in chosen.rules)
     known = [one for file in floors for one in read_floors(file)]
-    gates = []
+    gates, verified = [], set[Path]()
     with Baselines(baseline, history, predictions=pairs) as baselines:
         for one in found.subjects:
             try:
-                gates.append(_judged(chosen, one, baselines, allow, known))
+                gates.append(_judged(chosen, one, baselines, allow, known, verified))
             except InvalidInput as error:
                 gates.append(_not_judged(
                     names, COMPARABLE, "the run and what it is compared with are whole and comparable",
@@ -218,8 +220,14 @@ def _id_in(file: Path) -> str:
 
 
 def _judged(chosen: Policy, one: Subject, baselines: Baselines, allow: Collection[str],
-            floors: Sequence[NoiseFloor]) -> Gate:
+            floors: Sequence[NoiseFloor], verified: set[Path]) -> Gate:
+    """Return the verdicts on a run; `verified` collects the folders of what runs were compared with."""
     other, note = baselines.of(one.run, one.folder)
+    absent = consistency.refuse_inconsistent(one.run, one.folder, one.reference)
+    for compared in (one.reference, other):
+        if compared is not None and compared[1] is not None and compared[1].resolve() not in verified:
+            consistency.refuse_inconsistent(compared[0], compared[1])
+            verified.add(compared[1].resolve())
     usable, unused = fitting(floors, one.run)
     notes = [f"{one.run.variant}: {words}" for words in unused]
 
@@ -230,7 +238,7 @@ def _judged(chosen: Policy, one: Subject, baselines: Baselines, allow: Collectio
     found = confirming.confirmed(judge_with, confirming.reruns(chosen, one.run, one.folder))
     found = decisions.decided(found, chosen, one.run, one.folder, other[0] if other else None)
     found = confirming.without_invalid(found, one.run)
-    return replace(found, notes=(*found.notes, *notes, *([note] if note else [])))
+    return replace(found, notes=(*found.notes, *absent, *notes, *([note] if note else [])))
 
 
 def plan(path: Path, policy_name: str, *, baseline: str | None = None, history: str = HISTORY,

@@ -26,7 +26,7 @@ from platformdirs import user_cache_path
 
 from edgebench.datasets import MAX_UNREADABLE, Item
 from edgebench.errors import InvalidInput, writing
-from edgebench.record import Preprocess, decode, read_json, seal_of, sha256_once, to_builtins, write_json
+from edgebench.record import Preprocess, decode, read_json, seal_of, sha256_once, to_builtins, write_sealed
 from edgebench.walk import kind_of, printable, unreadable
 
 Pixels = npt.NDArray[np.uint8]
@@ -346,8 +346,7 @@ def _once(key: str, needed: int, fill: Callable[[Callable[[bytes], object]], _In
                 state.update(content)
 
             index = replace(fill(write), key=key, pixels_sha256=state.hexdigest())
-        write_json(Path(scratch) / "index.json", {**to_builtins(index), "sealed": seal_of(to_builtins(index))},
-                   CACHE_HINT)
+        write_sealed(Path(scratch) / "index.json", index, CACHE_HINT)
         Path(scratch).chmod(0o755)
         try:
             Path(scratch).rename(folder)

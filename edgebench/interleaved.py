@@ -9,7 +9,7 @@ from pathlib import Path
 from edgebench import paired, paired_worker
 from edgebench.errors import CannotMeasure, UsageError
 from edgebench.reading import timed_alike
-from edgebench.record import Run, decode, read_json, write_json
+from edgebench.record import Run, decode, read_sealed, write_sealed
 from edgebench.stopping_timings import Ratios
 from edgebench.timing_types import Comparison, PairedTrace, PairPlan
 
@@ -84,7 +84,7 @@ def compare(runs: Mapping[str, tuple[Run, Path]], out: Path, *, rounds: int, mar
     found = Paired(schema=SCHEMA, device=first.device.id, threads=first.settings.threads, inferences=inferences,
                    comparisons=tuple(paired.compare(trace, one, other) for one, other in pairs), trace=trace,
                    digests={name: runs[name][0].artifact.digest for name in wanted}, plan=plan)
-    write_json(out / FILE, found)
+    write_sealed(out / FILE, found)
     if followed:
         followed.write(out)
     return found
@@ -93,7 +93,7 @@ def compare(runs: Mapping[str, tuple[Run, Path]], out: Path, *, rounds: int, mar
 def load(out: Path) -> Paired | None:
     """Return what interleaved timing left in an output folder; None where there was none."""
     file = out / FILE
-    return decode(Paired, read_json(file), str(file)) if file.is_file() else None
+    return decode(Paired, read_sealed(file), str(file)) if file.is_file() else None
 
 
 def _median(run: Run) -> float:

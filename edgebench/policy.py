@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from edgebench import metric_names
 from edgebench.catalog import content
-from edgebench.checks import check, check_name
+from edgebench.checks import bounds, check, check_name
 from edgebench.errors import InvalidInput, UsageError, suggest, unknown
 from edgebench.files import read_text
 from edgebench.record import decode
@@ -32,10 +32,6 @@ Correction = Literal["none", "holm", "benjamini-hochberg"]
 
 ABSOLUTE = ("max", "min")
 MARGINS = ("max_increase_absolute", "max_decrease_absolute", "max_increase_relative", "max_decrease_relative")
-_SPREADS = {"fraction": (0.0, 1.0), "s": (0.0, math.inf), "bytes": (0.0, math.inf), "images/s": (0.0, math.inf),
-            "J": (0.0, math.inf), "W": (0.0, math.inf), "nat": (0.0, math.inf)}
-"""What a metric of a unit can be; those that are changes or gaps may be negative too."""
-_SIGNED = ("signed_gap", "_change", "_gain", "ece_debiased_l1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,9 +261,7 @@ def _checked(rule: Rule, where: str, also: Collection[tuple[str, str]]) -> Rule:
     assert rule.of is not None
     if rule.of == metric_names.RUN and rule.against is not None:
         raise InvalidInput(f"{begin}{rule.metric} is a fact of the run, not a measurement: it takes max or min alone")
-    low, high = _SPREADS.get(metric_names.unit(rule.of, rule.metric), (-math.inf, math.inf))
-    if any(part in rule.metric for part in _SIGNED):
-        low = -high
+    low, high = bounds(rule.metric, metric_names.unit(rule.of, rule.metric))
     reason = _impossible(rule, low, high)
     if reason:
         raise InvalidInput(f"{begin}impossible limit {rule.kind} = {rule.limit:g}: {reason}",

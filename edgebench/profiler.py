@@ -610,7 +610,7 @@ def _run_variant(shared: _Shared, variant: _Variant, earlier: Sequence[Run], pro
     found = load_measurement(out)
     # A reference that saw other images of a set has nothing to say about these.
     seen = set(map(assembly.known, records))
-    records = stopping.records(until, jobs, out, artifact.digest)
+    records = evaluate.hashed(out, stopping.records(until, jobs, out, artifact.digest))
     mine = (evaluate.load_passes if reference else shared.shelf.load)(out, records, artifact.digest)
     others = properties.aligned(shared.shelf.load(
         request.out / reference.variant, [one for one in reference.passes if assembly.known(one) in seen],

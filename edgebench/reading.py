@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
 
 from edgebench import metric_names, percentiles, stats, tails
+from edgebench.errors import InvalidInput
 from edgebench.record import Evaluation, LatencyTrace, Run, Score
 from edgebench.stats import FloatArray
 from edgebench.tails import Ends
@@ -158,3 +160,21 @@ def trace(run: Run, scenario: str) -> LatencyTrace | None:
 
 def _said(value: object) -> str:
     return "unknown" if value is None else str(value)
+
+
+def refuse_other_timings(run: Run, file: Path) -> None:
+    """Raise InvalidInput, with file and field, unless latency percentiles and mean are those of the raw timings."""
+    timed = trace(run, "single-stream")
+    if timed is None:
+        return
+    values = np.asarray(timed.latency_s)
+    for number, score in enumerate(run.performance):
+        q = metric_names.quantile(score.name)
+        expected = stats.quantile(values, q) if q is not None else \
+            float(values.mean()) if score.name == "latency_mean" else None
+        if expected is None or score.value is None:
+            continue
+        if not math.isclose(score.value, expected, rel_tol=1e-6, abs_tol=1e-12) or score.n != values.size:
+            raise InvalidInput(
+                f"{file}: performance[{number}]: {score.name} of {score.value:g} s from {score.n} timings is not that "
+                f"of the {values.size} raw timings, {expected:g} s", "restore the folder of the run, or measure again")

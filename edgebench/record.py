@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 import msgspec
 
-from edgebench.checks import check, check_inner_path, check_name
+from edgebench.checks import bounds, check, check_inner_path, check_name
 from edgebench.device import Device as Device  # noqa: PLC0414  # a type of the run file, imported from here
 from edgebench.errors import InvalidInput, suggest, writing
 from edgebench.files import refuse_stand_in, refuse_unreadable
@@ -262,6 +262,13 @@ class ExecutedPrecision:
     profile: tuple[LayerTime, ...] = ()
     """Every executed layer with its time, in the runtime's order; empty where no times are told, and in artifacts."""
 
+    def __post_init__(self) -> None:
+        shares = [share for share in self.time_share.values() if not 0 <= share <= 1 + 1e-6]
+        check(not shares and sum(self.time_share.values()) <= 1 + 1e-3, "shares of time between 0 and 1 that sum to 1",
+              self.time_share)
+        counts = [*self.layers.values(), *self.compute_layers.values(), *self.placement.values()]
+        check(min(counts, default=0) >= 0, "counts of layers of 0 or more", counts)
+
     @property
     def achieved(self) -> bool:
         """Whether the precision asked for was executed."""
@@ -381,6 +388,10 @@ class ColdStart:
     """Opening the artifact until it is ready to infer."""
     first_inference_s: float
 
+    def __post_init__(self) -> None:
+        times = (self.import_s, self.load_s, self.first_inference_s)
+        check(all(0 <= one < math.inf for one in times), "finite times of 0 or more", times)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyTrace:
@@ -408,6 +419,7 @@ class LatencyTrace:
 
     def __post_init__(self) -> None:
         check(len(self.latency_s) > 0, "at least one timing", 0)
+        check(self.batch >= 1 and self.threads >= 1, "batch and threads of 1 or more", (self.batch, self.threads))
         wrong = [value for value in (*self.latency_s, *self.warmup_s) if not 0 <= value < math.inf]
         check(not wrong, "finite latencies of 0 or more", wrong[:1])
 
@@ -481,6 +493,27 @@ class Score:
         for number in (self.value, self.low, self.high):
             check(number is None or math.isfinite(number), f"a finite number for {self.name}", number)
         check(self.value is not None or self.reason is not None, f"a reason for the absent {self.name}", self.reason)
+        check(self.n >= 0, f"an n of {self.name} of 0 or more", self.n)
+        check(0 < self.confidence < 1, f"a confidence of {self.name} between 0 and 1", self.confidence)
+        self._check_range()
+
+    def _check_range(self) -> None:
+        value, low, high = self.value, self.low, self.high
+        if value is None:
+            return
+        least, most = bounds(self.name, self.unit)
+        slack = 1e-9 * max(1.0, abs(value)) if self.unit != "s" else 1e-9 * abs(value)
+        check(least - slack <= value <= most + slack, f"{self.name} between {least:g} and {most:g}", value)
+        if self.count is not None and self.n:
+            check(abs(value - self.count / self.n) <= 1e-6, f"{self.name} of {self.count / self.n:g}, which its count "
+                  f"of {self.count} in {self.n} is", value)
+        if low is not None and high is not None:
+            check(low <= high, f"low of {self.name} at most its high", (low, high))
+            if self.kind in (None, "resampled"):
+                # Resampling is biased where a statistic is not linear: the estimate may lie beside its interval.
+                slack += high - low
+        check((low is None or low - slack <= value) and (high is None or value <= high + slack),
+              f"{self.name} within its interval", (low, value, high))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -494,6 +527,12 @@ class ReliabilityBin:
     """Mean top-label confidence in the bin; None where it is empty."""
     accuracy: float | None
 
+    def __post_init__(self) -> None:
+        check(self.n >= 0, "n of 0 or more", self.n)
+        shares = [share for share in (self.low, self.high, self.confidence, self.accuracy)
+                  if share is not None and not -1e-6 <= share <= 1 + 1e-6]
+        check(not shares, "shares between 0 and 1", shares)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetIdentity:
@@ -506,6 +545,9 @@ class DatasetIdentity:
     digest: str
     """SHA-256 over image names, hashes and targets, in order."""
 
+    def __post_init__(self) -> None:
+        check(self.images >= 0 and self.classes >= 0, "images and classes of 0 or more", (self.images, self.classes))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassRecord:
@@ -517,6 +559,8 @@ class PassRecord:
     preset: str
     part_of: DatasetIdentity | None = None
     """Where evaluation stopped early: the data set of which `dataset` is the first images in a seeded random order."""
+    sha256: str | None = field(default=None, compare=False)
+    """Of the predictions file; None in files of versions that did not keep it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -620,10 +664,15 @@ class Run:
     """Several builds of the artifact against each other; None where one was measured."""
     labels: dict[str, str] = field(default_factory=dict)
     """What the surroundings say about it, such as ``commit`` and ``branch``; nothing is computed from them."""
+    sealed: str = field(default="", compare=False)
+    """`seal_of` the file as it was written, so that a later edit shows; empty in files of earlier versions."""
 
     def __post_init__(self) -> None:
         # Folders are named after it.
         check_name(self.variant, "variant")
+        for number, what in ((self.golden_max_abs_difference, "golden_max_abs_difference"),
+                             (self.peak_host_memory_bytes, "peak_host_memory_bytes")):
+            check(number is None or 0 <= number < math.inf, f"{what} of 0 or more", number)
 
     def score(self, name: str) -> Score | None:
         """Return the score called `name` from performance or any evaluation; None where there is none."""
@@ -727,6 +776,13 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"it holds {name}")
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"it holds {text[:20]}, which is beyond every finite number")
+    return number
+
+
 def read_json(path: Path) -> Any:
     """Parse a JSON file.
 
@@ -736,7 +792,7 @@ def read_json(path: Path) -> Any:
     refuse_unreadable(path, "a JSON file")
     refuse_stand_in(path, "a JSON file", binary=False)
     try:
-        return json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        return json.loads(path.read_bytes(), parse_constant=_refuse_constant, parse_float=_finite)
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -767,7 +823,10 @@ def load(path: Path) -> Run:
     file = path / "run.json" if path.is_dir() else path
     data = read_json(file)
     _refuse_other_schema(data, RUN_SCHEMA, file)
-    return decode(Run, data, str(file))
+    run = decode(Run, data, str(file))
+    if run.sealed:
+        refuse_edited(data, file)
+    return run
 
 
 def load_artifact(path: Path) -> Artifact:
@@ -791,9 +850,35 @@ def seal_of(data: Mapping[str, Any]) -> str:
     return "all:" + hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
+def write_sealed(path: Path, value: object, hint: str = "") -> None:
+    """Write a record as `write_json` does, with `seal_of` its fields as the last one."""
+    data = to_builtins(value)
+    write_json(path, {**data, "sealed": seal_of(data)}, hint)
+
+
+def read_sealed(path: Path) -> Any:
+    """Parse a JSON file and return it without its seal; files of earlier versions have none.
+
+    Raises:
+        InvalidInput: It is missing, unreadable, not JSON, or was changed after it was sealed.
+    """
+    data = read_json(path)
+    if isinstance(data, dict) and "sealed" in data:
+        refuse_edited(data, path)
+        del data["sealed"]
+    return data
+
+
+def refuse_edited(data: Mapping[str, Any], path: Path) -> None:
+    """Raise InvalidInput unless the seal in a parsed file is that of its fields."""
+    if data["sealed"] != seal_of(data):
+        raise InvalidInput(f"{path} was changed after it was written: its seal does not match",
+                           "restore it, or measure again")
+
+
 def dump(run: Run, path: Path) -> None:
-    """Write `run` to `path` atomically."""
-    write_json(path, run)
+    """Write `run` to `path` atomically, sealed."""
+    write_sealed(path, run)
 
 
 def run_schema() -> dict[str, Any]:

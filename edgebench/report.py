@@ -21,7 +21,7 @@ from edgebench.decision_curves import SIZE, curve
 from edgebench.drawing import Ends, Variant, ends_of, headline_score, trace_of
 from edgebench.errors import InvalidInput
 from edgebench.property_charts import property_charts
-from edgebench.reading import other_circumstances
+from edgebench.reading import other_circumstances, refuse_other_timings
 from edgebench.record import Caveat, Run
 from edgebench.rule_words import quantity
 from edgebench.score_tables import PLAIN, Cell, as_good, cell, distinct, interval, methods, score_groups
@@ -92,7 +92,10 @@ def locate(paths: Sequence[Path]) -> tuple[tuple[Run, Path], ...]:
         files.update((file.resolve(), None) for file in found)
     if not files:
         raise InvalidInput("no runs were named", _WHAT_TO_NAME)
-    return tuple((record.load(file), file.parent) for file in files)
+    located = tuple((record.load(file), file.parent) for file in files)
+    for run, folder in located:
+        refuse_other_timings(run, folder / "run.json")
+    return located
 
 
 def table(runs: Sequence[Run]) -> Table:

@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgebench import stats, steady
+from edgebench.arrays import refuse_unfit
 from edgebench.errors import CannotMeasure, InvalidInput
-from edgebench.record import write_bytes
+from edgebench.record import sha256_once, write_bytes
 from edgebench.telemetry.types import Telemetry, slowdown_bits
 from edgebench.timing_types import ChannelMinute, Minute, RankStability, Sustained, Throttling
 
@@ -191,7 +192,10 @@ def load(folder: Path, found: Sustained) -> Timings:
     hint = "copy the whole folder of the run, or measure again"
     if not file.is_file():
         raise InvalidInput(f"the raw timings of the sustained load are missing: {file}", hint)
+    if found.file_sha256 is not None and sha256_once(file) != found.file_sha256:
+        raise InvalidInput(f"{file} was changed after the run was written: its SHA-256 is not the run's", hint)
     try:
+        refuse_unfit(file)
         with file.open("rb") as content, np.load(content, allow_pickle=False) as arrays:
             begin, duration, gap = (np.asarray(arrays[f"{name}_ns"], np.int64) for name in ("begin", "duration", "gap"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -210,7 +214,7 @@ def afresh(folder: Path, found: Sustained, telemetry: Telemetry | None) -> Susta
         InvalidInput: See `load`.
     """
     again = summarize(found.variant, load(folder, found), found.asked_s, channels(telemetry))
-    return replace(again, file=found.file, events=found.events)
+    return replace(again, file=found.file, file_sha256=found.file_sha256, events=found.events)
 
 
 def throttling(timings: Timings, channels: Mapping[str, ChannelData]) -> Throttling | None:

@@ -542,6 +542,8 @@ class Sustained:
     """Median of the last full minute over that of the first, less 1."""
     file: str | None = None
     """Name of the file of raw timings beside the run; None where none were kept."""
+    file_sha256: str | None = None
+    """Of that file; None in runs of versions that did not keep it."""
 
     def __post_init__(self) -> None:
         if self.file is not None:

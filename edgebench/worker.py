@@ -51,6 +51,7 @@ from edgebench.record import (
     decode,
     load_artifact,
     read_json,
+    sha256_file,
     to_builtins,
     write_json,
 )
@@ -228,7 +229,8 @@ def _measure(job: Job, artifact: Artifact, backend: backends.Backend,
                            shared_memory=taken)
         if measured.sustained is not None and observed.sustained is not None:
             file = sustained.save(Path(job.out), measured.sustained)
-            observed = replace(observed, sustained=replace(observed.sustained, file=file))
+            observed = replace(observed, sustained=replace(
+                observed.sustained, file=file, file_sha256=sha256_file(Path(job.out) / file)))
     around = environment.observe(packages, load_before=load_before)
     tell("asking for the executed precision", 0.0)
     precision = backend.executed_precision(folder / artifact.entry, artifact.recipe,

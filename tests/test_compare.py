@@ -281,7 +281,7 @@ class TestNothingIsLeftOut:
         """Return a stored run with these further scores of performance: name to value and unit."""
         run, place = stored(folder, logits(0), recipe)
         more = tuple(Score(name=name, value=value, unit=unit, better="lower", n=100, method="m",
-                           low=None if value is None else max(0.0, value - 0.001), high=None if value is None else value + 0.001,
+                           low=None if value is None else value - 0.001 if value < 0 else max(0.0, value - 0.001), high=None if value is None else value + 0.001,
                            reason="no sensor" if value is None else None) for name, (value, unit) in values.items())
         return replace(run, performance=(*run.performance, *more)), place
 

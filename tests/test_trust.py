@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from edgebench import artifacts, baselines, record
+from edgebench import arrays, artifacts, baselines, evaluate, finished, record
 from edgebench.checks import is_inner_path, is_name
 from edgebench.errors import InvalidInput, UsageError
 from edgebench.recipe import Recipe
 from edgebench.record import FileEntry, ResolutionEntry
 from tests import builders
 from tests.commands import cli
-from tests.finished_runs import INT8, write_pair
+from tests.finished_runs import ACCURACY, FLIPS, FP32, INT8, KEY, logits, names, policy_file, write_pair
 
 OUTSIDE = ["../x", "a/../../x", "/etc/x", "..", ".", "", "a//b", "a/", "./a", "a\\b", "a\nb", "a\0b", "x" * 1100]
 
@@ -183,3 +188,183 @@ class TestArtifacts:
         done = cli("profile", folder, "--out", tmp_path / "out", "--budget", "smoke")
         assert 3 == done.returncode
         assert "extra.bin" in done.stderr
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """An FP32 run and its INT8 sibling with their predictions, as `profile` leaves them."""
+    out = write_pair(tmp_path / "out", lost=10)
+    for file in out.glob("*/run.json"):
+        run = record.load(file)
+        record.dump(replace(run, passes=evaluate.hashed(file.parent, run.passes)), file)
+    return out
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> Path:
+    return policy_file(tmp_path, FLIPS, ACCURACY, '[[rules]]\nid = "p50"\nmetric = "latency_p50"\nmax = 1.0\n')
+
+
+def gate(out: Path, rules: Path):
+    return cli("gate", out, "--policy", rules)
+
+
+def set_score(name: str, **changes: object) -> Callable[[Any], None]:
+    """Return a change of every score of that name in a run file."""
+    def change(data: Any) -> None:
+        pools = [data["performance"], *(one[kind] for one in data["evaluations"] for kind in ("scores", "reference_scores"))]
+        named = [score for pool in pools for score in pool if score["name"] == name]
+        assert named
+        for score in named:
+            score.update(changes)
+
+    return change
+
+
+class TestRuns:
+    def test_a_whole_pair_passes(self, out: Path, rules: Path) -> None:
+        assert 0 == gate(out, rules).returncode
+
+    @pytest.mark.parametrize("change", [
+        set_score("accuracy_top1", value=7.0, low=None, high=None, count=None, reason="x"),
+        set_score("accuracy_top1", value=-0.1, low=None, high=None, count=None, reason="x"),
+        set_score("accuracy_top1", value=0.5),
+        set_score("accuracy_top1", low=0.99, high=0.5),
+        set_score("accuracy_top1", n=10**6),
+        set_score("accuracy_top1", n=-1, count=None),
+        set_score("accuracy_top1", confidence=1.5),
+        set_score("accuracy_top1", count=None, value=0.97, low=0.96, high=0.98),
+        set_score("accuracy_top1_change", value=0.0, low=-0.01, high=0.01),
+        set_score("negative_flips", value=0.0, count=0, low=0.0, high=0.01),
+        set_score("mcnemar_p", value=1.5),
+        set_score("latency_p50", value=-5.0, low=None, high=None, reason="x"),
+        set_score("latency_p50", value=1e-4, low=None, high=None, reason="x"),
+        set_score("latency_mean", value=1e-4),
+        set_score("artifact_size", value=-1.0),
+        lambda data: data["traces"][0]["latency_s"].__setitem__(0, -1.0),
+        lambda data: data["traces"][0].update(latency_s=[t / 9 for t in data["traces"][0]["latency_s"]]),
+        lambda data: data["traces"][0].update(batch=0),
+        lambda data: data.update(golden_max_abs_difference=-1.0),
+        lambda data: data.update(peak_host_memory_bytes=-1),
+        lambda data: data["precision"].update(time_share={"int8": 7.0}),
+        lambda data: data["precision"].update(layers={"int8": -1}),
+        lambda data: data["evaluations"][0]["dataset"].update(images=-5),
+    ])
+    def test_numbers_that_cannot_be_end_with_3_and_the_file_even_under_a_new_seal(
+            self, out: Path, rules: Path, change: Callable[[Any], object]) -> None:
+        file = out / INT8 / "run.json"
+        edit(file, change, reseal=True)
+        done = gate(out, rules)
+        assert 3 == done.returncode, done.stdout
+        assert "run.json" in done.stdout.replace("\n", "") + done.stderr
+
+    @pytest.mark.parametrize("change", [
+        set_score("accuracy_top1", method="another"), lambda data: data.update(caveats=[]) or data.update(created_at="2020"),
+        lambda data: data["environment"].update(cpu="faster"), lambda data: data["settings"].update(threads=64)])
+    def test_an_edit_breaks_the_seal(self, out: Path, change: Callable[[Any], object]) -> None:
+        file = out / INT8 / "run.json"
+        edit(file, change)
+        with pytest.raises(InvalidInput, match="its seal does not match"):
+            record.load(file)
+
+    def test_a_run_without_a_seal_as_earlier_versions_wrote_it_loads(self, out: Path, rules: Path) -> None:
+        for file in out.glob("*/run.json"):
+            edit(file, lambda data: (data.pop("sealed"), [one.pop("sha256") for one in data["passes"]]))
+        assert 0 == gate(out, rules).returncode
+
+    @pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity"])
+    def test_what_is_not_finite_is_refused(self, out: Path, number: str) -> None:
+        file = out / INT8 / "run.json"
+        file.write_text(file.read_text().replace('"cpus_online": 8', f'"cpus_online": 8, "x": {number}'))
+        with pytest.raises(InvalidInput, match=r"run\.json"):
+            record.load(file)
+
+    @pytest.mark.parametrize("which", [INT8, FP32])
+    @pytest.mark.parametrize("damage", ["a bit", "NaN", "truncated", "another artifact's", "empty"])
+    def test_predictions_that_are_not_the_runs_end_with_3(self, out: Path, rules: Path, which: str, damage: str) -> None:
+        file = out / which / KEY.file
+        content = file.read_bytes()
+        if damage == "a bit":
+            file.write_bytes(content[:2000] + bytes([content[2000] ^ 1]) + content[2001:])
+        elif damage == "NaN":
+            run = record.load(out / which / "run.json")
+            values = logits(800)
+            values[:5] = np.nan
+            evaluate.save_predictions(file, [(values, None)], targets=np.arange(800) % 3, ids=names(800).tolist(),
+                                      dataset=run.passes[0].dataset, artifact_digest=run.artifact.digest)
+        elif damage == "truncated":
+            file.write_bytes(content[:-100])
+        elif damage == "empty":
+            file.write_bytes(b"")
+        else:
+            shutil.copy(out / (FP32 if which == INT8 else INT8) / KEY.file, file)
+        done = gate(out, rules)
+        assert 3 == done.returncode, done.stdout
+
+    def test_nan_in_predictions_of_an_earlier_version_ends_with_3(self, out: Path, rules: Path) -> None:
+        run = record.load(out / INT8 / "run.json")
+        values = logits(800)
+        values[-1] = np.nan
+        evaluate.save_predictions(out / INT8 / KEY.file, [(values, None)], targets=np.arange(800) % 3, ids=names(800).tolist(),
+                                  dataset=run.passes[0].dataset, artifact_digest=run.artifact.digest)
+        edit(out / INT8 / "run.json", lambda data: (data.pop("sealed"), data["passes"][0].pop("sha256")))
+        assert 3 == gate(out, rules).returncode
+
+    def test_absent_predictions_are_said(self, out: Path, rules: Path) -> None:
+        (out / INT8 / KEY.file).unlink()
+        found = finished.judge(out, str(rules))
+        assert any(KEY.file in note for note in found.notes)
+
+    def test_compare_refuses_what_the_predictions_contradict(self, out: Path) -> None:
+        edit(out / INT8 / "run.json", set_score("accuracy_top1", count=None, value=0.97, low=0.96, high=0.98), reseal=True)
+        assert 3 == cli("compare", out / FP32, out / INT8).returncode
+
+    def test_a_report_refuses_percentiles_that_the_timings_contradict(self, out: Path) -> None:
+        edit(out / INT8 / "run.json", set_score("latency_p99", value=1e-4, low=None, high=None, reason="x"), reseal=True)
+        assert 3 == cli("report", out).returncode
+
+    def test_unchanged_predictions_are_hashed_once_for_all_that_read_them(self, out: Path, rules: Path,
+                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+        # The time of an inode's own change cannot be set: the clock is.
+        monkeypatch.setattr(record, "time", SimpleNamespace(time_ns=lambda: time.time_ns() + 3_600_000_000_000))
+        read = []
+        hashing = record.sha256_file
+        monkeypatch.setattr(record, "sha256_file", lambda path: read.append(path) or hashing(path))
+        finished.judge(out, str(rules), baseline=str(out))
+        assert sorted(read) == sorted(set(read))
+
+
+class TestArrays:
+    def save(self, path: Path, **changes: np.ndarray) -> Path:
+        np.savez(path, **{"a": np.arange(4), **changes})
+        return path
+
+    def test_plain_arrays_are_taken(self, tmp_path: Path) -> None:
+        arrays.refuse_unfit(self.save(tmp_path / "x.npz", b=np.array(["x"]), c=np.float32(3)), {"a", "b", "c"})
+
+    def test_objects_are_refused(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "x.npz", a=np.array([{}], object))
+        with pytest.raises(ValueError, match="objects"):
+            arrays.refuse_unfit(tmp_path / "x.npz")
+
+    def test_unknown_members_are_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="none of its arrays"):
+            arrays.refuse_unfit(self.save(tmp_path / "x.npz", extra=np.arange(2)), {"a"})
+
+    def test_more_members_than_any_file_has_are_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="at most"):
+            arrays.refuse_unfit(self.save(tmp_path / "x.npz", **{f"m{k}": np.arange(1) for k in range(100)}))
+
+    def test_a_bomb_is_refused_before_it_expands(self, tmp_path: Path) -> None:
+        with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.npy", bytes(50_000_000))
+        with pytest.raises(ValueError, match="expands"):
+            arrays.refuse_unfit(tmp_path / "x.npz")
+
+    def test_a_header_that_promises_more_than_there_is_is_refused(self, tmp_path: Path) -> None:
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**12,)})
+        with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+            archive.writestr("a.npy", header.getvalue() + bytes(80))
+        with pytest.raises(ValueError, match="header"):
+            arrays.refuse_unfit(tmp_path / "x.npz")

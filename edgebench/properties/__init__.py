@@ -20,10 +20,10 @@ from typing import Any, Protocol, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
-from edgebench import metrics, outputs, temperature
+from edgebench import arrays, metrics, outputs, temperature
 from edgebench.datasets import IMAGENET_VAL, SPECIAL
 from edgebench.errors import InvalidInput, MissingDependency, unknown
-from edgebench.record import DatasetIdentity, Evaluation, OutputKind, Skip
+from edgebench.record import DatasetIdentity, Evaluation, OutputKind, Skip, sha256_once
 
 NAMES = ("accuracy", "calibration", "mistakes", "shape-bias", "robustness", "transfer", "synthetic", "invariance")
 PRESETS = ("native", "paper")
@@ -104,6 +104,13 @@ class Predictions:
         targets = metrics.place_among(self.targets, classes, self.dataset.name)
         return replace(self, logits=logits, targets=targets, stored_within=(),
                        kind=self.kind if self.compact else metrics.kind_among(self.kind))
+
+
+_ARRAYS = frozenset({"logits", "features", "targets", "ids", "dataset", "artifact", "size_px", "within", "labels",
+                     "kind", *(f"outcomes_{one.name}" for one in fields(metrics.Outcomes))})
+"""What a predictions file may hold."""
+_ROWS = 4096
+"""Images whose logits are in memory at once while they are checked."""
 
 
 class Property(Protocol):
@@ -200,37 +207,55 @@ def united_passes(chosen: Sequence[str], datasets: Sequence[str], preset: str = 
     return tuple(sorted(needed, key=lambda one: (one.condition != CLEAN, one)))
 
 
-def load_predictions(path: Path, dataset: DatasetIdentity, artifact_digest: str) -> Predictions:
+def load_predictions(path: Path, dataset: DatasetIdentity, artifact_digest: str, sha256: str | None = None,
+                     ) -> Predictions:
     """Read a predictions file.
 
+    Args:
+        path: The npz file.
+        dataset: The images that it must be of.
+        artifact_digest: The artifact that must have answered.
+        sha256: Of the file, as the run carries it; it is compared once per process. None: the archive's own checksums
+            are compared.
+
     Raises:
-        InvalidInput: Missing, cut short, or of other images or another artifact than named.
+        InvalidInput: Missing, cut short, changed after the run was written, holding NaN, or of other images or
+            another artifact than named.
     """
+    if sha256 is not None and path.is_file() and sha256_once(path) != sha256:
+        raise InvalidInput(f"{path} was changed after the run was written: its SHA-256 is not the run's",
+                           "restore the file, or measure again with --force")
     try:
-        _refuse_damaged(path)
-        with np.load(path, allow_pickle=False) as arrays:
-            names = set(arrays.files)
-            stored, kind = None, _kind(arrays)
+        arrays.refuse_unfit(path, _ARRAYS)
+        if sha256 is None:
+            _refuse_damaged(path)
+        with np.load(path, allow_pickle=False) as content:
+            names = set(content.files)
+            stored, kind = None, _kind(content)
             if "logits" not in names:
-                columns = {one.name: arrays[f"outcomes_{one.name}"] for one in fields(metrics.Outcomes)
+                columns = {one.name: content[f"outcomes_{one.name}"] for one in fields(metrics.Outcomes)
                            if one.name != "kind"}
                 stored = metrics.Outcomes(**{**columns, "classes": int(columns["classes"]), "kind": kind or "logits"})
-            within = tuple(arrays["within"].tolist()) if "within" in names else ()
+            within = tuple(content["within"].tolist()) if "within" in names else ()
             found = Predictions(
-                dataset=dataset, targets=arrays["targets"], ids=arrays["ids"], stored_outcomes=stored,
+                dataset=dataset, targets=content["targets"], ids=content["ids"], stored_outcomes=stored,
                 stored_within=within,
-                logits=np.empty((len(arrays["targets"]), 0), np.float32) if stored else _mapped(path, "logits"),
-                labels=arrays["labels"] if "labels" in names else None,
+                logits=np.empty((len(content["targets"]), 0), np.float32) if stored else _mapped(path, "logits"),
+                labels=content["labels"] if "labels" in names else None,
                 features=_mapped(path, "features") if "features" in names else None)
-            height, width = arrays["size_px"].tolist() if "size_px" in names else (0, 0)
+            height, width = content["size_px"].tolist() if "size_px" in names else (0, 0)
             found = replace(found, size_px=(height, width)) if height else found
             found = replace(found, kind=kind) if kind is not None else _recognised(found)
-            made_with = str(arrays["dataset"]), str(arrays["artifact"])
+            made_with = str(content["dataset"]), str(content["artifact"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, struct.error) as error:
         raise InvalidInput(f"cannot read the predictions {path}: {error}", "measure again with --resume") from error
-    if made_with != (dataset.digest, artifact_digest) or len(found.logits) != dataset.images:
+    n = dataset.images
+    lengths = {len(found.logits), len(found.targets), len(found.ids), len(stored) if stored else n}
+    if made_with != (dataset.digest, artifact_digest) or lengths != {n}:
         raise InvalidInput(f"{path} holds predictions of another artifact or other images than the run file says",
                            "measure again with --force")
+    if sha256 is None and any(np.isnan(found.logits[start:start + _ROWS]).any() for start in range(0, n, _ROWS)):
+        raise InvalidInput(f"{path}: the logits hold NaN", "measure again with --force")
     return found
 
 

@@ -1,0 +1,58 @@
+"""npz files that others may have written: what one may hold before anything of it is read into memory."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+
+MAX_MEMBERS = 64
+MAX_EXPANSION = 1000
+"""Largest ratio of a compressed member's size to its size in the file; real arrays stay far below."""
+MAX_COMPRESSED_BYTES = 4 << 30
+"""Most bytes that the compressed members of one file may expand to."""
+
+
+def refuse_unfit(path: Path, names: Collection[str] | None = None) -> None:
+    """Raise ValueError unless the file is an npz of plain arrays whose sizes are what their headers say.
+
+    Args:
+        path: The file.
+        names: The arrays that it may hold; None: any.
+
+    Raises:
+        ValueError: Too many, repeated or unknown members, one that expands without bounds, an array of objects, or a
+            header that promises more or less than the member holds.
+        OSError: The file cannot be read.
+        zipfile.BadZipFile: It is no archive.
+    """
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        members = [entry.filename for entry in entries]
+        if len(members) > MAX_MEMBERS or len(set(members)) < len(members):
+            raise ValueError(f"expected at most {MAX_MEMBERS} distinct arrays, got {len(members)} members")
+        strange = [name for name in members if not name.endswith(".npy") or "/" in name
+                   or (names is not None and name.removesuffix(".npy") not in names)]
+        if strange:
+            raise ValueError(f"it holds {strange[0]!r}, which is none of its arrays")
+        compressed = [entry for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+        if sum(entry.file_size for entry in compressed) > MAX_COMPRESSED_BYTES or any(
+                entry.file_size > MAX_EXPANSION * max(entry.compress_size, 1024) for entry in compressed):
+            raise ValueError("a compressed array in it expands without bounds")
+        for entry in entries:
+            with archive.open(entry) as member:
+                version = np.lib.format.read_magic(member)
+                read = {(1, 0): np.lib.format.read_array_header_1_0,
+                        (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+                if read is None:
+                    raise ValueError(f"{entry.filename} is in a newer array format")
+                shape, _, dtype = read(member)
+                if dtype.hasobject:
+                    raise ValueError(f"{entry.filename} holds objects, not numbers")
+                size = dtype.itemsize
+                for side in shape:
+                    size *= side
+                if min(shape, default=0) < 0 or member.tell() + size != entry.file_size:
+                    raise ValueError(f"{entry.filename} is not as large as its header says")
