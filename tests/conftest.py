@@ -18,7 +18,8 @@ from tests.lost_workers import pytest_configure_node, pytest_runtest_logreport, 
 PROJECT = Path(__file__).resolve().parents[1]
 # In this order before all others: a long file that one worker begins last would leave the other worker idle.
 LONGEST_FIRST = ("test_real_data.py", "test_profile.py", "test_seven_properties.py", "test_demo.py",
-                 "test_base_install.py", "test_export.py", "test_sources.py", "test_backoff.py")
+                 "test_base_install.py", "test_export.py", "test_sources.py", "test_backoff.py", "test_tensorrt.py",
+                 "test_stopping.py", "test_stopping_timings.py", "test_sequential.py")
 
 
 def pytest_configure() -> None:
