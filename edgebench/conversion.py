@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgebench import backends, builder, graphs, intake, typed
+from edgebench import backends, builder, graphs, intake
 from edgebench.artifacts import pad, run_batches
 from edgebench.backends import onnxruntime
 from edgebench.datasets import ImageSet
@@ -117,7 +117,6 @@ def _take_in(source: Source, given: Path, target: Path, size_px: tuple[int, int]
     model = graphs.load_checked(given, size_px, output=source.output, classes=_class_count(source))
     graphs.name_batch(model)
     graphs.note_size(model, size_px)
-    typed.name_nodes(model)
     graphs.save(model, target)
 
 

@@ -90,6 +90,30 @@ def variant_folder(model: str, recipe: Recipe) -> str:
     return f"{plain}--{recipe.id}"
 
 
+def unlike_file(source: Source, recipe: Recipe) -> InvalidInput | None:
+    """Return why a recipe would put a false name on a file that another tool wrote; None where it does not.
+
+    A file that is not FP32 is taken by recipes of its own precision alone: a half-precision file by those of that
+    precision, an INT8 file by those that take it as it is.
+    """
+    written, name = source.written, source.identity.id
+    is_fp32 = written.precision == "fp32"
+    if recipe.as_given and is_fp32:
+        return InvalidInput(f"{recipe.id} takes files that are quantized already, and {name} is FP32",
+                            "leave the recipe out, or quantize the file with another one")
+    if is_fp32 or (written.precision == recipe.precision and (recipe.as_given or recipe.quantization is None)):
+        return None
+    kind = written.precision.upper()
+    verb = "would quantize it a second time" if recipe.quantization is not None else \
+        f"would name it {recipe.precision.upper()}"
+    half = "ort-fp16" if written.precision == "fp16" else "openvino-bf16"
+    advice = {"int8": "--recipe ort-int8-given or openvino-int8-given takes it as it is",
+              "fp8": "give the FP32 file that it was made from"}.get(
+        written.precision, f"give the FP32 file that it was made from, or choose a recipe for {kind} such as {half} "
+                           "(--allow-precision-fallback where the CPU has no such kernels)")
+    return InvalidInput(f"{name} is {kind} already ({written.evidence}), and {recipe.id} {verb}", advice)
+
+
 class Exporter:
     """Exports one source by several recipes: its FP32 graph, inputs for parity and reference outputs are made once.
 
@@ -131,6 +155,9 @@ class Exporter:
         Raises:
             EdgebenchError: It cannot be built, or is not what the recipe promises.
         """
+        reason = unlike_file(self._source, recipe)
+        if reason is not None:
+            raise reason
         folder = self._root / variant_folder(self._source.identity.id, recipe)
         drawn = self.draw(recipe.quantization) if recipe.quantization else None
         if self._is_same(folder, recipe, drawn[0] if drawn else None):
@@ -232,7 +259,7 @@ class Exporter:
             raise CannotMeasure(doubt.message, doubt.hint)
         if recipe.precision == "fp32" and measured is not None:
             _refuse_disparity(measured, next(iter(reference.values())), recipe)
-        caveats = [*source.caveats, *_meaning_caveats(manifest),
+        caveats = [*source.caveats, *_given_caveats(source, base), *_meaning_caveats(manifest),
                    *_calibration_caveats(drawn[0] if drawn else None, self._wanted.calibration),
                    *([doubt] if doubt else []), *_parity_caveats(measured, recipe)]
         own = next(iter(reference.values()))
@@ -476,6 +503,22 @@ def _draw(calibration: ImageSet | None, quantization: Quantization, source: Sour
     hashes = tuple(sorted(cache.hashes[k] for k in cache.kept))
     return CalibrationSet(source=calibration.source, images=len(hashes), seed=quantization.seed,
                           digest=hashlib.sha256("".join(hashes).encode()).hexdigest(), image_sha256=hashes), pixels
+
+
+def _given_caveats(source: Source, base: Path) -> tuple[Caveat, ...]:
+    """Return the doubts about a file that another tool put into fewer bits."""
+    if source.written.precision == "fp32":
+        return ()
+    found = [Caveat(
+        code="given-precision", hint="profile the FP32 file that it was made from, to see what that cost",
+        message=f"{source.identity.id} came as {source.written.precision.upper()} ({source.written.evidence}): parity "
+                "and scores compare it with itself, and not with an FP32 model")]
+    if graphs.ranges_follow_batch(graphs.load(base)):
+        found.append(Caveat(
+            code="batch-dependent", hint="evaluate with --batch 1 where the device takes one image at a time",
+            message=f"{source.identity.id} chooses its ranges while it runs: an answer depends on the other images of "
+                    "the batch"))
+    return tuple(found)
 
 
 def _calibration_caveats(calibration: CalibrationSet | None, images: ImageSet | None) -> tuple[Caveat, ...]:

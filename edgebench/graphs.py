@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, cast, get_args
 
@@ -24,6 +26,11 @@ OPSET = 20
 """What older files are converted to."""
 AGREEMENT = 1e-4
 """How far a converted file's outputs may be from the original's, as a share of the largest of them."""
+# From the widest to the narrowest: a file is named after the narrowest.
+_NARROWING = ("fp32", "bf16", "fp16", "fp8", "int8")
+# Operators of integers: of the QOperator format, and those that choose their ranges while they run.
+_INTEGER = re.compile(r"^(QLinear|QGemm|QAttention|ConvInteger|MatMulInteger|DynamicQuantizeMatMul)")
+_PRODUCT = re.compile("Conv|MatMul|Gemm|Attention")
 # How far two answers to one image may differ, as a share of the largest logit: kernels round by batch size.
 _STEADY = 1e-3
 _SIZE_KEY = "edgebench.input_px"
@@ -252,6 +259,8 @@ def load_checked(path: Path, size_px: tuple[int, int] | None = None, *, run: boo
     intake.refuse_unfit_weights(path, model)
     converted = _converted(path, model, OPSET) if opset(model) < MIN_OPSET else model
     if run:
+        intake.name_nodes(converted)
+        intake.name_nodes(model)
         _settle(path, model, size_px)
     outputs.put_first(path, model, output, classes)
     _check_rows(path, model)
@@ -493,15 +502,54 @@ def family_named(word: str) -> Family:
     raise unknown("family", word, get_args(Family))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """The precision that a model file comes in."""
+
+    precision: Precision = "fp32"
+    """The narrowest in which a convolution or matrix product computes or keeps its weights."""
+    evidence: str = ""
+    """How many of them, in words."""
+
+
+def written_precision(model: Any) -> Written:
+    """Return the precision of a file as another tool wrote it, from its graph alone."""
+    kinds, graph = require("onnx", "export").TensorProto, index(model)
+    names = _precisions()
+    computed = static_precision(model, "fp32")
+    counts = dict(computed.compute_layers) or {computed.executed: 1}
+    stored: dict[str, int] = {}
+    for node in model.graph.node:
+        weight = graph.weight(node) if node.op_type in COMPUTE else None
+        kept = names.get(weight.data_type) if weight is not None else None
+        if weight is not None and weight.data_type in (kinds.INT4, kinds.UINT4):
+            kept = "int8"
+        if kept is not None:
+            stored[kept] = stored.get(kept, 0) + 1
+    narrowest = max((*counts, *stored), key=_NARROWING.index)
+    if narrowest == "fp32":
+        return Written()
+    total = max(sum(computed.compute_layers.values()), 1)
+    what = "compute in it" if counts.get(narrowest) else "keep their weights in it"
+    share = counts.get(narrowest) or stored[narrowest]
+    return Written(precision=cast("Precision", narrowest),
+                   evidence=f"{share} of {total} convolutions and matrix products {what}")
+
+
+def _precisions() -> dict[int, Precision]:
+    """Return the precision that each element type (of `onnx.TensorProto`) stands for."""
+    kinds = require("onnx", "export").TensorProto
+    return {kinds.FLOAT: "fp32", kinds.DOUBLE: "fp32", kinds.FLOAT16: "fp16", kinds.BFLOAT16: "bf16",
+            kinds.INT8: "int8", kinds.UINT8: "int8", kinds.FLOAT8E4M3FN: "fp8", kinds.FLOAT8E5M2: "fp8"}
+
+
 def static_precision(model: Any, requested: Precision) -> ExecutedPrecision:
     """Return the precision of a graph's nodes as it is written, for where no runtime can be asked.
 
-    A convolution or product counts as int8 or fp8 where everything it multiplies comes from DequantizeLinear nodes.
+    A convolution or product counts as int8 or fp8 where everything it multiplies comes from DequantizeLinear nodes, and
+    as int8 where its operator computes with integers.
     """
-    kinds = require("onnx", "export").TensorProto
-    names: dict[int, Precision] = {
-        kinds.FLOAT: "fp32", kinds.DOUBLE: "fp32", kinds.FLOAT16: "fp16", kinds.BFLOAT16: "bf16", kinds.INT8: "int8",
-        kinds.UINT8: "int8", kinds.FLOAT8E4M3FN: "fp8", kinds.FLOAT8E5M2: "fp8"}
+    names = _precisions()
     graph, known = index(model), types(model)
     layers: dict[str, int] = {}
     compute: dict[str, int] = {}
@@ -509,7 +557,11 @@ def static_precision(model: Any, requested: Precision) -> ExecutedPrecision:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Cast", "Constant"):
             continue
         precision = names.get(known.get(node.output[0], 0))
-        if node.op_type in COMPUTE:
+        if _INTEGER.search(node.op_type):
+            precision = "int8"
+            if _PRODUCT.search(node.op_type):
+                compute["int8"] = compute.get("int8", 0) + 1
+        elif node.op_type in COMPUTE:
             stored = [behind.input[0] if (behind := graph.behind(name)) is not None
                       and behind.op_type == "DequantizeLinear" else "" for name in node.input[:2]]
             inside = {names.get(known.get(name, 0)) for name in stored}

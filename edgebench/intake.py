@@ -63,6 +63,22 @@ def normalize(model: Any) -> None:
             tensor.shape.dim[1].dim_value = _RGB
 
 
+def name_nodes(model: Any) -> None:
+    """Give every node a name of its own, those of subgraphs too, the same at every call."""
+    taken = {node.name for node in nodes(model.graph)}
+    seen: set[str] = set()
+    for position, node in enumerate(nodes(model.graph)):
+        if node.name and node.name not in seen:
+            seen.add(node.name)
+            continue
+        wanted = f"{node.op_type}_{position}"
+        while wanted in taken:
+            wanted += "_"
+        node.name = wanted
+        taken.add(wanted)
+        seen.add(wanted)
+
+
 def _separate_names(model: Any) -> None:
     """Clear the names of sizes that would tie the batch to another axis: runtimes fix sizes by their names."""
     for image in image_inputs(model)[:1]:

@@ -454,6 +454,13 @@ def _exported(request: Request, model: str, device: Device, images: Sequence[Ima
         images = open_sets(source.evaluation)
     kept = []
     for recipe in wanted:
+        unlike = None if request.recipes else export.unlike_file(source, recipe)
+        if unlike is not None:
+            # Of a file in FP32, the recipes for files of others are no news.
+            if source.written.precision != "fp32":
+                result.skips.append(Skip(what=recipe.id, reason=unlike.message))
+                note(f"skipped {recipe.id}: {unlike.message}")
+            continue
         reason = _reason_against(recipe, has_calibration=bool(calibration or source.calibration))
         if reason and not explicit:
             result.skips.append(Skip(what=recipe.id, reason=reason))

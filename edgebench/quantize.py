@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from edgebench import graphs, typed
+from edgebench import graphs, intake, typed
 from edgebench.backends import Batches, Feeds
 from edgebench.errors import InvalidInput, require
 from edgebench.patterns import COMPUTE, Index, attribute, dims, index, names_read, opset, types
@@ -61,7 +61,7 @@ def prepare(base: Path, folder: Path) -> Path:
     Decisions, and ``keep_float`` in recipes, refer to these names.
 
     Raises:
-        InvalidInput: The file is quantized already.
+        InvalidInput: The file is quantized, or half-precision, already.
     """
     onnx = require("onnx", "export")
     tools = require("onnxruntime.quantization.shape_inference", "export")
@@ -75,9 +75,13 @@ def prepare(base: Path, folder: Path) -> Path:
         warnings.simplefilter("ignore", DeprecationWarning)
         tools.quant_pre_process(str(base), str(target), skip_symbolic_shape=True)
     model = onnx.load(str(target))
-    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
-        raise InvalidInput(f"{base.name} is quantized already", "give the recipe the FP32 model")
-    typed.name_nodes(model)
+    written = graphs.written_precision(model)
+    if written.precision != "fp32" or any(
+            node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
+        kind = "quantized" if written.precision in ("fp32", "int8") else written.precision.upper()
+        raise InvalidInput(f"the model is {kind} already ({written.evidence or 'Q/DQ nodes'})",
+                           "give the recipe the FP32 model")
+    intake.name_nodes(model)
     typed.drop_unused_domains(model)
     graphs.save(model, target)
     return target

@@ -120,6 +120,8 @@ class Recipe:
     provider_options: dict[str, dict[str, Setting]] = field(default_factory=dict)
     """Of ONNX Runtime's execution providers, by name."""
     quantization: Quantization | None = None
+    as_given: bool = False
+    """Whether the file is taken as another tool quantized it, instead of being quantized by the recipe."""
     build: Build | None = None
     """For TensorRT alone."""
 
@@ -135,8 +137,10 @@ class Recipe:
               "an id of letters, digits, '.', '_', '+' and '-', at most 100 of them", self.id)
         check(20 <= self.opset <= 23, "opset between 20 and 23", self.opset)
         quantized = self.precision in ("int8", "fp8")
-        check(quantized == (self.quantization is not None),
+        check(quantized == (self.quantization is not None or self.as_given),
               "a [quantization] table exactly where precision is 'int8' or 'fp8'", self.precision)
+        check(not self.as_given or (quantized and self.quantization is None),
+              "as_given = true with precision 'int8' or 'fp8' and without a [quantization] table", self.precision)
         check(quantized or self.float_precision == "fp32", "float_precision only beside 'int8' or 'fp8'",
               self.precision)
         check(self.quantization is None or (self.precision == "fp8") == (self.quantization.weights == "float8"),

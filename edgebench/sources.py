@@ -19,7 +19,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -61,6 +61,8 @@ class Source:
     caveats: tuple[Caveat, ...] = ()
     output: str | None = None
     """Which output is scored, as ``NAME`` or ``NAME=KIND``; None: see `edgebench.outputs.put_first`."""
+    written: graphs.Written = field(default_factory=graphs.Written)
+    """The precision that an ONNX file comes in; FP32 for all others."""
 
 
 
@@ -424,7 +426,8 @@ def _onnx_file(path: Path, weights: str | None, classes: ClassMap | None) -> Sou
         if data.is_file():
             state.update(sha256_file(data).encode())
     return Source(identity=ModelIdentity(id=path.name, weights=kind, weights_sha256=state.hexdigest()), program=None,
-                  onnx=path, size_px=None, preprocess=None, classes=classes)
+                  onnx=path, size_px=None, preprocess=None, classes=classes,
+                  written=graphs.written_precision(graphs.load(path)))
 
 
 def _exported_program(path: Path, weights: str | None, classes: ClassMap | None) -> Source:

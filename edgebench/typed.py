@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgebench import graphs
+from edgebench import graphs, intake
 from edgebench.errors import InvalidInput, require
 from edgebench.patterns import (
     Index,
@@ -32,22 +32,6 @@ _OWN_TYPES = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "Ra
 
 # TensorRT's parser takes these in FP32, FP16 and INT8 alone.
 _NOT_IN_BF16 = frozenset({"HardSwish"})
-
-
-def name_nodes(model: Any) -> None:
-    """Give every node of the main graph a name of its own, the same at every call."""
-    taken = {node.name for node in model.graph.node}
-    seen: set[str] = set()
-    for position, node in enumerate(model.graph.node):
-        if node.name and node.name not in seen:
-            seen.add(node.name)
-            continue
-        wanted = f"{node.op_type}_{position}"
-        while wanted in taken:
-            wanted += "_"
-        node.name = wanted
-        taken.add(wanted)
-        seen.add(wanted)
 
 
 def drop_unused_domains(model: Any) -> None:
@@ -89,7 +73,7 @@ def convert(model: Any, precision: Half, keep: Collection[str] = ()) -> Any:
     needed = 22 if precision == "bf16" else 19 if quantized else graphs.MIN_OPSET
     if opset(model) < needed:
         model = graphs.at_opset("the model", model, needed)
-    name_nodes(model)
+    intake.name_nodes(model)
     _constants_to_initializers(model)
     _raise_tiny_scales(model, half)
     _Conversion(model, half, keep).run()

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx.helper as oh
+import onnxruntime.quantization as tools
 import pytest
 from onnx import TensorProto
 
-from edgebench import graphs, intake, patterns, typed
+from edgebench import artifacts, catalog, export, graphs, intake, patterns, sources, typed
 from edgebench.errors import InvalidInput
 from tests import networks
 
@@ -321,3 +322,78 @@ class TestNames:
         loaded = graphs.load_checked(written(tmp_path, model))
         graphs.name_batch(loaded)
         assert [given, made] == [loaded.graph.input[0].name, loaded.graph.output[0].name]
+
+
+def shrunk(model: onnx.ModelProto, kind: int, *, compute: bool) -> onnx.ModelProto:
+    """Return the classifier with its weight in half precision: cast up before the product, or the product cast down."""
+    place = next(k for k, node in enumerate(model.graph.node) if node.op_type == "MatMul")
+    product = model.graph.node[place]
+    stored = WEIGHT.astype(oh.tensor_dtype_to_np_dtype(kind))
+    model.graph.initializer[0].CopyFrom(oh.make_tensor("weight", kind, WEIGHT.shape, stored.tobytes(), raw=True))
+    if compute:
+        output = product.output[0]
+        added = [oh.make_node("Cast", ["flat"], ["flat_half"], to=kind),
+                 oh.make_node("MatMul", ["flat_half", "weight"], ["half_logits"]),
+                 oh.make_node("Cast", ["half_logits"], [output], to=TensorProto.FLOAT)]
+    else:
+        added = [oh.make_node("Cast", ["weight"], ["weight_full"], to=TensorProto.FLOAT),
+                 oh.make_node("MatMul", ["flat", "weight_full"], [product.output[0]])]
+    del model.graph.node[place]
+    for extra, node in enumerate(added):
+        model.graph.node.insert(place + extra, node)
+    return model
+
+
+def quantized(folder: Path, form: str) -> Path:
+    source, target = written(folder, classifier()), folder / f"{form}.onnx"
+    if form == "dynamic":
+        tools.quantize_dynamic(str(source), str(target))
+        return target
+    generator = np.random.default_rng(0)
+    feeds = iter([{"pixels": generator.standard_normal((2, 3, 6, 10)).astype(np.float32)} for _ in range(4)])
+
+    class Reader(tools.CalibrationDataReader):
+        def get_next(self):
+            return next(feeds, None)
+
+    tools.quantize_static(str(source), str(target), Reader(), quant_format=tools.QuantFormat[form])
+    return target
+
+
+class TestPrecisionOfTheFile:
+    @pytest.mark.parametrize(("kind", "precision"), [(TensorProto.FLOAT16, "fp16"), (TensorProto.BFLOAT16, "bf16")])
+    @pytest.mark.parametrize("compute", [True, False])
+    def test_weights_or_arithmetic_in_half_precision_name_the_file(self, kind, precision, compute):
+        assert precision == graphs.written_precision(shrunk(classifier(), kind, compute=compute)).precision
+
+    @pytest.mark.parametrize("form", ["QDQ", "QOperator", "dynamic"])
+    def test_integers_in_any_form_name_the_file(self, tmp_path, form):
+        assert "int8" == graphs.written_precision(graphs.load(quantized(tmp_path, form))).precision
+
+    def test_all_others_are_fp32(self):
+        for name in networks.NAMES:
+            assert "fp32" == graphs.written_precision(graphs.load(networks.graph(name))).precision
+
+    @pytest.mark.parametrize("form", ["QDQ", "QOperator", "dynamic"])
+    def test_it_is_neither_called_fp32_nor_quantized_again_but_taken_as_it_is(self, tmp_path, form):
+        source = sources.open_source(str(quantized(tmp_path, form)))
+        with export.Exporter(source, tmp_path / "out", export.Wanted()) as exporter:
+            for name in ("ort-fp32", "openvino-fp32", "ort-int8", "openvino-int8-nncf", "ort-fp16"):
+                with pytest.raises(InvalidInput) as caught:
+                    exporter.export(catalog.recipe(name))
+                assert "given" in caught.value.hint
+            made = artifacts.verify(exporter.export(catalog.recipe("ort-int8-given")))
+        assert ("int8", "int8") == (made.recipe.precision, made.precision.executed)
+        assert {"given-precision", *(["batch-dependent"] if form == "dynamic" else [])} <= {one.code for one in made.caveats}
+        assert made.calibration is None
+
+    def test_a_half_precision_file_is_taken_by_recipes_of_its_own_alone(self, tmp_path):
+        path = written(tmp_path, shrunk(classifier(), TensorProto.FLOAT16, compute=True))
+        source = sources.open_source(str(path))
+        refused_by = {one.id for one in catalog.recipes().values() if export.unlike_file(source, one) is not None}
+        assert {one.id for one in catalog.recipes().values() if one.precision != "fp16"} == refused_by
+
+    def test_an_fp32_file_is_refused_by_recipes_for_quantized_ones_alone(self, tmp_path):
+        source = sources.open_source(str(written(tmp_path, classifier())))
+        refused_by = {one.id for one in catalog.recipes().values() if export.unlike_file(source, one) is not None}
+        assert {"ort-int8-given", "openvino-int8-given"} == refused_by

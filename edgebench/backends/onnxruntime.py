@@ -88,7 +88,7 @@ def reason_against(recipe: Recipe) -> str | None:
         return f"{wanted[0]} needs an NVIDIA GPU: {problem}"
     if wanted != [CPU]:
         return None
-    kernels = recipe.float_precision if recipe.quantization is not None else recipe.precision
+    kernels = recipe.float_precision if recipe.precision in ("int8", "fp8") else recipe.precision
     if recipe.precision == "fp8":
         return "ONNX Runtime has no FP8 kernels for CPUs"
     if kernels == "bf16" or (kernels == "fp16" and "asimdhp" not in _arm_features()):
@@ -259,7 +259,7 @@ def _open(entry: Path, recipe: Recipe, settings: Mapping[str, Mapping[str, Setti
     if CPU not in wanted:
         # Listing the CPU provider together with this key is an error of its own.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    if recipe.quantization is not None and CPU in wanted:
+    if recipe.precision == "int8" and CPU in wanted:
         # A linear layer's product and bias would become a float Gemm before the quantized product is recognized: with
         # a fixed batch every layer of a transformer then runs in FP32, at half the speed.
         options.add_session_config_entry("optimization.disable_specified_optimizers", "MatMulAddFusion")

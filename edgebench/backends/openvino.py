@@ -45,7 +45,7 @@ def reason_against(recipe: Recipe) -> str | None:
 
 
 def _float_precision(recipe: Recipe) -> str:
-    return recipe.precision if recipe.quantization is None else recipe.float_precision
+    return recipe.float_precision if recipe.precision in ("int8", "fp8") else recipe.precision
 
 
 def build(base: Path, recipe: Recipe, calibration: Batches | None, folder: Path) -> str:
