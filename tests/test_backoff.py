@@ -338,7 +338,7 @@ def test_a_candidate_is_judged_in_batches_that_its_engine_takes(source, labelled
     monkeypatch.setattr(backend, "open_session", open_session)
     images = open_images(str(labelled))
     with Exporter(source, tmp_path, Wanted(calibration=images)) as exporter:
-        judge = backoff.Judge(source, exporter.base(20), images, ())
+        judge = backoff.Judge(source, exporter.base(20), images, (), exporter.scored(20))
         found = judge.answers(exporter.base(20), replace(per_tensor(), build=Build(batches=(1, 2, 7))))
     assert [7] == batches
     np.testing.assert_allclose(judge.reference, found, atol=1e-4)
@@ -363,7 +363,7 @@ class TestJudging:
     def test_bounds_are_those_of_the_named_intervals(self, source, labelled, tmp_path):
         images = open_images(str(labelled))
         with Exporter(source, tmp_path, Wanted(calibration=images)) as exporter:
-            judge = backoff.Judge(source, exporter.base(20), images, ())
+            judge = backoff.Judge(source, exporter.base(20), images, (), exporter.scored(20))
         logits = judge.reference.copy()
         # Seven answers are wrong now, all of them right before.
         for row in range(7):
@@ -379,7 +379,7 @@ class TestJudging:
     def test_calibration_is_kept_where_nothing_changed(self, source, labelled, tmp_path):
         images = open_images(str(labelled))
         with Exporter(source, tmp_path, Wanted(calibration=images)) as exporter:
-            judge = backoff.Judge(source, exporter.base(20), images, ())
+            judge = backoff.Judge(source, exporter.base(20), images, (), exporter.scored(20))
         _, unchanged = judge.judge(judge.reference, backoff.margins(0.01, ("calibration",)), alpha=0.05)
         assert (0.0, 0.0) == (unchanged.loss, unchanged.bound)
         _, sharper = judge.judge(judge.reference * 0.2, backoff.margins(0.01, ("calibration",)), alpha=0.05)
