@@ -122,11 +122,11 @@ def timing_caveats(found: Measurement, artifact: Artifact, confidence: float) ->
 
 def skips(reason: str | None, found: Measurement, *, timed: bool) -> tuple[Skip, ...]:
     """Return what was left out: quality, for `reason`, latency where nothing was timed, golden outputs."""
-    skips = [] if reason is None else [Skip(what="quality", reason=reason)]
+    skips = [] if reason is None else [Skip(what="quality", reason=reason, subject="quality", code="unfit")]
     if not timed:
-        skips.append(Skip(what="latency", reason="not asked for"))
+        skips.append(Skip(what="latency", reason="not asked for", subject="latency", code="not-asked"))
     if found.golden_max_abs_difference is None:
-        skips.append(Skip(what="golden outputs", reason="the artifact carries none"))
+        skips.append(Skip(what="golden outputs", reason="the artifact carries none", subject="golden", code="absent"))
     return tuple(skips)
 
 
@@ -135,11 +135,11 @@ def uncompared(artifact: Artifact, jobs: Sequence[PassJob], reference: Run | Non
     if not jobs or (reference is None and artifact.recipe.precision == "fp32"):
         return ()
     if reference is None:
-        return (Skip(what="comparison with the reference",
+        return (Skip(what="comparison with the reference", subject="reference", code="no-reference",
                      reason="no FP32 sibling of this model was profiled with it"),)
     seen = set(map(known, reference.passes))
     unpaired = sorted({job.dataset.name for job in jobs if known(record(job)) not in seen})
-    return (Skip(what="comparison with the reference",
+    return (Skip(what="comparison with the reference", subject="reference", code="other-images",
                  reason=f"{reference.variant} saw other images of {', '.join(unpaired)}, or none"),) if unpaired else ()
 
 

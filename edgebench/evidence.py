@@ -17,7 +17,7 @@ import numpy as np
 from edgebench import metric_names, percentiles, sample_size, scenario_scores, stats, tails
 from edgebench.errors import suggest
 from edgebench.policy import Correction, Policy, Rule
-from edgebench.reading import ends, is_exact, place, series, timed_ends
+from edgebench.reading import ends, is_exact, place, series, skip_about, timed_ends
 from edgebench.record import Evaluation, Run, Score
 from edgebench.tails import Ends, Tails
 
@@ -444,14 +444,13 @@ def _named(run: Run, name: str) -> Score | None:
 def _why_absent(metric: str, run: Run, score: Score | None) -> str:
     if score is not None:
         return score.reason or "not measured"
-    stem = metric.partition("_")[0]
-    skip = next((skip for skip in run.skips if stem in skip.what), None)
+    skip = skip_about(run, metric.partition("_")[0], *(["latency"] if metric_names.is_timing(metric) else []))
     return skip.reason if skip else f"{metric} is not in this run"
 
 
 def _nowhere(rule: Rule, run: Run, evaluations: Sequence[Evaluation]) -> Absent:
     if not evaluations:
-        skip = next((skip for skip in run.skips if skip.what in (rule.of, "quality")), None)
+        skip = skip_about(run, *filter(None, (rule.of, "quality")))
         filtered = any(one.property == rule.of for one in run.evaluations)
         return Absent(where="", reason=skip.reason if skip else
                       f"no evaluation of {rule.of} is on data set {rule.dataset!r} under condition {rule.condition!r}"

@@ -208,7 +208,9 @@ class Planner:
         first = sets[jobs[0].dataset.name].items[:TIMING_IMAGES] if jobs else ()
         return Plan(passes=tuple(jobs), caveats=tuple(dict.fromkeys(caveats)),
                     images=tuple(str(one.path) for one in first),
-                    skips=tuple(Skip(what=what, reason=reason) for what, reason in skips.items()))
+                    skips=tuple(
+                        Skip(what=what, reason=reason, subject="property" if what in properties.NAMES else "data",
+                             code="unfit" if what in unfit else "no-data") for what, reason in skips.items()))
 
     def _refuse_without_data(self, errors: Sequence[tuple[InvalidInput, str]], there: Sequence[Pass],
                              names: Sequence[str]) -> None:

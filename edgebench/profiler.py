@@ -463,7 +463,7 @@ def _exported(request: Request, model: str, device: Device, images: Sequence[Ima
             continue
         reason = _reason_against(recipe, has_calibration=bool(calibration or source.calibration))
         if reason and not explicit:
-            result.skips.append(Skip(what=recipe.id, reason=reason))
+            result.skips.append(Skip(what=recipe.id, reason=reason, subject="variant", code="unfit"))
             note(f"skipped {recipe.id}: {reason}")
         else:
             kept.append(recipe)

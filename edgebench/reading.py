@@ -12,13 +12,17 @@ import numpy as np
 
 from edgebench import metric_names, percentiles, stats, tails
 from edgebench.errors import InvalidInput
-from edgebench.record import Evaluation, LatencyTrace, Run, Score
+from edgebench.record import Evaluation, LatencyTrace, Run, Score, Skip, SkipSubject
 from edgebench.stats import FloatArray
 from edgebench.tails import Ends
 from edgebench.timing_types import QueryTrace, Scenario
 
 SCENARIOS = get_args(Scenario)
 _USUAL = ("clean", "native")
+_SUBJECTS: dict[str, SkipSubject] = {
+    "quality": "quality", "latency": "latency", "golden outputs": "golden",
+    "comparison with the reference": "reference"}
+"""Subjects by what was skipped, in files that do not hold them."""
 _EXACT = ("artifact_size", "certain_images", "decision_ties", "distinct_logits", "logit_difference_max", "probe_c")
 """Scores that are exact in files that do not hold the kinds of scores."""
 
@@ -45,6 +49,21 @@ def ends(score: Score) -> Ends | None:
     if score.value is None or score.low is None or score.high is None:
         return None
     return Ends(score.value, score.low, score.high)
+
+
+def skip_about(run: Run, *about: str) -> Skip | None:
+    """Return why something is not in a run.
+
+    Args:
+        run: The run.
+        about: Subjects of skips, or names of properties; the first that was skipped counts.
+    """
+    for one in about:
+        for skip in run.skips:
+            subject = skip.subject or _SUBJECTS.get(skip.what, "property")
+            if one == (skip.what if subject == "property" else subject):
+                return skip
+    return None
 
 
 def is_exact(score: Score) -> bool:

@@ -21,7 +21,7 @@ from edgebench.decision_curves import SIZE, curve
 from edgebench.drawing import Ends, Variant, ends_of, headline_score, trace_of
 from edgebench.errors import InvalidInput
 from edgebench.property_charts import property_charts
-from edgebench.reading import other_circumstances, refuse_other_timings
+from edgebench.reading import other_circumstances, refuse_other_timings, skip_about
 from edgebench.record import Caveat, Run
 from edgebench.rule_words import quantity
 from edgebench.score_tables import PLAIN, Cell, as_good, cell, distinct, interval, methods, score_groups
@@ -44,9 +44,10 @@ COLUMNS = (("Top-1 %", "accuracy_top1", 100.0), ("ECE %", "ece15_ew", 100.0), ("
            ("p99 ms", "latency_p99", 1e3), ("img/s", "throughput_offline", 1.0), ("Speed-up", "", 1.0),
            ("Size MB", "artifact_size", 1e-6), ("Neg. flips %", "negative_flips", 100.0))
 # Words in what a run says it skipped, by the score that is then absent.
-SKIPS = {"accuracy_top1": ("accuracy", "quality"), "ece15_ew": ("calibration", "quality"), "latency_p50": ("latency",),
-         "latency_p99": ("latency",), "throughput_offline": ("throughput", "latency"),
-         "negative_flips": ("comparison with the reference", "quality")}
+SKIPS: dict[str, tuple[str, ...]] = {
+    "accuracy_top1": ("accuracy", "quality"), "ece15_ew": ("calibration", "quality"), "latency_p50": ("latency",),
+    "latency_p99": ("latency",), "throughput_offline": ("latency",), "negative_flips": ("reference", "quality")}
+"""What the headline scores are absent with: properties, and subjects of skips."""
 PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8")
 _NO_REFERENCE = "there is no reference to compare with"
 _WHAT_TO_NAME = "name a run.json, the folder that holds it, or the --out folder of 'edgebench profile'"
@@ -292,7 +293,7 @@ def _why_absent(run: Run, name: str) -> str:
     score = headline_score(run, name)
     if score is not None:
         return score.reason or "not measured"
-    skip = next((skip for word in SKIPS.get(name, ()) for skip in run.skips if word in skip.what), None)
+    skip = skip_about(run, *SKIPS.get(name, ()))
     if skip is not None:
         return skip.reason
     if name == "negative_flips" and run.reference is None:

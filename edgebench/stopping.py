@@ -121,7 +121,8 @@ def scope(chosen: Policy, names: Sequence[str], *, by_name: bool, timed: bool,
             and not (timed and has_timings(chosen)):
         raise UsageError(f"--until {chosen.id}: nothing that its rules are about is evaluated",
                          f"its rules are about {', '.join(sorted(str(one) for one in about))}: see --properties")
-    return kept, tuple(Skip(what=name, reason="it compares passes over all images, and --until may stop before"
+    return kept, tuple(Skip(what=name, subject="property", code="early-stop" if name in whole else "not-asked",
+                            reason="it compares passes over all images, and --until may stop before"
                             if name in whole else f"{chosen.id}, which ends the evaluation, has no rule about it")
                        for name in names if name not in kept)
 

@@ -12,13 +12,24 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from edgebench import compare, properties, reading, record, score_tables, stats
+from edgebench import (
+    backends,
+    compare,
+    instrument,
+    properties,
+    reading,
+    record,
+    rule_words,
+    score_tables,
+    stats,
+    wording,
+)
 from edgebench.class_subsets import BY_DATASET
 from edgebench.datasets import imagenet_wnids
 from edgebench.properties import Pass, Predictions
 from edgebench.properties.shape_bias import CATEGORIES
 from edgebench.pug import SUBSETS
-from edgebench.record import DatasetIdentity, Evaluation, Run, Score
+from edgebench.record import DatasetIdentity, Evaluation, Run, Score, Skip
 from tests import builders
 from tests import observations as ob
 
@@ -216,3 +227,29 @@ def test_kinds_and_codes_are_documented():
     text = (Path(__file__).resolve().parents[1] / "docs" / "method.md").read_text(encoding="utf-8")
     for code in (*get_args(record.ScoreKind), *get_args(record.ReasonCode)):
         assert f"`{code}`" in text, code
+
+
+class TestSkips:
+    @pytest.mark.parametrize(("about", "what"), [(("accuracy", "quality"), "accuracy"), (("quality",), "all of it"),
+                                                 (("latency",), "speed"), (("calibration", "reference"), "sibling")])
+    def test_are_found_by_what_they_are_about_and_not_by_their_words(self, about, what):
+        skips = [Skip(what="speed", reason="", subject="latency", code="not-asked"),
+                 Skip(what="accuracy of the latency", reason="", subject="data", code="no-data"),
+                 Skip(what="sibling", reason="", subject="reference", code="no-reference"),
+                 Skip(what="all of it", reason="", subject="quality", code="unfit"),
+                 Skip(what="accuracy", reason="", subject="property", code="early-stop")]
+        found = reading.skip_about(builders.run(skips=tuple(skips)), *about)
+        assert what == found.what
+
+    def test_of_older_files_are_found_by_their_names(self):
+        run = builders.run(skips=(Skip(what="latency", reason="not asked for"), Skip(what="mistakes", reason="no package")))
+        assert "not asked for" == reading.skip_about(run, "latency").reason
+        assert "no package" == reading.skip_about(run, "mistakes").reason
+        assert reading.skip_about(run, "quality") is None
+
+
+def test_every_backend_and_unit_has_a_name():
+    assert set(backends.BUILTIN) <= set(wording.BACKENDS)
+    units = {score.unit for score in instrument.scores(ob.everything(builders.run(latency_s=[0.01] * 50)).observed, 0.95)}
+    assert "J" in units
+    assert "91 mJ" == rule_words.quantity(0.091, "J")

@@ -43,8 +43,21 @@ def test_every_property_says_what_it_needs() -> None:
         assert "--data ROOT" in properties.get(name).NEEDS
 
 
+def test_annotations_are_looked_for_beside_every_data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mistakes, "find_spec", lambda _: None)
+    mine, published = tmp_path / "mine", tmp_path / "published"
+    for folder in (mine / "cat", published / "imagenet" / "val", published / "imagenet-x"):
+        folder.mkdir(parents=True)
+    (published / "imagenet-x" / "imagenet_x_val_top_factor.jsonl").touch()
+    for locations in ([mine, published], [published, mine]):
+        chosen, skips = properties.usable(["mistakes"], list(map(str, locations)))
+        assert (("mistakes",), ()) == (chosen, skips)
+    (skip,) = properties.usable(["all"], [str(mine)])[1]
+    assert ("mistakes", "property", "missing-package") == (skip.what, skip.subject, skip.code)
+
+
 def test_a_missing_package_is_a_skip_under_all_and_an_error_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(images: object = None) -> Path:
+    def absent(*_: object) -> Path:
         raise MissingDependency("imagenet_x is not installed", "install it")
 
     monkeypatch.setattr(mistakes, "annotation_folder", absent)

@@ -173,7 +173,8 @@ def usable(asked: Sequence[str], locations: Sequence[str]) -> tuple[tuple[str, .
         except MissingDependency as error:
             if list(asked) != ["all"]:
                 raise
-            skips.append(Skip(what=name, reason=f"{error.message}; {error.hint}"))
+            skips.append(Skip(what=name, reason=f"{error.message}; {error.hint}", subject="property",
+                              code="missing-package"))
     absent = {skip.what for skip in skips}
     return tuple(name for name in chosen if name not in absent), tuple(skips)
 
