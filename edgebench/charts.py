@@ -112,7 +112,7 @@ def _tradeoff(variants: Sequence[Variant]) -> Chart:
               "yshift": shift[1], "name": f"wide {variant.index}",
               **dict.fromkeys(("xanchor", "align"), "left" if shift[0] > 0 else "right")}
              for (variant, *_), x, y, size, shift in zip(found, places, ys, words, shifts, strict=True) if shift]
-    spoken = "; ".join(f"{variant.label}: {fixed(x[0], 2)} ms, {fixed(y[0], 1)} %, {size}"
+    spoken = "; ".join(f"{variant.label}: {fixed(x[0], decimals([x[0]]))} ms, {fixed(y[0], 1)} %, {size}"
                        for (variant, *_), x, y, size in zip(found, xs, ys, words, strict=True))
     return Chart(
         key="tradeoff", title=title,

@@ -22,7 +22,8 @@ METRICS: Mapping[str, Mapping[str, str]] = {
     PERFORMANCE: {
         "latency_p50": "s", "latency_p90": "s", "latency_p95": "s", "latency_p99": "s", "latency_mean": "s",
         "throughput_offline": "images/s", "artifact_size": "bytes", "peak_host_memory": "bytes",
-        "device_memory": "bytes", "shared_memory": "bytes", "load_time": "s", "first_inference_time": "s",
+        "device_memory": "bytes", "shared_memory": "bytes", "cold_start_time": "s", "load_time": "s",
+        "first_inference_time": "s",
         "energy_per_inference": "J", "energy_per_inference_net": "J",
         "server_rate": "1/s", "camera_miss_rate": "fraction", "camera_jitter": "s",
         "camera_age_mean": "s", "camera_age_peak": "s", "multi_stream_throughput": "images/s",

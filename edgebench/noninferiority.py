@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
-from edgebench import evidence
+from edgebench import evidence, policy
 from edgebench.policy import Rule
 from edgebench.record import Run
 
@@ -30,7 +31,9 @@ MARGINS: tuple[Rule, ...] = (
            max_increase_absolute=POINT_FIVE)
       for of, metric in (("calibration", "ece15_ew"), ("mistakes", "annotated_error"))),
     Rule(id="robustness-mean-ce", of="robustness", metric="mean_ce", against="reference", max_increase_absolute=0.5))
-"""The scores asked about, one or two of each property, with the margin of each in its own unit."""
+"""The scores asked about, one or two of each property, with the margin of each where `POLICY` has no rule on it."""
+POLICY = "survives-quantization"
+"""The shipped policy whose margins the report takes, so that gate and report ask the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +58,14 @@ class Statement:
     method: str
 
 
+@cache
+def margins() -> tuple[Rule, ...]:
+    """Return the rules that are asked about, those of `POLICY` in place of the defaults."""
+    ruled = {(rule.of, rule.metric): rule for rule in policy.find(POLICY).rules
+             if rule.against == "reference" and not rule.relative}
+    return tuple(ruled.get((rule.of, rule.metric), rule) for rule in MARGINS)
+
+
 def statements(run: Run, confidence: float = CONFIDENCE) -> tuple[Statement, ...]:
     """Return a statement for each score of `MARGINS` that the run has against its reference, in that order.
 
@@ -63,7 +74,7 @@ def statements(run: Run, confidence: float = CONFIDENCE) -> tuple[Statement, ...
         confidence: One-sided, between 0.5 and 1.
     """
     found = []
-    for rule in MARGINS:
+    for rule in margins():
         for one in evidence.find(rule, run, None):
             if isinstance(one, evidence.Absent):
                 continue

@@ -392,6 +392,11 @@ class ColdStart:
         times = (self.import_s, self.load_s, self.first_inference_s)
         check(all(0 <= one < math.inf for one in times), "finite times of 0 or more", times)
 
+    @property
+    def total_s(self) -> float:
+        """From nothing to the first answer."""
+        return self.import_s + self.load_s + self.first_inference_s
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyTrace:

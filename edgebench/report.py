@@ -316,8 +316,11 @@ def _headline_rows(variants: Sequence[Variant]) -> tuple[list[list[Cell]], list[
     rows: list[list[Cell]] = [[] for _ in variants]
     for header, name, factor in COLUMNS:
         found = [value * factor for variant in variants if (value := _value(variant.run, name)) is not None]
-        places = decimals(found) if factor != 100 else 1 if images < 10_000 else 2
+        column = decimals(found) if factor != 100 else 1 if images < 10_000 else 2
         for variant, cells in zip(variants, rows, strict=True):
+            value = _value(variant.run, name)
+            # A time has the same three digits in every output, whatever stands beside it.
+            places = decimals([value * factor]) if value is not None and header.endswith(" ms") else column
             score, ratio = headline_score(variant.run, name), _speedup(variant)
             if not variant.reference and header in ("Speed-up", "Neg. flips %") and any(
                     other.reference is not None and other.reference.run is variant.run for other in variants):
@@ -520,7 +523,7 @@ def _sentence_alone(variant: Variant) -> str:
     p50, p99, top1 = _value(run, "latency_p50"), _value(run, "latency_p99"), headline_score(run, "accuracy_top1")
     if p50 is not None:
         parts.append(f"answers in {fixed(p50 * 1e3, decimals([p50 * 1e3]))} ms at the median" + (
-            f", 99 % within {fixed(p99 * 1e3, decimals([p50 * 1e3]))} ms" if p99 is not None else ""))
+            f", 99 % within {fixed(p99 * 1e3, decimals([p99 * 1e3]))} ms" if p99 is not None else ""))
     if top1 and top1.value is not None:
         within = interval(top1, 100, 1)
         parts.append(f"is right on {fixed(top1.value * 100, 1)} %{f' ({within})' if within else ''} of "

@@ -77,7 +77,8 @@ def needs(rule: Rule, policy: Policy) -> str:
     unit = metric_names.unit(rule.of or "", rule.metric)
     stem = rule.metric.partition("@")[0]
     if rule.of == metric_names.RUN or stem in ("artifact_size", "peak_host_memory", "device_memory", "shared_memory",
-                                               "load_time", "first_inference_time"):
+                                               "cold_start_time", "load_time",
+                                               "first_inference_time"):
         return "decided by one run"
     if rule.of == metric_names.PERFORMANCE:
         percentile = re.fullmatch(r"latency_p(\d+)", stem)

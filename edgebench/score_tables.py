@@ -122,8 +122,10 @@ def cell(score: Score | None) -> Cell:
     if is_p_value(score.name):
         return Cell(text="< 0.001" if value < 0.001 else fixed(value, 3))
     width = (score.high - score.low) * factor if score.low is not None and score.high is not None else 0.0
-    # Two digits of the interval's width, or three of the value; counts as they are.
-    places = decimals([width], 2) if width else 0 if score.unit == "1" and value == int(value) else decimals([value])
+    # Two digits of the interval's width, or three of the value; counts as they are. Times have three at least, as in
+    # every output.
+    plain = 0 if score.unit == "1" and value == int(value) else decimals([value])
+    places = max(decimals([width], 2), plain if score.unit == "s" else 0) if width else plain
     return Cell(text=f"{fixed(value, places, sign=sign)} {unit}".strip(),
                 detail=interval(score, factor, places, sign=sign))
 

@@ -27,6 +27,7 @@ TITLES = {
     "device_h2d_p50": "Copy to the device p50", "device_compute_p50": "Computing on the device p50",
     "device_d2h_p50": "Copy from the device p50", "device_enqueue_p50": "Enqueueing p50",
     "loadgen_latency_p90": "Latency p90 by LoadGen", "loadgen_early_stopping_p90": "Early-stopping p90 by LoadGen",
+    "cold_start_time": "Cold start", "load_time": "Load time", "first_inference_time": "First inference",
     "device_memory": "Device memory", "shared_memory": "Shared memory taken", "peak_host_memory": "Peak host memory",
     "build_latency_spread": "Latency spread of builds", "build_disagreement": "Disagreement of builds",
     "accuracy_top1": "Top-1", "accuracy_top5": "Top-5", "kl_divergence": "KL divergence",

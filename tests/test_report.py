@@ -129,7 +129,7 @@ class TestTable:
         assert report.Table(
             headers=("Variant", "Top-1 %", "ECE %", "p50 ms", "p99 ms", "img/s", "Speed-up", "Size MB", "Neg. flips %",
                      "Caveats"),
-            rows=(("FP32 · ONNX Runtime", "94.0 ±1.6", "2.1", "11.00", "12.00", "100", "ref.", "13.60", "ref.", "0"),
+            rows=(("FP32 · ONNX Runtime", "94.0 ±1.6", "2.1", "11.0", "12.0", "100", "ref.", "13.60", "ref.", "0"),
                   ("INT8 · ONNX Runtime", "93.7 ±1.7", "3.4", "3.20", "3.30", "320", "3.4×", "3.70", "2.1", "1")),
             notes=(("Speed-up (ratio of median latencies) and negative flips (right before, wrong now) are against "
                    "FP32 · ONNX Runtime."),
