@@ -6,7 +6,6 @@ standard error.
 
 from __future__ import annotations
 
-import io
 import json
 import shlex
 import signal
@@ -33,6 +32,7 @@ from edgebench.terminal import (
     print_plan,
     print_runs,
     print_search,
+    streams_for_any_terminal,
 )
 
 if TYPE_CHECKING:
@@ -379,20 +379,25 @@ def _ceilings(name: str, threads: int | None, *, as_json: bool) -> None:
 judging.register(cli)
 
 
+def _invoked() -> object:
+    """Run the command that is named; returns its exit code, once all that it printed is written."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except SystemExit as ended:
+        code = ended.code
+    sys.stdout.flush()
+    return code
+
+
 def main() -> None:
     """Run the command line; every error becomes a line with a hint and the exit code of the contract."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-    if hasattr(signal, "SIGPIPE"):
-        # A reader that goes away, as with | head, ends the program as it ends every other one.
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    streams_for_any_terminal()
     for number in (signal.SIGTERM, signal.SIGHUP):
         # One that the caller ignores, as under nohup, stays ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
     try:
-        code = cli.main(standalone_mode=False)
+        code = _invoked()
     except EdgebenchError as error:
         fail(error.message, error.hint, error.exit_code)
     except click.UsageError as error:
@@ -402,6 +407,12 @@ def main() -> None:
         fail(error.format_message(), code=ExitCode.USAGE)
     except (click.Abort, KeyboardInterrupt):
         fail("interrupted")
+    except OSError as error:
+        # What was not foreseen about files, disks and streams is the machine's state, not a defect.
+        where = f"{error.filename}: " if error.filename is not None else ""
+        fail(f"{where}{error.strerror or error}")
+    except MemoryError:
+        fail("out of memory", "use a smaller --batch, or a machine with more memory")
     except Exception:  # noqa: BLE001  # an unforeseen error must not end with 1, the code of a failed rule
         traceback.print_exc()
         fail("this is a defect of edgebench", "please report it with the lines above")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -67,6 +66,30 @@ def samples(images: ImageSet | None, source: Source, seed: int = 0) -> Samples:
     return Samples(noise, f"seeded noise ({PARITY_IMAGES} inputs): no images were given", real=False)
 
 
+def output_widths(source: Source) -> dict[str, int]:
+    """Return how many logits, and features where there are any, a program gives for an image, by output name.
+
+    Raises:
+        InvalidInput: Its first output is no (N, classes).
+    """
+    torch = require("torch", "export")
+    assert source.size_px is not None
+    if isinstance(source.program, torch.export.ExportedProgram):
+        node = next(node for node in source.program.graph.nodes if node.op == "output")
+        given = [value.meta.get("val") for value in node.args[0]
+                 if value.name in source.program.graph_signature.user_outputs][:1]
+    else:
+        with torch.inference_mode():
+            output = source.program(torch.zeros(2, 3, *source.size_px))
+        given = list(output) if source.features else [output]
+    if not given or not all(torch.is_tensor(value) and value.ndim == 2 for value in given):
+        shapes = ", ".join(str(tuple(value.shape)) if torch.is_tensor(value) else type(value).__name__
+                           for value in given)
+        raise InvalidInput(f"{source.identity.id} has no logits: expected a first output (N, classes), got "
+                           f"{shapes or 'none'}", "export the classifier, with its logits as the first output")
+    return {name: int(value.shape[1]) for name, value in zip((OUTPUT, FEATURES), given, strict=False)}
+
+
 def to_onnx(source: Source, opset: int, folder: Path) -> Path:
     """Write the FP32 graph with one image input and one logits output; returns the file.
 
@@ -82,12 +105,7 @@ def to_onnx(source: Source, opset: int, folder: Path) -> Path:
     assert source.size_px is not None
     example = torch.randn(2, 3, *source.size_px)
     exported = isinstance(source.program, torch.export.ExportedProgram)
-    if not exported:
-        with torch.inference_mode():
-            output = _logits_of(source, source.program(example))
-        if not torch.is_tensor(output) or output.ndim != 2:
-            raise InvalidInput(f"{source.identity.id} has no logits: expected one output (N, classes), got "
-                               f"{tuple(output.shape) if torch.is_tensor(output) else type(output).__name__}")
+    output_widths(source)
     try:
         with quiet():
             if exported:
@@ -185,10 +203,6 @@ def base_at(source: Source, opset: int, size: int, folder: Path) -> Path:
         raise CannotMeasure(f"{source.identity.id} at {size} px: the exported model is not the model: outputs "
                             f"differ by up to {difference:.3g}", "leave that size out of --resolutions")
     return base
-
-
-def _logits_of(source: Source, output: Any) -> Any:
-    return output[0] if source.features else output
 
 
 def _onnx_size(source: Source) -> tuple[int, int]:

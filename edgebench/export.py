@@ -30,10 +30,12 @@ from edgebench.artifacts import (
 )
 from edgebench.backends import Session
 from edgebench.conversion import (
+    INPUT,
     PARITY_TOLERANCE,
     Samples,
     base_at,
     open_here,
+    output_widths,
     reference_outputs,
     samples,
     to_onnx,
@@ -56,6 +58,7 @@ from edgebench.record import (
     ScoredOutput,
     TensorSpec,
     load_artifact,
+    plain_name,
     write_bytes,
 )
 from edgebench.sources import Progress, Source
@@ -86,8 +89,7 @@ class Wanted:
 
 def variant_folder(model: str, recipe: Recipe) -> str:
     """Return ``<model>--<recipe>`` with nothing in it that a file system could mind."""
-    plain = "".join(char if char.isalnum() or char in "._-" else "-" for char in model)
-    return f"{plain}--{recipe.id}"
+    return f"{plain_name(model)}--{recipe.id}"
 
 
 def unlike_file(source: Source, recipe: Recipe) -> InvalidInput | None:
@@ -170,6 +172,46 @@ class Exporter:
             _make_room(folder, force=force)
             part.rename(folder)
         return folder
+
+    def promised(self, recipe: Recipe) -> Artifact:
+        """Return what `export` will write, as far as that is settled before anything is built: no files, no parity.
+
+        Raises:
+            EdgebenchError: The model, the class list, or the calibration images cannot be used.
+        """
+        source = self._source
+        reason = unlike_file(source, recipe)
+        if reason is not None:
+            raise reason
+        meaning = None
+        if source.file is not None:
+            inputs, given = graphs.interface(self.base(recipe.opset))
+            meaning = self.scored(recipe.opset)
+        else:
+            # Translating a library's model takes minutes; what its classifier gives is known before.
+            assert source.size_px is not None
+            inputs = (TensorSpec(name=INPUT, shape=(intake.BATCH, 3, *source.size_px), dtype="float32"),)
+            given = tuple(TensorSpec(name=name, shape=(intake.BATCH, width), dtype="float32")
+                            for name, width in output_widths(source).items())
+        artifact = Artifact(
+            schema=ARTIFACT_SCHEMA, model=source.identity, recipe=recipe, entry="unbuilt", files=(), inputs=inputs,
+            outputs=given, scored=meaning, preprocess=source.preprocess, classes=source.classes,
+            calibration=self.draw(recipe.quantization)[0] if recipe.quantization else None, parity=None, golden=None,
+            tools=tools(recipe), created_at="",
+            resolutions=tuple(ResolutionEntry(size_px=size, entry="unbuilt") for size in self._sizes))
+        _refuse_wrong_classes(artifact)
+        return artifact
+
+    def refuse_occupied(self, recipe: Recipe, *, force: bool) -> None:
+        """Refuse, before anything is built, a folder in which the artifact may not be written.
+
+        Raises:
+            UsageError: Another artifact lies there, without `force`, or a file that is no part of one.
+        """
+        folder = self._root / variant_folder(self._source.identity.id, recipe)
+        drawn = self.draw(recipe.quantization)[0] if recipe.quantization and not force else None
+        if force or not self._is_same(folder, recipe, drawn):
+            _make_room(folder, force=force, remove=False)
 
     def draw(self, quantization: Quantization, condition: str = CLEAN) -> tuple[CalibrationSet, Path]:
         """Return the identity of the quantization-calibration images, and a file of their pixels (N, H, W, 3).

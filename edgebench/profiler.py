@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
-
-import numpy as np
 
 from edgebench import (
     __version__,
     artifacts,
     assembly,
-    backends,
     boards,
     catalog,
     ceilings,
@@ -35,7 +31,7 @@ from edgebench import (
     sustained,
 )
 from edgebench.baselines import Baselines
-from edgebench.datasets import ImageSet, distinguished, open_images
+from edgebench.datasets import distinguished
 from edgebench.decisions import DECISIONS, of_runs
 from edgebench.errors import (
     CannotMeasure,
@@ -45,12 +41,12 @@ from edgebench.errors import (
     unknown,
     writing,
 )
+from edgebench.files import refuse_unwritable
 from edgebench.history import HISTORY
-from edgebench.named_sets import fit_sets, open_sets
+from edgebench.named_sets import fit_sets
 from edgebench.observed import Observed
 from edgebench.planning import Planner, Wanted
 from edgebench.policy import Policy
-from edgebench.recipe import Recipe
 from edgebench.record import (
     RUN_SCHEMA,
     Artifact,
@@ -67,14 +63,12 @@ from edgebench.record import (
 from edgebench.stopping_timings import MOST_ROUNDS, Ratios, follows_ratios
 from edgebench.telemetry import commands, control, nvml
 from edgebench.timing_types import Control, NoiseFloor, TimingPlan
-from edgebench.user_files import read_classes, read_preprocess, read_templates
-from edgebench.worker import Job, load_measurement, run_worker
+from edgebench.variants import Failure, Roster, Variant
+from edgebench.worker import Job, PassJob, load_measurement, run_worker
 
 OLD = "run.old.json"
 FLOORS = "noise-floor"
 """Folder of the runs that noise floors come from; it is removed when they are written."""
-MODEL_NAME_CHARS = 80
-"""Of a model's id in the names of its variants, which are names of folders."""
 Progress = Callable[[str, float], None]
 """Told (what is being done, share of it that is done)."""
 
@@ -139,14 +133,6 @@ class Request:
     force: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """A variant that could not be exported or measured."""
-
-    what: str
-    error: EdgebenchError
-
-
 @dataclass(slots=True, kw_only=True)
 class Result:
     """What `profile` leaves."""
@@ -164,13 +150,6 @@ class Result:
     def html(self) -> Path:
         """The report over all runs."""
         return self.out / "report.html"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Variant:
-    name: str
-    folder: Path
-    artifact: Artifact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,25 +221,68 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
         if not timed:
             raise UsageError("--noise-floor times runs, and nothing is to be timed",
                              "use it with a --budget")
-        _check_writable(request.noise_floor.parent)
-    _check_writable(request.out)
+        refuse_unwritable(request.noise_floor, "choose another file with --noise-floor")
     images = distinguished([one for location in request.data for one in fit_sets(location)[0]])
     for one in images:
         note(f"data: {one.understood}")
     result = Result(out=request.out)
-    variants = list(_variants(request, device, images, result, progress, note))
-    for sentence in dict.fromkeys(outputs.sentence(variant.artifact) for variant in variants):
-        if sentence:
-            note(sentence)
-    _refuse_foreign_results(request, variants)
-    planner = _planner(request, chosen, variants, progress, note)
+    with Baselines(request.baseline, request.history) as baselines:
+        with _without_traces(request.out), Roster(
+                request=request, device=device, images=images, progress=progress, note=note,
+                failures=result.failures, skips=result.skips) as roster:
+            _check_writable(request.out)
+            planner = _planned(request, roster, chosen, until, progress, note)
+            for variant in roster.promised if until is not None else ():
+                baselines.of_variant(variant.name, device.id, request.out / variant.name)
+            variants = roster.export()
+        for sentence in dict.fromkeys(outputs.sentence(variant.artifact) for variant in variants):
+            if sentence:
+                note(sentence)
+        if request.force:
+            _set_aside(request.out, variants)
+        _measure(request, variants, result, device, chosen=chosen, missing=missing, until=until, planner=planner,
+                 baselines=baselines, progress=progress, note=note)
+    if result.runs:
+        write_reports(result)
+    return result
+
+
+def _planned(request: Request, roster: Roster, chosen: tuple[str, ...], until: Policy | None,
+             progress: Progress, note: Callable[[str], None]) -> Planner:
+    """Return the planner, once nothing stands against measuring any of these variants.
+
+    Raises:
+        EdgebenchError: Results are in the way, data do not fit, or a policy cannot be followed.
+    """
+    promised = roster.promised
+    _refuse_foreign_results(request, promised)
+    planner = _planner(request, chosen, roster, progress, note)
     if until is not None:
-        stopping.refuse_unfit(until, chosen, [(one.artifact, planner.of(one.artifact).passes) for one in variants],
-                              _finished(request.out, ()), timed=timed)
-    if request.force:
-        _set_aside(request.out, variants)
-    with Baselines(request.baseline, request.history) as baselines, \
-            _controlled(request.timing.control, device, note) as settings:
+        stopping.refuse_unfit(until, chosen, [(one.artifact, planner.of(one.artifact).passes) for one in promised],
+                              _finished(request.out, ()), timed=request.budget is not None)
+    for variant in promised if request.resume else ():
+        _refuse_other_settings(request, variant, planner, chosen)
+    return planner
+
+
+@contextmanager
+def _without_traces(out: Path) -> Iterator[None]:
+    """Take away the folders that a refused job has made and left empty."""
+    before = out.exists()
+    try:
+        yield
+    except BaseException:
+        for folder in (out / "artifacts", *([] if before else [out])):
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _measure(request: Request, variants: Sequence[Variant], result: Result, device: Device, *, chosen: tuple[str, ...],
+             missing: tuple[Skip, ...], until: Policy | None, planner: Planner, baselines: Baselines,
+             progress: Progress, note: Callable[[str], None]) -> None:
+    timed = request.budget is not None
+    with _controlled(request.timing.control, device, note) as settings:
         # Asked again: another power mode may be in force now, set for this measurement or set back after a crash.
         _, doubts, power_mode = resolve_device(request.device)
         shared = _Shared(request=request, device=device, chosen=chosen, missing=missing, until=until, planner=planner,
@@ -282,16 +304,13 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
                     result.failures.append(Failure(what=variant.name, error=_invalid(run.observed)))
         _interleave(shared, variants, result, progress, note)
         _measure_floors(shared, variants, result, progress, note)
-    if result.runs:
-        write_reports(result)
-    return result
 
 
-def _interleave(shared: _Shared, variants: Sequence[_Variant], result: Result, progress: Progress,
+def _interleave(shared: _Shared, variants: Sequence[Variant], result: Result, progress: Progress,
                 note: Callable[[str], None]) -> None:
     """Time variants in turns where that was asked for."""
     request = shared.request
-    folders = {variant.name: variant.folder for variant in variants}
+    folders = {variant.name: variant.folder for variant in variants if variant.folder is not None}
     runs = {run.variant: run for run in result.runs}
     try:
         followed = Ratios(shared.until, runs) if shared.until is not None and shared.timed_too else None
@@ -305,13 +324,13 @@ def _interleave(shared: _Shared, variants: Sequence[_Variant], result: Result, p
         note(f"timing in turns: {error.message}")
 
 
-def _measure_floors(shared: _Shared, variants: Sequence[_Variant], result: Result, progress: Progress,
+def _measure_floors(shared: _Shared, variants: Sequence[Variant], result: Result, progress: Progress,
                     note: Callable[[str], None]) -> None:
     """Time the first variant of each runtime again and again where noise floors were asked for, and write them."""
     request = shared.request
     if request.noise_floor is None or not result.runs:
         return
-    folders = {variant.name: variant.folder for variant in variants}
+    folders = {variant.name: variant.folder for variant in variants if variant.folder is not None}
     first = {(run.artifact.recipe.backend, run.artifact.recipe.processor): run for run in reversed(result.runs)}
     plan = replace(request.timing, sustained_s=None, loadgen=False)
     try:
@@ -408,97 +427,7 @@ def _check_writable(out: Path) -> None:
         probe.unlink()
 
 
-def _variants(request: Request, device: Device, images: Sequence[ImageSet], result: Result, progress: Progress,
-              note: Callable[[str], None]) -> Iterator[_Variant]:
-    folders = [Path(model) for model in request.models if artifacts.is_artifact(Path(model))]
-    models = [model for model in request.models if Path(model) not in folders]
-    found = []
-    for folder in folders:
-        try:
-            artifact = artifacts.verify(folder)
-            backends.get(artifact.recipe.backend)
-        except EdgebenchError as error:
-            result.failures.append(Failure(what=folder.name, error=error))
-            note(f"{folder.name}: {error.message}")
-        else:
-            found.append((folder, artifact))
-    for model in models:
-        if Path(model).is_dir():
-            raise UsageError(f"{model} is a folder but no artifact: it has no {artifacts.MANIFEST}",
-                             "pass a folder that edgebench export wrote, or a model")
-        found += _exported(request, model, device, images, result, progress, note)
-    names: set[str] = set()
-    for folder, artifact in sorted(found, key=lambda pair: pair[1].recipe.precision != "fp32"):
-        model_name = re.sub("[^A-Za-z0-9._-]", "-", artifact.model.id).lstrip(".-")[:MODEL_NAME_CHARS] or "model"
-        name = f"{model_name}--{artifact.recipe.id}--{artifact.recipe.backend}"
-        if name in names:
-            raise UsageError(f"two artifacts are the same variant: {name}", "profile them into different --out folders")
-        names.add(name)
-        yield _Variant(name=name, folder=folder, artifact=artifact)
-
-
-def _exported(request: Request, model: str, device: Device, images: Sequence[ImageSet], result: Result,
-              progress: Progress, note: Callable[[str], None]) -> Iterator[tuple[Path, Artifact]]:
-    explicit = bool(request.recipes or request.backends or request.precisions)
-    wanted = catalog.select_recipes(device, request.recipes, request.backends, request.precisions)
-    calibration = open_images(request.calibration_data) if request.calibration_data else None
-    # Imported here: the board side has no torch, and needs none for artifacts.
-    from edgebench import export, sources
-
-    source = sources.open_source(
-        model, weights=request.weights, classes=read_classes(request.classes) if request.classes else None,
-        templates=read_templates(request.templates) if request.templates else None,
-        preprocess=read_preprocess(request.preprocess) if request.preprocess else None,
-        output=request.output, progress=lambda what, done, total: progress(what, done / max(total, 1)))
-    if not images and source.evaluation is not None:
-        images = open_sets(source.evaluation)
-    kept = []
-    for recipe in wanted:
-        unlike = None if request.recipes else export.unlike_file(source, recipe)
-        if unlike is not None:
-            # Of a file in FP32, the recipes for files of others are no news.
-            if source.written.precision != "fp32":
-                result.skips.append(Skip(what=recipe.id, reason=unlike.message))
-                note(f"skipped {recipe.id}: {unlike.message}")
-            continue
-        reason = _reason_against(recipe, has_calibration=bool(calibration or source.calibration))
-        if reason and not explicit:
-            result.skips.append(Skip(what=recipe.id, reason=reason, subject="variant", code="unfit"))
-            note(f"skipped {recipe.id}: {reason}")
-        else:
-            kept.append(recipe)
-    if not kept:
-        raise CannotMeasure(f"no recipe for {model} can be built and run here",
-                            "; ".join(f"{skip.what}: {skip.reason}" for skip in result.skips))
-    exported = export.Wanted(calibration=calibration, images=images[0] if images else None,
-                             resolutions=request.resolutions,
-                             allow_precision_fallback=request.allow_precision_fallback)
-    for recipe, built in export.export_all(source, kept, request.out / "artifacts", exported, force=True,
-                                           progress=lambda what, done, total: progress(what, done / total)):
-        if isinstance(built, Path):
-            yield built, artifacts.verify(built)
-        else:
-            result.failures.append(Failure(what=recipe.id, error=built))
-            note(f"{recipe.id}: {built.message}")
-
-
-def _reason_against(recipe: Recipe, *, has_calibration: bool) -> str | None:
-    if not backends.installed(recipe.backend):
-        return f"{recipe.backend} is not installed: pip install 'edgebench[{recipe.backend}]'"
-    reason = backends.get(recipe.backend).reason_against(recipe)
-    if reason is not None:
-        return reason
-    quantization = recipe.quantization
-    if quantization is not None and quantization.activations == "uint8" and environment.lacks_vnni() \
-            == (not quantization.reduce_range) and environment.is_x86():
-        return "this CPU has no VNNI, and INT8 products would saturate: the recipes ending in -avx2 are for it" \
-            if environment.lacks_vnni() else "this CPU has VNNI and needs no weights of 7 bits"
-    if recipe.quantization is not None and not has_calibration:
-        return "INT8 needs images like those seen in use: pass --calibration-data DIR"
-    return None
-
-
-def _planner(request: Request, chosen: tuple[str, ...], variants: Sequence[_Variant], progress: Progress,
+def _planner(request: Request, chosen: tuple[str, ...], roster: Roster, progress: Progress,
              note: Callable[[str], None]) -> Planner:
     """Return the planner, after it has planned every variant: unfit data should stop the work before hours of timing.
 
@@ -506,18 +435,15 @@ def _planner(request: Request, chosen: tuple[str, ...], variants: Sequence[_Vari
         UsageError: Quality was asked for by name where there can be none.
         InvalidInput: Data that the model's classes do not fit.
     """
+    variants = roster.promised
     excluded = frozenset(digest for variant in variants if variant.artifact.calibration
                          for digest in variant.artifact.calibration.image_sha256)
     by_name = bool(chosen) and list(request.properties) != ["all"]
 
-    def answers(artifact: Artifact, inputs: np.ndarray) -> np.ndarray:
-        folder = next(variant.folder for variant in variants if variant.artifact == artifact)
-        return evaluate.answers(folder / artifact.entry, artifact, inputs)
-
     planner = Planner(
         Wanted(properties=chosen, data=request.data, ood=request.ood, preset=request.preset,
                sweep_images=request.sweep_images, compact=request.store == "compact", by_name=by_name),
-        excluded, progress, note, answers)
+        excluded, progress, note, roster.answers)
     for variant in variants:
         reason = planner.reason_against(variant.artifact)
         if reason and by_name and variant.artifact.model.weights == "random":
@@ -529,7 +455,7 @@ def _planner(request: Request, chosen: tuple[str, ...], variants: Sequence[_Vari
     return planner
 
 
-def _refuse_too_little_room(request: Request, planner: Planner, variants: Sequence[_Variant]) -> None:
+def _refuse_too_little_room(request: Request, planner: Planner, variants: Sequence[Variant]) -> None:
     """Raise InvalidInput where the predictions to come would not fit on the disk."""
     needed = 0
     for variant in variants:
@@ -546,14 +472,14 @@ def _refuse_too_little_room(request: Request, planner: Planner, variants: Sequen
                            evaluate.ROOM_HINT)
 
 
-def _refuse_foreign_results(request: Request, variants: Sequence[_Variant]) -> None:
+def _refuse_foreign_results(request: Request, variants: Sequence[Variant]) -> None:
     there = [variant.name for variant in variants if (request.out / variant.name).exists()]
     if there and not (request.resume or request.force):
         raise UsageError(f"{request.out / there[0]} already holds results",
                          "--resume goes on with them, --force measures again, --out DIR writes elsewhere")
 
 
-def _set_aside(out: Path, variants: Sequence[_Variant]) -> None:
+def _set_aside(out: Path, variants: Sequence[Variant]) -> None:
     """Make all variants unmeasured at once, so that an interrupted --force never mixes old results with new ones.
 
     The old run files stay as ``run.old.json`` until their variant is measured again.
@@ -568,7 +494,47 @@ def _set_aside(out: Path, variants: Sequence[_Variant]) -> None:
                 stale.unlink(missing_ok=True)
 
 
-def _run_variant(shared: _Shared, variant: _Variant, earlier: Sequence[Run], progress: Progress) -> Run:
+def _settings(request: Request, artifact: Artifact, jobs: Sequence[PassJob], chosen: tuple[str, ...]) -> Settings:
+    """Return what a variant is measured with; whether it may stop early is settled when it is measured."""
+    return Settings(
+        budget=request.budget or "none", threads=request.threads or environment.usable_cpus(),
+        batch=artifacts.fixed_batch(artifact) or request.batch, preset=request.preset, properties=chosen,
+        data=", ".join(dict.fromkeys(job.dataset.source for job in jobs)) or None,
+        sweep_images=request.sweep_images, store="compact" if request.store == "compact" else "logits",
+        builds=request.builds, timing=request.timing if request.budget else None)
+
+
+def _changed(kept: Run, settings: Settings, *, but: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Return the settings in which a finished run differs; where the data lie may change."""
+    return tuple(one.name for one in fields(Settings) if one.name not in ("data", *but)
+                 and getattr(kept.settings, one.name) != getattr(settings, one.name))
+
+
+def _measured_otherwise(file: Path, changed: Sequence[str]) -> UsageError:
+    what = f"settings ({', '.join(changed)})" if changed else "data or artifact"
+    return UsageError(f"{file} was measured with other {what}",
+                      "--force measures again, --out DIR writes elsewhere")
+
+
+def _refuse_other_settings(request: Request, variant: Variant, planner: Planner, chosen: tuple[str, ...]) -> None:
+    """Refuse to go on with a run that was measured otherwise, before its artifact is exported again.
+
+    Raises:
+        UsageError: Its settings, its data or what its artifact is made of differ from this request's.
+    """
+    file = request.out / variant.name / "run.json"
+    if not file.exists():
+        return
+    kept, promised, jobs = load(file), variant.artifact, planner.of(variant.artifact).passes
+    changed = _changed(kept, _settings(request, promised, jobs, chosen), but=("until", "batch"))
+    sources = [(one.model, one.recipe, one.preprocess, one.classes, one.calibration, one.tools)
+               for one in (kept.artifact, promised)]
+    passes = [set(map(assembly.known, records)) for records in (kept.passes, map(assembly.record, jobs))]
+    if changed or sources[0] != sources[1] or passes[0] != passes[1]:
+        raise _measured_otherwise(file, changed)
+
+
+def _run_variant(shared: _Shared, variant: Variant, earlier: Sequence[Run], progress: Progress) -> Run:
     request, device, chosen = shared.request, shared.device, shared.chosen
     out, artifact = request.out / variant.name, variant.artifact
     plan = shared.planner.of(artifact)
@@ -584,18 +550,11 @@ def _run_variant(shared: _Shared, variant: _Variant, earlier: Sequence[Run], pro
         shared.until, chosen, artifact, jobs, sibling, timed=request.budget is not None,
         in_turns=reference is not None and reference.variant in shared.timed_too, baseline=baseline,
     ) if shared.until is not None else None
-    settings = Settings(
-        budget=request.budget or "none", threads=threads,
-        batch=artifacts.fixed_batch(artifact) or request.batch, preset=request.preset, properties=chosen,
-        data=", ".join(dict.fromkeys(job.dataset.source for job in jobs)) or None,
-        sweep_images=request.sweep_images, store="compact" if request.store == "compact" else "logits",
-        builds=request.builds, until=until.name if until else None, timing=request.timing if request.budget else None)
+    settings = replace(_settings(request, artifact, jobs, chosen), until=until.name if until else None)
     file = out / "run.json"
     if file.exists():
         kept = load(file)
-        # Where the data lie may change; what they are is known by the passes.
-        changed = [one.name for one in fields(Settings)
-                   if one.name != "data" and getattr(kept.settings, one.name) != getattr(settings, one.name)]
+        changed = _changed(kept, settings)
         if not changed and (kept.artifact.digest, set(map(assembly.known, kept.passes))) == (
                 artifact.digest, set(map(assembly.known, records))):
             # A reference that was measured since is worth scoring against: timings and predictions are kept.
@@ -603,9 +562,8 @@ def _run_variant(shared: _Shared, variant: _Variant, earlier: Sequence[Run], pro
                 progress("kept from before", 1.0)
                 return kept
         else:
-            what = f"settings ({', '.join(changed)})" if changed else "data or artifact"
-            raise UsageError(f"{file} was measured with other {what}",
-                             "--force measures again, --out DIR writes elsewhere")
+            raise _measured_otherwise(file, changed)
+    assert variant.folder is not None
     job = Job(artifact=str(variant.folder.resolve()), out=str(out.resolve()), threads=settings.threads,
               batch=settings.batch, budget=request.budget, passes=stopping.ordered(until, jobs), builds=request.builds,
               until=until, device=device, timing=request.timing, images=plan.images,

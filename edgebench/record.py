@@ -31,6 +31,8 @@ from edgebench.timing_types import GraphWork, LayerTime, TimingPlan
 RUN_SCHEMA = "edgebench.run/1"
 # History: 1 (0.1.0) first published form.
 ARTIFACT_SCHEMA = "edgebench.artifact/1"
+# Of a model in folder names: recipe, runtime and the suffixes of temporary files stay below 255 bytes.
+_NAME_CHARS = 80
 
 Better = Literal["lower", "higher"]
 _PERCENTILE = re.compile(r"(^|_)latency_p\d+$")
@@ -895,6 +897,18 @@ def run_schema() -> dict[str, Any]:
 
 
 HASH_BLOCK_BYTES = 1 << 20
+
+
+def plain_name(name: str) -> str:
+    """Return a model's name as a part of folder names: at most 80 of A-Z, a-z, 0-9, ``.``, ``_`` and ``-``.
+
+    A longer name is cut, and a digest of the whole name tells it from others with the same beginning. Folders do not
+    begin with a dot, which hides them, nor with a dash, which commands take for an option.
+    """
+    plain = re.sub("[^A-Za-z0-9._-]", "-", name).lstrip(".-") or "model"
+    if len(plain) > _NAME_CHARS:
+        plain = f"{plain[:_NAME_CHARS - 9]}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
+    return plain
 
 
 def sha256_file(path: Path) -> str:

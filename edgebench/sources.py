@@ -50,6 +50,9 @@ class Source:
     at_size: Callable[[int], Any] | None = None
     """Returns the program for inputs of another height and width (px); None where the source cannot change it."""
     onnx: Path | None = None
+    """The ONNX file that is the model; None for programs."""
+    file: Path | None = None
+    """The file that holds the whole model; None for models of a library."""
     size_px: tuple[int, int] | None
     """Height and width of the input; None for an ONNX file, whose own input says it."""
     preprocess: Preprocess | None
@@ -426,7 +429,7 @@ def _onnx_file(path: Path, weights: str | None, classes: ClassMap | None) -> Sou
         if data.is_file():
             state.update(sha256_file(data).encode())
     return Source(identity=ModelIdentity(id=path.name, weights=kind, weights_sha256=state.hexdigest()), program=None,
-                  onnx=path, size_px=None, preprocess=None, classes=classes,
+                  onnx=path, file=path, size_px=None, preprocess=None, classes=classes,
                   written=graphs.written_precision(graphs.load(path)))
 
 
@@ -454,4 +457,4 @@ def _exported_program(path: Path, weights: str | None, classes: ClassMap | None)
                            f"{[tuple(value.shape) for value in inputs]}")
     kind: Literal["random", "embedded"] = "random" if weights == "random" else "embedded"
     return Source(identity=ModelIdentity(id=path.name, weights=kind, weights_sha256=sha256_file(path)),
-                  program=program, size_px=(int(shape[2]), int(shape[3])), preprocess=None, classes=classes)
+                  program=program, file=path, size_px=(int(shape[2]), int(shape[3])), preprocess=None, classes=classes)

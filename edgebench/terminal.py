@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from edgebench.errors import ExitCode
+from edgebench.errors import CannotMeasure, ExitCode
+from edgebench.files import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,13 +43,13 @@ def print_runs(runs: Sequence[Run]) -> None:
         grid.add_column(content.headers[k], justify="left" if k == 0 else "right", no_wrap=True)
     for row in content.rows:
         # As Text, for names may hold what the console would take for markup.
-        grid.add_row(*(Text(row[k]) for k in shown))
+        grid.add_row(*(Text(printable(row[k])) for k in shown))
     terminal.print(grid)
     hidden = [header for k, header in enumerate(content.headers) if k not in shown]
     if hidden:
         terminal.print(f"A wider terminal shows {', '.join(hidden)} too.", style="dim", highlight=False, markup=False)
     for line in content.notes:
-        terminal.print(line, style="dim", highlight=False, markup=False)
+        terminal.print(printable(line), style="dim", highlight=False, markup=False)
     doubts = [(run, caveat) for run in runs for caveat in run.caveats]
     if doubts:
         terminal.print("\ncaveats", style="bold yellow")
@@ -56,8 +58,8 @@ def print_runs(runs: Sequence[Run]) -> None:
     for run, caveat in doubts:
         seen.setdefault((caveat.message, caveat.hint), {})[names[id(run)]] = None
     for (message, hint), recipes in seen.items():
-        terminal.print(f"  {', '.join(recipes)}: {message}", markup=False, highlight=False)
-        terminal.print(f"    {hint}", style="dim", markup=False, highlight=False)
+        terminal.print(printable(f"  {', '.join(recipes)}: {message}"), markup=False, highlight=False)
+        terminal.print(printable(f"    {hint}"), style="dim", markup=False, highlight=False)
 
 
 def _fitting(content: Any, width: int) -> list[int]:
@@ -81,7 +83,7 @@ def listing(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, as_json: 
     for column in columns:
         grid.add_column(column, overflow="fold")
     for row in rows:
-        grid.add_row(*(", ".join(value) if isinstance(value, list | tuple) else str(value)
+        grid.add_row(*(printable(", ".join(value) if isinstance(value, list | tuple) else str(value))
                        for value in (row[column] for column in columns)))
     console().print(grid, highlight=False, markup=False)
 
@@ -93,6 +95,57 @@ def console(*, err: bool = False) -> Console:
     # Piped output keeps whole rows: a log wrapped at 80 columns cannot be read or parsed.
     file = sys.stderr if err else sys.stdout
     return Console(file=file, width=None if file.isatty() else 200, soft_wrap=not file.isatty())
+
+
+class _Descriptor(io.FileIO):
+    """A standard stream: what its reader does not want any more is dropped, and `lenient` ones never fail."""
+
+    def __init__(self, descriptor: int, name: str, *, lenient: bool) -> None:
+        super().__init__(descriptor, "w", closefd=False)
+        self._name, self._lenient = name, lenient
+        self._failed = False
+
+    def write(self, data: Any, /) -> int:
+        """Write to the descriptor."""
+        try:
+            return len(data) if self._failed else super().write(data) or 0
+        except BrokenPipeError:
+            # As with | head. The exit code still says what came out.
+            self._failed = True
+        except OSError as error:
+            # Said once; what is written when Python ends would be reported a second time, with another exit code.
+            self._failed = True
+            if not self._lenient:
+                raise CannotMeasure(f"cannot write to {self._name}: {error.strerror}") from error
+        return len(data)
+
+
+def streams_for_any_terminal() -> None:
+    """Make standard streams take any text, whatever they are connected to, and none where they are closed.
+
+    A closed descriptor would be given to the next file that is opened, and messages would be written into it.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The lowest free number is this one.
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stdin is None:
+        sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        # Streams that a caller put in their place are the caller's.
+        if stream is None or stream is getattr(sys, f"__{name}__"):
+            raw = _Descriptor(descriptor, {"stdout": "standard output", "stderr": "standard error"}[name],
+                              lenient=descriptor == 2)
+            encoding = stream.encoding if stream is not None else "utf-8"
+            stream = io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, line_buffering=descriptor == 2
+                                      or raw.isatty())
+            setattr(sys, name, stream)
+        if isinstance(stream, io.TextIOWrapper):
+            # Escapes of file names that are no UTF-8 stay JSON; other encodings lack whole alphabets.
+            stream.reconfigure(errors="backslashreplace" if stream.encoding.lower().startswith("utf") else "replace")
 
 
 class Display:
@@ -121,6 +174,7 @@ class Display:
 
     def note(self, text: str) -> None:
         """Show a line that stays."""
+        text = printable(text)
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False)
         else:
@@ -132,6 +186,7 @@ class Display:
 
     def progress(self, what: str, share: float) -> None:
         """Show what is being done, and the share of it that is done."""
+        what = printable(what)
         changed = what != self._what
         self._what = what
         if self._bar is None:
@@ -148,12 +203,10 @@ class Display:
 
 def fail(message: str, hint: str = "", code: int = ExitCode.UNMEASURABLE) -> NoReturn:
     """Print an error with its hint and end the program."""
-    click.echo(f"error: {message}", err=True)
+    click.echo(f"error: {printable(' '.join(message.splitlines()))}", err=True)
     if hint:
-        click.echo(f"hint:  {hint}", err=True)
+        click.echo(f"hint:  {printable(' '.join(hint.splitlines()))}", err=True)
     sys.exit(code)
-
-
 
 
 def print_plan(recipe: Recipe, plan: Plan | None) -> None:

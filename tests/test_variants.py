@@ -1,0 +1,171 @@
+"""What a job will measure is opened, named and refused before anything is exported or replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgebench import profiler, variants
+from edgebench.errors import EdgebenchError, InvalidInput, UsageError
+from edgebench.export import Exporter
+from edgebench.profiler import Request, profile
+from edgebench.record import plain_name
+from tests.models import class_file, onnx_file, preprocess_file
+
+
+class Exported(Exception):
+    """Raised where a test wants nothing to be exported."""
+
+
+@pytest.fixture
+def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    def export(*_: object, **__: object) -> Path:
+        raise Exported
+
+    monkeypatch.setattr(Exporter, "export", export)
+
+
+def roster(request: Request) -> tuple[variants.Roster, list[str]]:
+    notes: list[str] = []
+    device = profiler.resolve_device("cpu")[0]
+    return variants.Roster(request=request, device=device, images=(), progress=lambda what, share: None,
+                           note=notes.append), notes
+
+
+def names(request: Request) -> list[str]:
+    opened, _ = roster(request)
+    with opened:
+        return [variant.name for variant in opened.promised]
+
+
+def two_models(folder: Path) -> list[str]:
+    for seed, place in enumerate(("left", "right")):
+        (folder / place).mkdir()
+        onnx_file(folder / place / "net.onnx", seed=seed)
+    return [str(folder / place / "net.onnx") for place in ("left", "right")]
+
+
+def request(out: Path, *models: str, **more: object) -> Request:
+    return Request(models=models, out=out, recipes=("ort-fp32",), **{"properties": ("none",), "budget": "smoke", **more})
+
+
+class TestNames:
+    def test_two_files_of_one_name_are_told_apart_and_that_is_said(self, tmp_path):
+        opened, notes = roster(request(tmp_path / "out", *two_models(tmp_path)))
+        with opened:
+            found = [variant.name for variant in opened.promised]
+        assert ["left-net.onnx--ort-fp32--onnxruntime", "right-net.onnx--ort-fp32--onnxruntime"] == found
+        assert 2 == sum("left/net.onnx" in note or "right/net.onnx" in note for note in notes)
+
+    def test_names_that_become_one_folder_are_told_apart(self, tmp_path):
+        for seed, name in enumerate(("net:1.onnx", "net-1.onnx")):
+            onnx_file(tmp_path / name, seed=seed)
+        assert 2 == len(set(names(request(tmp_path / "out", *map(str, sorted(tmp_path.glob("*.onnx")))))))
+
+    def test_external_weights_are_part_of_what_a_model_is(self, tmp_path):
+        models = []
+        for seed in (0, 1):
+            (tmp_path / str(seed)).mkdir()
+            models.append(str(onnx_file(tmp_path / str(seed) / "net.onnx", external=True, seed=seed)))
+        assert Path(models[0]).read_bytes() == Path(models[1]).read_bytes()
+        assert 2 == len(set(names(request(tmp_path / "out", *models))))
+
+    def test_parents_of_one_name_leave_the_digest(self, tmp_path):
+        models = []
+        for seed in (0, 1):
+            place = tmp_path / str(seed) / "x" / "y"
+            place.mkdir(parents=True)
+            models.append(str(onnx_file(place / "net.onnx", seed=seed)))
+        found = names(request(tmp_path / "out", *models))
+        assert 2 == len(set(found))
+        assert all("net.onnx-" in name for name in found)
+
+    @pytest.mark.parametrize("copied", [False, True])
+    def test_the_same_model_twice_is_refused(self, tmp_path, no_export, copied):
+        first, second = two_models(tmp_path)
+        Path(second).write_bytes(Path(first).read_bytes())
+        with pytest.raises(UsageError):
+            profile(request(tmp_path / "out", first, second if copied else first))
+        assert not (tmp_path / "out").exists()
+
+    def test_one_after_the_other_in_one_folder_gives_two_rows_and_each_keeps_its_name(self, tmp_path):
+        first, second = two_models(tmp_path)
+        done = [profile(request(tmp_path / "out", model)) for model in (first, second)]
+        assert ["net.onnx", "right/net.onnx"] == [run.artifact.model.id for result in done for run in result.runs]
+        assert 2 == len({run.artifact.model.weights_sha256 for result in done for run in result.runs})
+        assert 2 == len(list((tmp_path / "out").glob("*/run.json")))
+        assert [run.variant for run in done[1].runs] == names(request(tmp_path / "out", second))
+        assert [run.variant for run in done[0].runs] == names(request(tmp_path / "out", first))
+
+    @pytest.mark.parametrize("name", ["a b(1)ü.onnx", "50%{x}.onnx", "x" * 400, "..", ".hidden.onnx", "日本.onnx", "a\udce9"])
+    def test_folder_names_are_plain_short_and_not_hidden(self, name):
+        plain = plain_name(name)
+        assert plain.isascii()
+        assert 0 < len(plain) <= 80
+        assert not plain.startswith((".", "-"))
+
+    def test_long_names_with_one_beginning_stay_apart(self):
+        assert plain_name("x" * 300 + "1") != plain_name("x" * 300 + "2")
+
+
+class TestRefusedBeforeAnyExport:
+    """Each of these is refused although exporting would have worked, and nothing is left behind."""
+
+    def refused(self, tmp_path: Path, kind: type[EdgebenchError], **more: object) -> None:
+        with pytest.raises(kind):
+            profile(request(tmp_path / "out", str(onnx_file(tmp_path / "net.onnx")), **more))
+        assert not (tmp_path / "out").exists()
+
+    def test_folders_that_are_none_of_the_classes(self, tmp_path, no_export, image_folder):
+        self.refused(tmp_path, InvalidInput, data=(str(image_folder({"cat": 2, "dog": 2, "fox": 2})),),
+                     properties=("accuracy",), classes=class_file(tmp_path), preprocess=preprocess_file(tmp_path))
+
+    def test_another_number_of_classes(self, tmp_path, no_export):
+        many = class_file(tmp_path, ("a", "b", "c", "d"))
+        result = profile(request(tmp_path / "out", str(onnx_file(tmp_path / "net.onnx")), classes=many))
+        assert [InvalidInput] == [type(failure.error) for failure in result.failures]
+
+    def test_unknown_preprocessing_with_images(self, tmp_path, no_export, labelled_folder):
+        self.refused(tmp_path, InvalidInput, data=(str(labelled_folder),), properties=("accuracy",))
+
+    def test_calibration_folders_that_are_not_there(self, tmp_path, no_export):
+        self.refused(tmp_path, UsageError, calibration_data=str(tmp_path / "nowhere"))
+
+    def test_a_baseline_that_is_not_there(self, tmp_path, no_export, labelled_folder):
+        (tmp_path / "policy.toml").write_text(
+            'id = "p"\ntitle = "t"\npurpose = "p"\n[[rules]]\nid = "r"\nmetric = "accuracy_top1"\n'
+            'against = "baseline"\nlimit = "-0.01"\n')
+        self.refused(tmp_path, EdgebenchError, until=str(tmp_path / "policy.toml"), baseline=str(tmp_path / "gone"),
+                     data=(str(labelled_folder),), properties=("accuracy",), classes=class_file(tmp_path),
+                     preprocess=preprocess_file(tmp_path))
+
+    def test_a_second_model_that_cannot_be_opened(self, tmp_path, no_export):
+        (tmp_path / "bad.onnx").write_bytes(b"")
+        with pytest.raises(InvalidInput):
+            profile(request(tmp_path / "out", str(onnx_file(tmp_path / "net.onnx")), str(tmp_path / "bad.onnx")))
+        assert not (tmp_path / "out").exists()
+
+    def test_a_noise_floor_that_cannot_be_written(self, tmp_path, no_export):
+        self.refused(tmp_path, UsageError, noise_floor=tmp_path)
+
+    @pytest.mark.parametrize("more", [{}, {"resume": True}, {"resume": True, "threads": 1}])
+    def test_finished_results_keep_their_artifact(self, tmp_path, more):
+        model, out = str(onnx_file(tmp_path / "net.onnx")), tmp_path / "out"
+        profile(request(out, model, threads=2))
+        before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+        with pytest.raises(UsageError):
+            profile(request(out, model, **{"threads": 2, "classes": class_file(tmp_path), **more}))
+        assert before == {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+
+    def test_an_output_folder_below_a_file(self, tmp_path, no_export):
+        (tmp_path / "file").touch()
+        with pytest.raises(InvalidInput):
+            profile(request(tmp_path / "file" / "out", str(onnx_file(tmp_path / "net.onnx"))))
+
+
+def test_what_stands_in_the_way_of_nothing_is_exported(tmp_path: Path, no_export: Callable[[], None]) -> None:
+    # The other tests would pass as well if nothing ever reached the export.
+    with pytest.raises(Exported):
+        profile(request(tmp_path / "out", str(onnx_file(tmp_path / "net.onnx"))))
