@@ -821,18 +821,30 @@ def _refuse_other_schema(data: object, expected: str, path: Path) -> None:
                        "this is not a file that edgebench wrote")
 
 
+_KEPT_RUNS = 64
+_RUNS: dict[tuple[str, str], Run] = {}
+"""Runs that this process has parsed, by file and digest of its content; the last ones asked for."""
+
+
 def load(path: Path) -> Run:
-    """Read a run from its ``run.json``, or from the folder that holds it.
+    """Read a run from its ``run.json``, or from the folder that holds it; the same content is parsed once per process.
 
     Raises:
         InvalidInput: Not a run file, written by a newer version, or damaged.
     """
     file = path / "run.json" if path.is_dir() else path
-    data = read_json(file)
-    _refuse_other_schema(data, RUN_SCHEMA, file)
-    run = decode(Run, data, str(file))
-    if run.sealed:
-        refuse_edited(data, file)
+    key = (str(file), sha256_file(file)) if file.is_file() else None
+    run = _RUNS.pop(key, None) if key is not None else None
+    if run is None:
+        data = read_json(file)
+        _refuse_other_schema(data, RUN_SCHEMA, file)
+        run = decode(Run, data, str(file))
+        if run.sealed:
+            refuse_edited(data, file)
+    if key is not None:
+        _RUNS[key] = run
+        while len(_RUNS) > _KEPT_RUNS:
+            del _RUNS[next(iter(_RUNS))]
     return run
 
 

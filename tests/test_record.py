@@ -497,3 +497,28 @@ class TestSha256:
     def test_missing_file_is_named(self, tmp_path):
         with pytest.raises(InvalidInput, match=r"cannot read .*gone: No such file"):
             record.sha256_file(tmp_path / "gone")
+
+
+class TestLoadingOnce:
+    def test_a_file_is_parsed_once_until_it_changes(self, tmp_path, monkeypatch):
+        folder, parsed, plain = tmp_path / "one", [], record.read_json
+        record.dump(full_run(), folder / "run.json")
+        monkeypatch.setattr(record, "read_json", lambda path: parsed.append(path) or plain(path))
+        first = record.load(folder)
+        assert record.load(folder / "run.json") is first
+        assert [folder / "run.json"] == parsed
+        record.dump(replace(full_run(), variant="another"), folder / "run.json")
+        assert "another" == record.load(folder).variant
+        assert 2 == len(parsed)
+
+    def test_what_cannot_be_read_is_refused_each_time(self, tmp_path):
+        (tmp_path / "run.json").write_text("{")
+        for _ in range(2):
+            with pytest.raises(InvalidInput, match="not valid JSON"):
+                record.load(tmp_path)
+
+    def test_only_the_last_ones_are_kept(self, tmp_path):
+        for k in range(70):
+            record.dump(replace(full_run(), variant=f"v{k}"), tmp_path / str(k) / "run.json")
+            record.load(tmp_path / str(k))
+        assert len(record._RUNS) <= 64
