@@ -182,17 +182,13 @@ def _said(value: object) -> str:
 
 
 def refuse_other_timings(run: Run, file: Path) -> None:
-    """Raise InvalidInput, with file and field, unless latency percentiles and mean are those of the raw timings."""
-    timed = trace(run, "single-stream")
-    if timed is None:
-        return
-    values = np.asarray(timed.latency_s)
+    """Raise InvalidInput, with file and field, unless percentiles and mean are those of their scenario's timings."""
     for number, score in enumerate(run.performance):
-        q = metric_names.quantile(score.name)
-        expected = stats.quantile(values, q) if q is not None else \
-            float(values.mean()) if score.name == "latency_mean" else None
-        if expected is None or score.value is None:
+        raw = None if metric_names.device_part(score.name) else series(run, score.name)
+        if raw is None or score.value is None:
             continue
+        values, q = raw
+        expected = stats.quantile(values, q) if q is not None else float(values.mean())
         if not math.isclose(score.value, expected, rel_tol=1e-6, abs_tol=1e-12) or score.n != values.size:
             raise InvalidInput(
                 f"{file}: performance[{number}]: {score.name} of {score.value:g} s from {score.n} timings is not that "

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from edgebench import cli, evidence, floors, metric_names, profiler, stats
+from edgebench import cli, evidence, floors, metric_names, profiler, reading, stats
 from edgebench.artifacts import write_manifest
 from edgebench.errors import CannotMeasure, InvalidInput
 from edgebench.record import Run, Score, write_json
@@ -225,3 +225,14 @@ class TestTheCommandOfTheHint:
         words = shlex.split(floors.command(run, tmp_path / run.variant, "latency_p99"))
         assert str(place) == words[2]
         assert "--recipe" not in words
+
+
+def test_percentiles_of_every_scenario_are_held_to_their_own_raw_timings(tmp_path):
+    camera = ob.query("camera", [0.02 + 0.001 * (k % 7) for k in range(90)], rate_hz=30.0, limit_s=1 / 30, policy="newest")
+    run = ob.watched(builders.run(), queries=(camera,))
+    reading.refuse_other_timings(run, tmp_path / "run.json")
+    for name in ("camera_latency_p90", "latency_p50"):
+        forged = replace(run, performance=tuple(
+            replace(one, value=one.value / 3, low=None, reason="r") if one.name == name else one for one in run.performance))
+        with pytest.raises(InvalidInput, match=f"{name} of "):
+            reading.refuse_other_timings(forged, tmp_path / "run.json")
