@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,14 @@ import onnx
 import onnx.helper as oh
 import pytest
 
-from edgebench import backends, catalog, graphs, parity, sources
+from edgebench import artifacts, backends, catalog, graphs, parity, sources
 from edgebench.backends import ort_gpu
 from edgebench.backends.layers import Layer, profile, summarize_precision
 from edgebench.conversion import to_onnx
 from edgebench.errors import CannotMeasure, InvalidInput
 from edgebench.recipe import Quantization, Recipe
+from edgebench.record import ExecutedPrecision
+from tests import builders
 from tests import fake_onnxruntime as fake
 from tests.models import onnx_file
 
@@ -597,6 +600,17 @@ class TestTensorrtProvider:
         assert ("fp32", {"fp32": 1}, {fake.TENSORRT: 1}) == (found.executed, found.compute_layers, found.placement)
         assert "strong typing" in found.evidence
         assert "TensorRT rounds FP32 operands to TF32" in found.evidence
+
+    def test_on_a_board_without_onnx_precision_is_that_of_the_manifest(self, machine, recipe, tmp_path, monkeypatch):
+        written = ExecutedPrecision(requested=recipe.precision, executed="int8", time_share={}, layers={"int8": 9},
+                                    compute_layers={"int8": 7}, evidence="at export")
+        file = onnx_file(tmp_path / "model.onnx")
+        artifacts.write_manifest(tmp_path, replace(builders.artifact(recipe), precision=written))
+        for package in ("onnx", "onnx.helper"):
+            monkeypatch.setitem(sys.modules, package, None)
+        found = backends.get("onnxruntime").executed_precision(file, recipe, {"image": IMAGE}, threads=1)
+        assert ("int8", {"int8": 7}, {fake.TENSORRT: 1}) == (found.executed, found.compute_layers, found.placement)
+        assert "strong typing" in found.evidence
 
     def test_options_that_let_it_choose_prove_nothing(self, machine, recipe, tmp_path):
         weak = replace(recipe, precision="fp16", provider_options={fake.TENSORRT: {"trt_fp16_enable": True}})

@@ -360,6 +360,19 @@ def quantized(folder: Path, form: str) -> Path:
     return target
 
 
+class TestNamesInOpenvino:
+    def test_folded_layers_leave_the_names_of_inputs_and_outputs_alone(self, tmp_path):
+        model = classifier([oh.make_node("BatchNormalization", STATISTICS, ["pixels"])], image=value("photo"), constants=[
+            onnx.numpy_helper.from_array(np.full(3, number, np.float32), name)
+            for name, number in (("scale", 1), ("shift", 0), ("mean", 0), ("variance", 1))],
+            after=[oh.make_node("Identity", ["raw"], ["a"]), oh.make_node("Identity", ["a"], ["logits"])])
+        model.graph.node[0].attribute.append(oh.make_attribute("epsilon", 0.0))
+        source = sources.open_source(str(written(tmp_path, model)))
+        with export.Exporter(source, tmp_path / "out", export.Wanted()) as exporter:
+            made = artifacts.verify(exporter.export(catalog.recipe("openvino-fp32")))
+        assert ["photo", "logits"] == [spec.name for spec in (*made.inputs, *made.outputs)]
+
+
 class TestPrecisionOfTheFile:
     @pytest.mark.parametrize(("kind", "precision"), [(TensorProto.FLOAT16, "fp16"), (TensorProto.BFLOAT16, "bf16")])
     @pytest.mark.parametrize("compute", [True, False])

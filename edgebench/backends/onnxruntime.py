@@ -24,7 +24,7 @@ from edgebench.backends import Batches, Feeds, Session, ort_gpu, specs
 from edgebench.backends.layers import Layer, profile, summarize_precision
 from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput, Unending, require
 from edgebench.recipe import Precision, Recipe, Setting
-from edgebench.record import ExecutedPrecision, TensorSpec
+from edgebench.record import ExecutedPrecision, TensorSpec, load_artifact
 from edgebench.runtime_messages import shown, useful
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -415,11 +415,20 @@ def _compiled_precision(entry: Path, recipe: Recipe, providers: set[str]) -> Exe
         raise CannotMeasure(f"{recipe.id}: {', '.join(sorted(providers))} does not tell in which precision it executes "
                             f"({what}), so {recipe.precision} cannot be proven",
                             "leave the option out: a typed ONNX file is built with strong typing")
-    from edgebench import graphs
-
-    found = graphs.static_precision(graphs.load(entry), recipe.precision)
+    found = _written(entry, recipe)
     return replace(found, evidence="types of the nodes in the ONNX file; the TensorRT provider builds it with strong "
                                    "typing, so that no layer may take another")
+
+
+def _written(entry: Path, recipe: Recipe) -> ExecutedPrecision:
+    """Return the types of a file's nodes: from its artifact's manifest, for boards have no onnx, else from the file."""
+    if (entry.parent / "manifest.json").is_file():
+        artifact = load_artifact(entry.parent)
+        if artifact.precision is not None and artifact.entry == entry.name:
+            return artifact.precision
+    from edgebench import graphs
+
+    return graphs.static_precision(graphs.load(entry), recipe.precision)
 
 
 @cache

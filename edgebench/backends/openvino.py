@@ -245,4 +245,6 @@ def _precision(about: dict[str, str]) -> Precision | None:
 
 def _spec(port: Any) -> tuple[str, object, list[object]]:
     shape = [size.get_length() if size.is_static else "?" for size in port.partial_shape]
-    return port.any_name, port.element_type.to_dtype(), shape
+    # Folded layers leave their names on inputs and outputs; the node of the port keeps the model's own.
+    own = port.node.friendly_name.partition("/sink_port_")[0]
+    return own if own in port.names else port.any_name, port.element_type.to_dtype(), shape
