@@ -181,7 +181,7 @@ class TestGpus:
     def test_a_variant_is_placed_by_what_the_gpu_itself_took(self):
         seen = machine(roof(), threads=0, conditions={"GPU": "Tesla T4"})
         one = run(seen=seen)
-        computing = replace(one.score("latency_p50"), name="device_compute_p50", value=0.002)
+        computing = replace(one.score("latency_p50"), name="device_compute_p50", value=0.002, low=None, high=None, reason="x")
         timed = replace(one, performance=(*one.performance, computing))
         (untold,), (told,) = report._variants([one]), report._variants([timed])
         assert WORK.flops / 0.002 == pytest.approx(roofline_charts.placed(told).point.flops_per_s)
