@@ -148,17 +148,16 @@ def _size(floor: NoiseFloor) -> tuple[float, float]:
     return math.inf if floor.floor is None else floor.floor, floor.absolute or 0.0
 
 
-def command(run: Run, folder: Path | None, metric: str) -> str:
-    """Return the command that measures the noise floor which a run needs for a metric."""
+def command(run: Run, folder: Path | None) -> str:
+    """Return the command that measures the noise floors of a run: the same artifact at the same settings."""
     plan = run.settings.timing or TimingPlan()
     words = ["edgebench", "profile", *_what(run, folder), "--device", run.device.id, "--properties", "none",
              "--budget", run.settings.budget, "--threads", str(run.settings.threads), "--batch",
              str(run.settings.batch), "--scenario", ",".join(plan.scenarios)]
-    scenario = metric_names.scenario(metric)
-    if scenario == "camera":
+    if "camera" in plan.scenarios:
         words += ["--fps", f"{plan.fps:g}", "--drop", plan.drop]
         words += [] if plan.deadline_s is None else ["--deadline", f"{plan.deadline_s * 1e3:g}"]
-    if scenario == "server" and plan.latency_bound_s is not None:
+    if "server" in plan.scenarios and plan.latency_bound_s is not None:
         words += ["--latency-bound", f"{plan.latency_bound_s * 1e3:g}"]
     words += ["--with-preprocessing"] * plan.preprocessing
     words += ["--builds", str(run.settings.builds)] if run.settings.builds > 1 else []

@@ -414,7 +414,7 @@ def _on_another_day(floor: NoiseFloor | None, rule: Rule, run: Placed) -> tuple[
         return "fail", f"; above this device's noise floor of {noise}", ""
     note = ("; not confirmed: runs of different days differ by more than their intervals say, and by how much equal "
             "runs do on this device is not known")
-    return "inconclusive", note, (f"measure it on the device: {command(run[0], run[1], rule.metric)}; then judge again "
+    return "inconclusive", note, (f"measure it on the device: {command(*run)}; then judge again "
                                   "with --noise-floor noise-floor.json")
 
 

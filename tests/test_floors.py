@@ -210,7 +210,7 @@ class TestTheCommandOfTheHint:
         plan = TimingPlan(scenarios=("single-stream", "camera"), fps=15.0, deadline_s=0.05, drop="queue")
         run = builders.run("ort-int8")
         run = replace(run, settings=replace(run.settings, timing=plan, budget="quick", threads=3, batch=4))
-        request = self.asked(monkeypatch, floors.command(run, None, "camera_jitter"))
+        request = self.asked(monkeypatch, floors.command(run, None))
         assert (("demo:inspection",), ("ort-int8",), "quick", 3, 4, "cpu") == (
             request.models, request.recipes, request.budget, request.threads, request.batch, request.device)
         assert plan == replace(request.timing, control=plan.control)
@@ -222,7 +222,7 @@ class TestTheCommandOfTheHint:
         place = tmp_path / "artifacts" / "demo-inspection--ort-fp32"
         place.mkdir(parents=True)
         write_manifest(place, run.artifact)
-        words = shlex.split(floors.command(run, tmp_path / run.variant, "latency_p99"))
+        words = shlex.split(floors.command(run, tmp_path / run.variant))
         assert str(place) == words[2]
         assert "--recipe" not in words
 
