@@ -105,7 +105,8 @@ def to_onnx(source: Source, opset: int, folder: Path) -> Path:
     assert source.size_px is not None
     example = torch.randn(2, 3, *source.size_px)
     exported = isinstance(source.program, torch.export.ExportedProgram)
-    output_widths(source)
+    if not exported:
+        output_widths(source)
     try:
         with quiet():
             if exported:

@@ -239,7 +239,7 @@ def test_an_onnx_file_becomes_an_artifact_with_its_external_data(tmp_path: Path)
 @pytest.mark.parametrize(("options", "message"), [
     ({"input_shape": ["n", 8, 8, 3]}, r"expected one float input \(N, 3, H, W\), got image float \(n, 8, 8, 3\)"),
     ({"dtype": onnx.TensorProto.UINT8}, "got image uint8"),
-    ({"outputs": "features"}, r"has no logits: expected a first output \(N, classes\), got logits \(n, 3, 8, 8\)"),
+    ({"outputs": "features"}, r"has no logits or probabilities: expected an output \(N, classes\), got 'logits' \(n, 3, 8, 8\)"),
 ])
 def test_a_graph_of_another_form_says_what_was_expected_and_what_it_has(tmp_path: Path, options: dict, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
@@ -270,7 +270,7 @@ def test_a_file_that_is_no_onnx_graph_is_refused(tmp_path: Path, content: bytes)
 
 def test_a_model_without_logits_is_refused_before_export(tiny: sources.Source, tmp_path: Path) -> None:
     features = replace(tiny, program=torch.nn.Conv2d(3, 4, 3).eval())
-    with pytest.raises(InvalidInput, match=r"has no logits: expected one output \(N, classes\)"):
+    with pytest.raises(InvalidInput, match=r"has no logits: expected a first output \(N, classes\)"):
         to_onnx(features, 20, tmp_path)
 
 

@@ -10,12 +10,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, numpy_helper
 from onnx import helper as oh
 from PIL import Image
 from scipy import special
 
-from edgebench import gate, graphs, metrics, outputs, policy, record, temperature
+from edgebench import conversion, gate, graphs, metrics, outputs, policy, record, sources, temperature
 from edgebench.errors import InvalidInput, UsageError
 from edgebench.evaluate import save_predictions
 from edgebench.properties import Pass, Predictions, calibration, load_predictions, ood
@@ -234,6 +235,26 @@ class TestChoice:
     def test_answers_and_integers_alone_are_no_scores(self, node, shape, kind, word, tmp_path):
         with pytest.raises(InvalidInput, match=word):
             checked(model([node], (("out", shape),), kind=kind, more=[whole("one", 1)] if word == "TopK" else []), tmp_path)
+
+
+class TwoHeads(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, K)
+
+    def forward(self, image):
+        return image.relu(), self.layer(image.mean(dim=(2, 3))).softmax(dim=1)
+
+
+def test_the_scored_output_of_an_exported_program_need_not_be_its_first(tmp_path):
+    program = torch.export.export(TwoHeads().eval(), (torch.zeros(2, 3, SIZE, SIZE),))
+    torch.export.save(program, str(tmp_path / "m.pt2"))
+    source = sources.open_source(str(tmp_path / "m.pt2"))
+    base = conversion.to_onnx(source, 20, tmp_path)
+    own = conversion.reference_outputs(source, base, images(6))
+    got = next(iter(own.values()))
+    assert (6, K) == got.shape
+    assert "probabilities" == outputs.scored(graphs.load(base), got).kind
 
 
 TRUE = special.softmax(np.random.default_rng(4).normal(0, 2, (400, K)), axis=1)
