@@ -220,6 +220,22 @@ class ModelIdentity:
     """Of a zero-shot head's text embeddings; None where the model has no such head."""
 
 
+EVENT_CAVEATS = frozenset({"cpu-quota", "gpu-power-cap", "over-current-instantaneous"})
+"""Throttling that leaves the timings valid, and is a caveat by its own code."""
+CAVEATS = EVENT_CAVEATS | {
+    "assumed-classes", "batch-dependent", "bimodal", "builds-differ", "calibration-images-left-out", "coarse-clock",
+    "copy-bound", "device-unstable", "drift", "ece-is-noise", "enqueue-bound", "exif-orientation",
+    "few-calibration-images", "few-timings", "fixed-batch", "folders-in-classes", "given-precision", "governor",
+    "gpu-governor", "gpu-unknown", "half-weights", "images-passed-over", "inferred-outputs", "jetpack-unexpected",
+    "late-issue", "loadgen-disagrees", "low-agreement", "max-duration", "memory-differs", "module-contradiction",
+    "module-unknown", "near-chance", "no-int8-instructions", "noisy", "one-output", "other-load",
+    "outputs-between-0-and-1", "outputs-look-like-probabilities", "oversubscribed", "parity-unchecked",
+    "power-mode-unknown", "precision-not-achieved", "precision-unproven", "sigmoid-scores", "sixteen-bit-range",
+    "slow-start", "stopped-early", "throttled", "unnamed-classes", "unreadable-images", "unstable", "warm-up",
+    "weights-by-position", "weights-choice", "weights-left-out"}
+"""Codes of all caveats; the README says what each means."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caveat:
     """The instrument's doubt about its own result."""
