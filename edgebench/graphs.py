@@ -284,6 +284,7 @@ def _readable(path: Path) -> Any:
     intake.refuse_unknown_versions(path, model)
     intake.normalize(model)
     intake.refuse_unfit_input(path, model)
+    intake.refuse_unfit_outputs(path, model)
     intake.refuse_unknown_operators(path, model)
     intake.refuse_random(path, model)
     return model
@@ -315,7 +316,7 @@ def _settle(path: Path, model: Any, size_px: tuple[int, int] | None) -> None:
             shape = ", ".join(map(str, next(iter(noise.values())).shape))
             raise InvalidInput(f"{path} does not run on inputs of shape ({shape}): {error.message.partition(': ')[2]}",
                                "check size_px in the --preprocess file, and the sizes that the graph fixes") from error
-        answers = {name: np.array(value) for name, value in answers.items()}
+        answers = {name: np.array(value) for name, value in answers.items() if isinstance(value, np.ndarray)}
         _write_sizes(model, answers)
         _refuse_unsteady(path, model, session, noise, answers)
 
@@ -333,8 +334,8 @@ def _refuse_frozen_batch(path: Path, session: Any, noise: dict[str, Any], first:
 
 def _write_sizes(model: Any, answers: dict[str, Any]) -> None:
     for value in model.graph.output:
-        tensor, answer = value.type.tensor_type, answers[value.name]
-        if value.type.WhichOneof("value") != "tensor_type" or answer.ndim == 0:
+        tensor, answer = value.type.tensor_type, answers.get(value.name)
+        if answer is None or answer.ndim == 0:
             continue
         if len(tensor.shape.dim) != answer.ndim:
             del tensor.shape.dim[:]
@@ -364,10 +365,11 @@ def _refuse_unsteady(path: Path, model: Any, session: Any, noise: dict[str, Any]
                         (others, "answers an image differently when the other images of the batch change")):
         if feed is others and (len(images) < 2 or ranges_follow_batch(model)):
             continue
-        for output, value in session.infer({name: feed}).items():
-            own, again = (np.asarray(rows[:1] if feed is others else rows, np.float64)
-                          for rows in (answers[output], value))
-            if not (np.array_equal(own, again, equal_nan=True) or _share(own, again) <= _STEADY):
+        again = session.infer({name: feed})
+        for output, first in answers.items():
+            own, other = (np.asarray(rows[:1] if feed is others else rows, np.float64)
+                          for rows in (first, again[output]))
+            if not (np.array_equal(own, other, equal_nan=True) or _share(own, other) <= _STEADY):
                 raise InvalidInput(f"{path} {alike} (output {output!r})", "export it after model.eval()")
 
 

@@ -46,6 +46,9 @@ def normalize(model: Any) -> None:
     given = {tensor.name for tensor in model.graph.initializer}
     for value in [value for value in model.graph.input if value.name in given]:
         model.graph.input.remove(value)
+    # Version 3 wants every initializer among the inputs.
+    model.ir_version = max(model.ir_version, 4)
+    model.graph.name = model.graph.name or "graph"
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
             if dim.HasField("dim_value") and dim.dim_value <= 0:
@@ -125,6 +128,21 @@ def refuse_unfit_input(what: object, model: Any) -> None:
     if misfits:
         raise InvalidInput(f"{what} {' and '.join(phrase for phrase, _ in misfits)}: expected {WANTED}, got {got}",
                            "; ".join(hint for _, hint in misfits))
+
+
+def refuse_unfit_outputs(what: object, model: Any) -> None:
+    """Refuse a model without outputs, or without any that is a tensor.
+
+    Raises:
+        InvalidInput: With what is there.
+    """
+    if not model.graph.output:
+        raise InvalidInput(f"{what} has no output", "export it with the logits as its output")
+    tensors = [value for value in model.graph.output if value.type.WhichOneof("value") == "tensor_type"]
+    if not tensors:
+        got = ", ".join(map(described, model.graph.output))
+        raise InvalidInput(f"{what} answers with containers instead of tensors: got {got}",
+                           "export it without ZipMap (zipmap=False) and without sequences: logits (N, classes)")
 
 
 def described(value: Any) -> str:

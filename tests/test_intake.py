@@ -280,6 +280,28 @@ class TestVersions:
         assert 20 == patterns.opset(graphs.at_opset("it", model, 20))
 
 
+    @pytest.mark.parametrize(("opset", "place"), [(9, 0), (9, 1), (17, 0)])
+    def test_ir_version_3_with_its_weights_among_the_inputs(self, tmp_path, opset, place):
+        model = classifier(opset=opset, ir=3)
+        model.graph.input.insert(place, value("weight", shape=(3, 5)))
+        loaded = graphs.load_checked(written(tmp_path, model))
+        assert ["pixels"] == [one.name for one in loaded.graph.input]
+        onnx.checker.check_model(loaded)
+
+
+class TestOutputs:
+    def test_none(self, tmp_path):
+        assert "has no output" in refused(tmp_path, classifier(outputs=[])).message
+
+    def test_sequences_alone_and_beside_logits(self, tmp_path):
+        node = oh.make_node("SequenceConstruct", ["raw"], ["several"])
+        several = oh.make_tensor_sequence_value_info("several", TensorProto.FLOAT, None)
+        assert "containers" in refused(tmp_path, classifier(after=[node], outputs=[several])).message
+        beside = classifier(after=[oh.make_node("Identity", ["raw"], ["logits"]), node],
+                            outputs=[value("logits", shape=("n", 5)), several])
+        assert "logits" == graphs.load_checked(written(tmp_path, beside)).graph.output[0].name
+
+
 class TestOperators:
     def test_those_of_onnx_runtime_come_in_with_and_without_their_domain(self, tmp_path):
         for imports in ([], [oh.make_opsetid("com.microsoft", 1)]):
