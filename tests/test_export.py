@@ -261,10 +261,11 @@ def test_external_data_cut_short_is_refused(tmp_path: Path) -> None:
         to_onnx(sources.open_source(str(file)), 20, tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"nonsense that is no protobuf", b"\x08\x08"])
-def test_a_file_that_is_no_onnx_graph_is_refused(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(("content", "what"), [
+    (b"", "is empty"), (b"nonsense that is no protobuf", "is text"), (b"\x08\x08", "is not a readable ONNX file")])
+def test_a_file_that_is_no_onnx_graph_is_refused(tmp_path: Path, content: bytes, what: str) -> None:
     (tmp_path / "m.onnx").write_bytes(content)
-    with pytest.raises(InvalidInput, match=r"m\.onnx is not a readable ONNX file"):
+    with pytest.raises(InvalidInput, match=rf"m\.onnx {what}"):
         to_onnx(sources.open_source(str(tmp_path / "m.onnx")), 20, tmp_path)
 
 
