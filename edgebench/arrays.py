@@ -1,13 +1,21 @@
-"""npz files that others may have written: what one may hold before anything of it is read into memory."""
+"""npz files that others may have written: what one may hold before it is read, and caches that carry their own hash."""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import struct
 import zipfile
-from collections.abc import Collection
+import zlib
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
+from edgebench.record import write_bytes
+
+Floats = npt.NDArray[np.float32]
 MAX_MEMBERS = 64
 MAX_EXPANSION = 1000
 """Largest ratio of a compressed member's size to its size in the file; real arrays stay far below."""
@@ -56,3 +64,47 @@ def refuse_unfit(path: Path, names: Collection[str] | None = None) -> None:
                     size *= side
                 if min(shape, default=0) < 0 or member.tell() + size != entry.file_size:
                     raise ValueError(f"{entry.filename} is not as large as its header says")
+
+
+def save_cache(path: Path, content: Mapping[str, Floats], hint: str) -> None:
+    """Write arrays with a hash of them all, atomically.
+
+    Args:
+        path: The npz file.
+        content: The arrays by name.
+        hint: For the error where writing fails.
+
+    Raises:
+        InvalidInput: It cannot be written.
+    """
+    stored: dict[str, npt.NDArray[np.generic]] = {
+        **{name: np.ascontiguousarray(array) for name, array in content.items()}, "sealed": np.asarray(_hash(content))}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, array in stored.items():
+            with archive.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+    write_bytes(path, buffer.getvalue(), hint)
+
+
+def load_cache(path: Path, names: Collection[str]) -> dict[str, Floats] | None:
+    """Return the arrays that `save_cache` wrote; None where there are none, or not as they were written.
+
+    A damaged cache is no loss: what it holds is made again.
+    """
+    try:
+        refuse_unfit(path, {*names, "sealed"})
+        with np.load(path, allow_pickle=False) as content:
+            found = {name: content[name] for name in names}
+            return found if str(content["sealed"]) == _hash(found) else None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, struct.error):
+        return None
+
+
+def _hash(content: Mapping[str, Floats]) -> str:
+    state = hashlib.sha256()
+    for name in sorted(content):
+        array = content[name]
+        state.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        state.update(np.ascontiguousarray(array).tobytes())
+    return state.hexdigest()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from edgebench import outputs
+from edgebench.arrays import refuse_unfit
 from edgebench.backends import Feeds, Session
 from edgebench.errors import CannotMeasure, InvalidInput
 from edgebench.recipe import Recipe
@@ -101,8 +104,13 @@ def golden_inputs(folder: Path, artifact: Artifact) -> tuple[Feeds, Feeds] | Non
     """Return the golden inputs (N, 3, H, W) and outputs (N, K) by tensor name; None where the artifact has none."""
     if artifact.golden is None:
         return None
-    with np.load(folder / artifact.golden) as arrays:
-        return {artifact.inputs[0].name: arrays["inputs"]}, {artifact.outputs[0].name: arrays["outputs"]}
+    file = folder / artifact.golden
+    try:
+        refuse_unfit(file)
+        with np.load(file, allow_pickle=False) as stored:
+            return {artifact.inputs[0].name: stored["inputs"]}, {artifact.outputs[0].name: stored["outputs"]}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InvalidInput(f"cannot read the golden tensors {file}: {error}", "export again") from error
 
 
 def meaning(folder: Path, artifact: Artifact) -> ScoredOutput:

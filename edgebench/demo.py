@@ -8,17 +8,16 @@ and read by a logistic head: nominal, local defect, global defect. One graph. Th
 from __future__ import annotations
 
 import hashlib
-import io
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgebench import arrays
 from edgebench.datasets import DEMO, demo_images
 from edgebench.errors import require
 from edgebench.imagecache import CACHE_HINT, cache_root, cached, normalize
-from edgebench.record import ClassMap, ModelIdentity, Preprocess, sha256_file, write_bytes
+from edgebench.record import ClassMap, ModelIdentity, Preprocess, sha256_file
 from edgebench.sources import Progress, Source
 
 CLASSES = ClassMap(ids=("global", "local", "nominal"), names=("global defect", "local defect", "nominal"))
@@ -87,13 +86,9 @@ def _fitted_head(network: Any, weights_digest: str, progress: Progress) -> dict[
     images = demo_images("fit")
     key = hashlib.sha256(f"2 {weights_digest} {INVERSE_REGULARISATION} {len(images.items)}".encode()).hexdigest()[:32]
     file = cache_root() / "demo" / f"{key}.npz"
-    if file.exists():
-        try:
-            with np.load(file, allow_pickle=False) as kept:
-                return {name: kept[name] for name in ("centre", "scale", "weight", "bias")}
-        except (ValueError, EOFError, KeyError, zipfile.BadZipFile):
-            # A damaged cache is no loss: the head is fitted again.
-            file.unlink()
+    kept = arrays.load_cache(file, ("centre", "scale", "weight", "bias"))
+    if kept is not None:
+        return kept
     linear = require("sklearn.linear_model", "demo")
     scaling = require("sklearn.preprocessing", "demo")
     pixels = cached(images.items, PREPROCESS, lambda done, total: None).pixels()
@@ -108,8 +103,6 @@ def _fitted_head(network: Any, weights_digest: str, progress: Progress) -> dict[
     fit = linear.LogisticRegression(C=INVERSE_REGULARISATION, max_iter=3000)
     fit.fit(scaler.transform(np.concatenate(rows)), labels)
     head = {"centre": scaler.mean_, "scale": scaler.scale_, "weight": fit.coef_, "bias": fit.intercept_}
-    arrays = {name: np.asarray(value, np.float32) for name, value in head.items()}
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # the stub takes names for its own flag
-    write_bytes(file, buffer.getvalue(), CACHE_HINT)
-    return arrays
+    fitted = {name: np.asarray(value, np.float32) for name, value in head.items()}
+    arrays.save_cache(file, fitted, CACHE_HINT)
+    return fitted

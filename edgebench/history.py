@@ -256,6 +256,11 @@ class Database:
         empty = next((file for file, size in self.files.items() if size == 0), None)
         if empty is not None:
             raise InvalidInput(f"{empty} is empty", "it was cut short: restore it, or measure again")
+        if not is_remote(self.location):
+            # DuckDB reads numbers alone: seals and ranges are checked here. Files of other schemas are left out later.
+            for file in self.files:
+                if record.schema_of(Path(file)) == RUN_SCHEMA:
+                    record.load(Path(file))
         if self.files:
             try:
                 connection.execute(_READ, {"files": list(self.files), "columns": _COLUMNS,

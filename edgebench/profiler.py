@@ -17,6 +17,7 @@ from edgebench import (
     boards,
     catalog,
     ceilings,
+    consistency,
     environment,
     evaluate,
     floors,
@@ -559,7 +560,7 @@ def _run_variant(shared: _Shared, variant: Variant, earlier: Sequence[Run], prog
                 artifact.digest, set(map(assembly.known, records))):
             # A reference that was measured since is worth scoring against: timings and predictions are kept.
             if kept.reference is not None or reference is None:
-                progress("kept from before", 1.0)
+                progress("; ".join(["kept from before", *consistency.refuse_inconsistent(kept, out)]), 1.0)
                 return kept
         else:
             raise _measured_otherwise(file, changed)

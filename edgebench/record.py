@@ -845,6 +845,16 @@ _RUNS: dict[tuple[str, str], Run] = {}
 """Runs that this process has parsed, by file and digest of its content; the last ones asked for."""
 
 
+def schema_of(path: Path) -> str | None:
+    """Return the schema that a JSON file of ours begins with; None where it begins with something else."""
+    try:
+        with path.open("rb") as file:
+            found = re.match(rb'\s*\{\s*"schema"\s*:\s*"([^"\\]{1,100})"', file.read(400))
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
+    return found[1].decode(errors="replace") if found else None
+
+
 def load(path: Path) -> Run:
     """Read a run from its ``run.json``, or from the folder that holds it; the same content is parsed once per process.
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import io
 import json
 import logging
 import math
@@ -23,14 +22,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
-
-from edgebench import checkpoints, graphs, outputs
+from edgebench import arrays, checkpoints, graphs, outputs
 from edgebench.datasets import DEMO, ImageSet, imagenet_wnids
 from edgebench.errors import InvalidInput, UsageError, require, unknown
 from edgebench.files import refuse_stand_in, refuse_unreadable
 from edgebench.imagecache import CACHE_HINT, cache_root
-from edgebench.record import Caveat, ClassMap, ModelIdentity, Preprocess, sha256_file, write_bytes
+from edgebench.record import Caveat, ClassMap, ModelIdentity, Preprocess, sha256_file
 
 Progress = Callable[[str, int, int], None]
 """Told (what, done, total)."""
@@ -393,30 +390,18 @@ def _text_head(model: Any, tokenizer: Any, identity: ModelIdentity, classes: Cla
     """
     torch = require("torch", "export")
     parts = json.dumps([identity.id, identity.weights_sha256, list(classes.names), list(prompts)])
-    file = cache_root() / "heads" / f"{hashlib.sha256(parts.encode()).hexdigest()[:32]}.npy"
-    done: list[Any] = []
-    if file.exists():
-        try:
-            done = list(torch.from_numpy(np.load(file, allow_pickle=False)))
-        except (ValueError, EOFError):
-            # A damaged cache is no loss: the classes are encoded again.
-            done = []
+    file = cache_root() / "heads" / f"{hashlib.sha256(parts.encode()).hexdigest()[:32]}.npz"
+    kept = arrays.load_cache(file, ("head",))
+    done: list[Any] = [] if kept is None else list(torch.from_numpy(kept["head"]))
     with torch.inference_mode():
         for start in range(len(done), len(classes.names), chunk):
             names = classes.names[start:start + chunk]
             texts = [prompt.format(name) for name in names for prompt in prompts]
             embedded = model.encode_text(tokenizer(texts), normalize=True).reshape(len(names), len(prompts), -1)
             done.extend(torch.nn.functional.normalize(embedded.mean(dim=1), dim=-1))
-            write_array(file, torch.stack(done).numpy(), CACHE_HINT)
+            arrays.save_cache(file, {"head": torch.stack(done).numpy()}, CACHE_HINT)
             progress("encoding class names", len(done), len(classes.names))
     return torch.stack(done).T.contiguous()
-
-
-def write_array(path: Path, array: Any, hint: str) -> None:
-    """Write one array as ``.npy``, atomically."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    write_bytes(path, buffer.getvalue(), hint)
 
 
 def _onnx_file(path: Path, weights: str | None, classes: ClassMap | None) -> Source:

@@ -26,7 +26,7 @@ from edgebench.imagecache import load_cache
 from edgebench.outputs import NO_DISTRIBUTION
 from edgebench.policy import Policy, Rule
 from edgebench.properties import CLEAN, Pass, Predictions
-from edgebench.record import Artifact, Caveat, DatasetIdentity, Evaluation, OutputKind, PassRecord, Run, Skip
+from edgebench.record import Artifact, Caveat, DatasetIdentity, Evaluation, OutputKind, PassRecord, Run, Skip, load
 from edgebench.sequential import checkpoints
 
 if TYPE_CHECKING:
@@ -364,8 +364,9 @@ class _Reference:
         """Return those of a run in that folder; None where no rule needs any."""
         if folder is None:
             return None
-        return _Reference(properties.load_predictions(Path(folder) / job.key.file, job.dataset, artifact_digest),
-                          job.ids)
+        digests = {Pass(one.dataset.name, one.condition, one.preset): one.sha256 for one in load(Path(folder)).passes}
+        return _Reference(properties.load_predictions(
+            Path(folder) / job.key.file, job.dataset, artifact_digest, digests.get(job.key)), job.ids)
 
 
 class _Spool:

@@ -118,7 +118,7 @@ def _histograms(series: Sequence[tuple[Variant, FloatArray]]) -> Panel:
                      "y": [base] * len(marks), "hoverinfo": "skip", "cliponaxis": False,
                      "marker": {"symbol": [symbol for _, symbol in marks], "color": variant.colour, "size": 9}})
         heads.append((variant, words))
-    high = max(*(end[1] for end in ends), *(value for one in series for value in _percentiles(*one).values()))
+    high = max([*(end[1] for end in ends), *(value for one in series for value in _percentiles(*one).values())])
     return rows_panel("Each variant", heads, data, latency_axis("latency (ms)", min(end[0] for end in ends), high),
                  note="▲ p50, △ p99", lift=0.6, below=0.22)
 

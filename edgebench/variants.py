@@ -131,6 +131,7 @@ class Roster:
                 continue
             try:
                 artifact = artifacts.verify(folder)
+                _refuse_outer_weights(folder, artifact)
                 backends.get(artifact.recipe.backend)
             except EdgebenchError as error:
                 self._failed(folder.name, error)
@@ -253,6 +254,23 @@ class Roster:
                 # What cannot be read is no result; what is to be done with it is decided where it is replaced.
                 continue
         return None
+
+
+def _refuse_outer_weights(folder: Path, artifact: Artifact) -> None:
+    """Raise InvalidInput where an ONNX file of an artifact keeps weights that the manifest does not list.
+
+    Without the package onnx the runtimes alone refuse weights outside the folder.
+    """
+    if not backends.is_installed("onnx"):
+        return
+    from edgebench import graphs
+
+    listed = {folder / entry.path for entry in artifact.files}
+    for file in sorted(one for one in listed if one.suffix == ".onnx"):
+        stray = next((data for data in graphs.external_data(file) if data not in listed), None)
+        if stray is not None:
+            raise InvalidInput(f"{file} keeps weights in {stray.name}, which {artifacts.MANIFEST} does not list",
+                               "export again")
 
 
 def _ordered(variants: Sequence[Variant]) -> tuple[Variant, ...]:

@@ -113,7 +113,7 @@ class TestSeries:
         dump(bare, tmp_path / "a" / "run.json")
         text = (tmp_path / "a" / "run.json").read_text()
         data = json.loads(text)
-        del data["labels"]
+        del data["labels"], data["sealed"]
         (tmp_path / "a" / "run.json").write_text(json.dumps(data))
         (tmp_path / "b").mkdir()
         (tmp_path / "b" / "run.json").write_text(text.replace("edgebench.run/1", "edgebench.run/2"))

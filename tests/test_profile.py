@@ -552,7 +552,9 @@ def test_cut_short_predictions_are_made_again(profiled: Path, inputs: dict[str, 
     file.write_bytes(file.read_bytes()[:500])
     refused = cli("report", out, "--rescore")
     assert 3 == refused.returncode
-    assert "cannot read the predictions" in error_line(refused)
+    assert str(file) in error_line(refused)
+    kept = cli(*words(inputs, out, "--resume"))
+    assert (3, True) == (kept.returncode, str(file) in kept.stderr)
     (variant(out, "ort-fp32") / "run.json").unlink()
     done = cli(*words(inputs, out, "--resume"))
     assert 0 == done.returncode, done.stderr

@@ -15,7 +15,7 @@ from PIL import Image
 from edgebench import decisions, gate, policy, properties, sequential, until
 from edgebench.artifacts import write_manifest
 from edgebench.properties import Pass
-from edgebench.record import DatasetIdentity, Run, load, load_artifact
+from edgebench.record import DatasetIdentity, Run, dump, load, load_artifact
 from tests.commands import cli
 from tests.finished_runs import ACCURACY, FLIPS, SINCE, policy_file
 from tests.models import CLASSES, class_file, onnx_file, preprocess_file
@@ -274,8 +274,7 @@ def test_decisions_against_one_baseline_say_nothing_about_another(release: Path,
     assert 0 == evaluate(made, out, rules, "m", "same", more=("--baseline", str(release))).returncode
     other = tmp_path / "other"
     shutil.copytree(release, other)
-    text = (other / "run.json").read_text()
-    (other / "run.json").write_text(text.replace(load(other).created_at, "2026-01-01T00:00:00+00:00"))
+    dump(replace(load(other), created_at="2026-01-01T00:00:00+00:00"), other / "run.json")
     gated = cli("gate", variant(out, "same")[1], "--policy", rules, "--baseline", other, "--json", cwd=made)
     verdicts = {one["rule"]: one for one in json.loads(gated.stdout)["gates"][0]["verdicts"]}
     assert ("pass", "inconclusive") == (verdicts["flips"]["status"], verdicts["since"]["status"])

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import onnx
 import pytest
 
-from edgebench import arrays, artifacts, baselines, evaluate, finished, record
+from edgebench import arrays, artifacts, baselines, decisions, evaluate, finished, history, record
 from edgebench.checks import is_inner_path, is_name
 from edgebench.errors import InvalidInput, UsageError
 from edgebench.recipe import Recipe
@@ -331,7 +332,8 @@ class TestRuns:
         hashing = record.sha256_file
         monkeypatch.setattr(record, "sha256_file", lambda path: read.append(path) or hashing(path))
         finished.judge(out, str(rules), baseline=str(out))
-        assert sorted(read) == sorted(set(read))
+        predictions = [file for file in read if file.suffix == ".npz"]
+        assert 2 == len(predictions) == len(set(predictions))
 
 
 class TestArrays:
@@ -368,3 +370,65 @@ class TestArrays:
             archive.writestr("a.npy", header.getvalue() + bytes(80))
         with pytest.raises(ValueError, match="header"):
             arrays.refuse_unfit(tmp_path / "x.npz")
+
+
+class TestCaches:
+    CONTENT: ClassVar = {"weight": np.arange(6, dtype=np.float32).reshape(2, 3), "bias": np.zeros(2, np.float32)}
+
+    def test_what_was_kept_comes_back(self, tmp_path: Path) -> None:
+        arrays.save_cache(tmp_path / "a" / "x.npz", self.CONTENT, "")
+        found = arrays.load_cache(tmp_path / "a" / "x.npz", ("weight", "bias"))
+        assert found is not None
+        assert all(np.array_equal(found[name], self.CONTENT[name]) for name in self.CONTENT)
+
+    @pytest.mark.parametrize("other", [{"weight": np.ones((2, 3), np.float32)}, {"bias": np.zeros(3, np.float32)},
+                                       {"bias": np.zeros(2, np.float64)}, {"more": np.zeros(2, np.float32)}])
+    def test_what_is_not_as_it_was_written_is_made_again(self, tmp_path: Path, other: dict[str, np.ndarray]) -> None:
+        arrays.save_cache(tmp_path / "x.npz", self.CONTENT, "")
+        with np.load(tmp_path / "x.npz") as content:
+            stored = {name: content[name] for name in content.files}
+        np.savez(tmp_path / "x.npz", **{**stored, **other})
+        assert arrays.load_cache(tmp_path / "x.npz", ("weight", "bias")) is None
+
+    @pytest.mark.parametrize("content", [b"", b"PK", b"\x93NUMPY", b"x" * 1000])
+    def test_what_is_no_cache_is_none(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "x.npz").write_bytes(content)
+        assert arrays.load_cache(tmp_path / "x.npz", ("weight",)) is None
+        assert arrays.load_cache(tmp_path / "absent.npz", ("weight",)) is None
+
+    def test_a_decision_file_that_was_edited_ends_with_its_name(self, tmp_path: Path) -> None:
+        file = decisions.DecisionFile(schema=decisions.DECISIONS_SCHEMA, policy="mine", paths=())
+        record.write_sealed(tmp_path / decisions.DECISIONS, file)
+        assert file == decisions.load(tmp_path)
+        edit(tmp_path / decisions.DECISIONS, lambda data: data.update(policy="other"))
+        with pytest.raises(InvalidInput, match="its seal does not match"):
+            decisions.load(tmp_path)
+
+
+class TestHistory:
+    def test_an_edited_run_is_not_a_point_of_a_series(self, out: Path) -> None:
+        assert history.series(str(out), "latency_p50").series
+        edit(out / INT8 / "run.json", set_score("latency_p50", value=1e-4, low=None, high=None, reason="x"))
+        with pytest.raises(InvalidInput, match="its seal does not match"):
+            history.series(str(out), "latency_p50")
+
+
+class TestExternalWeights:
+    @pytest.mark.parametrize("location", ["../secret.bin", "/etc/hostname", "absent.bin"])
+    def test_an_artifact_whose_graph_keeps_weights_elsewhere_is_not_measured(self, folder: Path, tmp_path: Path,
+                                                                            location: str) -> None:
+        (tmp_path / "secret.bin").write_bytes(bytes(64))
+        tensor = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[4],
+                                  data_location=onnx.TensorProto.EXTERNAL)
+        tensor.external_data.add(key="location", value=location)
+        values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [4]) for name in ("x", "y")]
+        graph = onnx.helper.make_graph([onnx.helper.make_node("Add", ["x", "w"], ["y"])], "g", values[:1], values[1:], [tensor])
+        model = onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 20)])
+        for name in ("model.onnx", "resolutions/96/model.onnx"):
+            (folder / name).write_bytes(model.SerializeToString())
+        artifact = record.load_artifact(folder)
+        artifacts.write_manifest(folder, replace(artifact, files=artifacts.list_files(folder)))
+        done = cli("profile", folder, "--out", tmp_path / "out", "--budget", "smoke", "--properties", "none")
+        assert 3 == done.returncode
+        assert Path(location).name in done.stderr
+        assert not list((tmp_path / "out").glob("*/run.json"))
