@@ -13,12 +13,20 @@ from pathlib import Path
 import numpy as np
 
 from edgebench import backends, child, environment, graphs
-from edgebench.artifacts import pad
+from edgebench.artifacts import fixed_batch, golden_inputs, pad
 from edgebench.backends import Batches, Feeds
 from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput, writing
 from edgebench.imagecache import normalize
 from edgebench.recipe import Recipe
-from edgebench.record import Preprocess, decode, read_json, write_json
+from edgebench.record import (
+    ExecutedPrecision,
+    Preprocess,
+    decode,
+    load_artifact,
+    read_json,
+    to_builtins,
+    write_json,
+)
 from edgebench.runtime_messages import useful
 
 TIME_LIMIT_S = 1800.0
@@ -55,9 +63,18 @@ class PrepareJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PrecisionJob:
+    """An artifact whose executed precision is asked for."""
+
+    folder: str
+    threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
     build: BuildJob | None = None
     prepare: PrepareJob | None = None
+    precision: PrecisionJob | None = None
 
 
 def _work(path: Path) -> None:
@@ -66,6 +83,20 @@ def _work(path: Path) -> None:
         child.send({"entry": _build(job.build)})
     if job.prepare is not None:
         _prepare(job.prepare)
+    if job.precision is not None:
+        child.send({"precision": to_builtins(_precision(job.precision))})
+
+
+def _precision(job: PrecisionJob) -> ExecutedPrecision:
+    folder = Path(job.folder)
+    artifact = load_artifact(folder)
+    golden = golden_inputs(folder, artifact)
+    image = artifact.inputs[0]
+    inputs = golden[0][image.name] if golden is not None else np.random.default_rng(0).standard_normal(
+        (1, *(size for size in image.shape[1:] if isinstance(size, int))), np.float32)
+    batch = fixed_batch(artifact) or 1
+    return backends.get(artifact.recipe.backend).executed_precision(
+        folder / artifact.entry, artifact.recipe, {image.name: pad(inputs[:batch], batch)}, threads=job.threads)
 
 
 def _prepare(job: PrepareJob) -> None:
@@ -121,6 +152,29 @@ def build(job: BuildJob, scratch: Path) -> str:
 
     _run(f"build-{job.recipe.id}", _Job(build=job), job.recipe, scratch, told, what=f"building {job.recipe.id}")
     return entry[0]
+
+
+def executed_precision(folder: Path, threads: int, scratch: Path) -> ExecutedPrecision:
+    """Ask an artifact's runtime, by a few inferences in a process of its own, which precision it executes.
+
+    Args:
+        folder: The artifact's.
+        threads: CPU threads.
+        scratch: Folder for the job's file and log.
+
+    Raises:
+        EdgebenchError: The runtime cannot open or run it.
+    """
+    found: list[ExecutedPrecision] = []
+
+    def told(message: child.Message) -> None:
+        if "precision" in message:
+            found.append(decode(ExecutedPrecision, message["precision"], "executed precision"))
+
+    recipe = load_artifact(folder).recipe
+    _run(f"precision-{recipe.id}", _Job(precision=PrecisionJob(folder=str(folder), threads=threads)), recipe, scratch,
+         told, what=f"asking for the precision of {recipe.id}")
+    return found[0]
 
 
 def _built_on_opening(recipe: Recipe, batch: int) -> str | None:

@@ -20,6 +20,7 @@ import click
 
 from edgebench import __version__, judging
 from edgebench.errors import EdgebenchError, ExitCode, suggest
+from edgebench.files import refuse_unwritable
 from edgebench.options import MODEL_OPTIONS, RUN_OPTIONS, TIMING_OPTIONS, Words, flat, with_options
 from edgebench.terminal import (
     Display,
@@ -126,6 +127,8 @@ def _profile(models: tuple[str, ...], options: dict[str, Any], **selection: Any)
     name = "".join(char if char.isalnum() or char in "._-" else "-" for char in Path(models[0]).name)
     request = Request(models=models, out=out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}",
                       properties=options.pop("properties_"), **options, **selection)
+    if html is not None:
+        refuse_unwritable(html, "choose another file with --html")
     display = Display()
     try:
         with display:
@@ -198,7 +201,7 @@ def export(model: str, recipes_: Any, out: Path | None, *, explain: bool, as_jso
         with tempfile.TemporaryDirectory() as scratch, display:
             request = export_job.ExportRequest(model=model, recipes=flat(recipes_), out=out or Path(scratch),
                                                **options)
-            done = export_job.explain(request, display.count) if explain else \
+            done = export_job.explain(request, display.count, display.note) if explain else \
                 export_job.export(request, display.count, display.note)
     except KeyboardInterrupt:
         fail("interrupted", "finished artifacts are kept; the same command goes on")
@@ -262,6 +265,9 @@ def report(runs: tuple[Path, ...], html: Path | None, markdown: Path | None, as_
     from edgebench.decisions import of_runs
     from edgebench.record import write_bytes
 
+    for kind, file in (("html", html), ("markdown", markdown)):
+        if file is not None:
+            refuse_unwritable(file, f"choose another file with --{kind}")
     found = reports.discover(runs)
     if rescore:
         from edgebench.evaluate import rescore_all
@@ -275,10 +281,10 @@ def report(runs: tuple[Path, ...], html: Path | None, markdown: Path | None, as_
     if html:
         turns = [interleaved.load(out) for out in dict.fromkeys(folder.parent for _, folder in reports.locate(runs))]
         write_bytes(html, reports.html(found, [one for one in turns if one is not None],
-                                       of_runs(reports.locate(runs))).encode())
+                                       of_runs(reports.locate(runs))).encode(), "choose another file with --html")
         click.echo(f"\nreport  {html}", err=as_json)
     if markdown:
-        write_bytes(markdown, reports.markdown(found).encode())
+        write_bytes(markdown, reports.markdown(found).encode(), "choose another file with --markdown")
         click.echo(f"markdown  {markdown}", err=as_json)
 
 

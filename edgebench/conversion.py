@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -67,21 +68,16 @@ def samples(images: ImageSet | None, source: Source, seed: int = 0) -> Samples:
 
 
 def output_widths(source: Source) -> dict[str, int]:
-    """Return how many logits, and features where there are any, a program gives for an image, by output name.
+    """Return how many logits, and features where there are any, a library's model gives for an image, by output name.
 
     Raises:
         InvalidInput: Its first output is no (N, classes).
     """
     torch = require("torch", "export")
     assert source.size_px is not None
-    if isinstance(source.program, torch.export.ExportedProgram):
-        node = next(node for node in source.program.graph.nodes if node.op == "output")
-        given = [value.meta.get("val") for value in node.args[0]
-                 if value.name in source.program.graph_signature.user_outputs][:1]
-    else:
-        with torch.inference_mode():
-            output = source.program(torch.zeros(2, 3, *source.size_px))
-        given = list(output) if source.features else [output]
+    with torch.inference_mode():
+        output = source.program(torch.zeros(2, 3, *source.size_px))
+    given = list(output) if source.features else [output]
     if not given or not all(torch.is_tensor(value) and value.ndim == 2 for value in given):
         shapes = ", ".join(str(tuple(value.shape)) if torch.is_tensor(value) else type(value).__name__
                            for value in given)
@@ -122,7 +118,11 @@ def to_onnx(source: Source, opset: int, folder: Path) -> Path:
         raise InvalidInput(f"torch.onnx cannot export {source.identity.id}: {useful(error)}",
                            "export it to ONNX yourself and pass the .onnx file") from error
     before = graphs.load(target).graph.output[0].name
-    model = graphs.load_checked(target, run=False, output=source.output, classes=_class_count(source))
+    try:
+        model = graphs.load_checked(target, run=False, output=source.output, classes=_class_count(source))
+    except InvalidInput as error:
+        # The graph is a scratch file of ours: what is wrong with it is wrong with the model.
+        raise InvalidInput(error.message.replace(str(target), source.identity.id), error.hint) from error
     if graphs.name_batch(model) or model.graph.output[0].name != before:
         graphs.save(model, target)
     return target
@@ -140,9 +140,26 @@ def _take_in(source: Source, given: Path, target: Path, size_px: tuple[int, int]
 
 
 def _program_outputs(source: Source) -> list[str]:
-    """Return what the outputs of an exported program are called in its graph."""
-    count = len(source.program.graph_signature.user_outputs)
+    """Return what the outputs of an exported program are called in its graph: by their keys where it gives a dict."""
+    pytree = require("torch.utils._pytree", "export")
+    given = source.program.graph_signature.user_outputs
+    places = pytree.tree_unflatten(list(range(len(given))), source.program.call_spec.out_spec)
+    keys = list(places) if isinstance(places, dict) else []
+    if keys and sorted(places.values()) == list(range(len(given))) and all(isinstance(key, str) for key in keys):
+        named = {place: key for key, place in places.items()}
+        return [named[place] for place, name in enumerate(given) if isinstance(name, str)]
+    count = sum(isinstance(name, str) for name in given)
     return [OUTPUT, *(f"output_{place}" for place in range(1, count))]
+
+
+def _run_program(program: Any, module: Any, image: Any) -> list[Any]:
+    """Return the tensors that an exported program gives for an image, with its constant arguments filled in."""
+    torch = require("torch", "export")
+    pytree = require("torch.utils._pytree", "export")
+    flat = [spec.arg.value if hasattr(spec.arg, "value") else image for spec in program.graph_signature.input_specs
+            if spec.kind.name == "USER_INPUT"]
+    args, kwargs = pytree.tree_unflatten(flat, program.call_spec.in_spec)
+    return [value for value in pytree.tree_leaves(module(*args, **kwargs)) if torch.is_tensor(value)]
 
 
 def reference_outputs(source: Source, base: Path, inputs: np.ndarray) -> dict[str, np.ndarray]:
@@ -163,18 +180,23 @@ def reference_outputs(source: Source, base: Path, inputs: np.ndarray) -> dict[st
         return run_batches(lambda n: session, {session.inputs[0].name: inputs}, size)
     torch = require("torch", "export")
     exported = isinstance(source.program, torch.export.ExportedProgram)
-    # The scored output of a program with several was put first in its graph.
-    place = _program_outputs(source).index(graphs.load(base).graph.output[0].name) if exported else 0
     module = source.program.module() if exported else source.program
     size = first if isinstance(first, int) else 8
-    rows: list[tuple[np.ndarray, ...]] = []
+    # The scored output of a program with several was put first in its graph.
+    chosen = graphs.load(base).graph.output[0].name
+    names = _program_outputs(source) if exported else [chosen, FEATURES][: 1 + source.features]
+    order = sorted(range(len(names)), key=lambda place: names[place] != chosen)
+    rows: list[list[np.ndarray]] = []
     with torch.inference_mode():
         for start in range(0, len(inputs), size):
-            output = module(torch.from_numpy(pad(inputs[start:start + size], size)))
-            parts = output if source.features else (output[place] if isinstance(output, tuple | list) else output,)
-            rows.append(tuple(part[: len(inputs) - start].numpy() for part in parts))
-    names = (graphs.load(base).graph.output[0].name, FEATURES)[: len(rows[0])]
-    return {name: np.concatenate([row[k] for row in rows]) for k, name in enumerate(names)}
+            image = torch.from_numpy(pad(inputs[start:start + size], size))
+            if exported:
+                parts = _run_program(source.program, module, image)
+            else:
+                output = module(image)
+                parts = list(output) if source.features else [output]
+            rows.append([part[: len(inputs) - start].numpy() for part in parts])
+    return {names[place]: np.concatenate([row[place] for row in rows]) for place in order}
 
 
 def base_at(source: Source, opset: int, size: int, folder: Path) -> Path:

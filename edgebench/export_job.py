@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from edgebench import backoff, catalog, graphs, outputs, quantize
 from edgebench.datasets import CUE_CONFLICT, ImageSet, open_images
-from edgebench.errors import EdgebenchError, InvalidInput, UsageError, require
+from edgebench.errors import CannotMeasure, EdgebenchError, InvalidInput, MissingDependency, UsageError, require
 from edgebench.export import Exporter, Wanted
 from edgebench.recipe import Recipe
 from edgebench.record import load_artifact, to_builtins, write_bytes
@@ -82,7 +83,8 @@ class ExportResult:
     failures: list[tuple[str, EdgebenchError]] = field(default_factory=list)
 
 
-def opened(request: ExportRequest, progress: Progress) -> tuple[Source, tuple[Recipe, ...]]:
+def opened(request: ExportRequest, progress: Progress,
+           note: Callable[[str], None]) -> tuple[Source, tuple[Recipe, ...]]:
     """Return the model and the recipes that a request names.
 
     Raises:
@@ -94,6 +96,8 @@ def opened(request: ExportRequest, progress: Progress) -> tuple[Source, tuple[Re
         templates=read_templates(request.templates) if request.templates else None,
         preprocess=read_preprocess(request.preprocess) if request.preprocess else None,
         output=request.output, progress=progress)
+    for caveat in source.caveats:
+        note(f"{caveat.message}; {caveat.hint}")
     return source, recipes
 
 
@@ -108,21 +112,26 @@ def export(request: ExportRequest, progress: Progress = lambda what, done, total
     wanted = _search(request)
     if request.draws < 1:
         raise UsageError(f"--draws: expected 1 or more, got {request.draws}")
-    source, recipes = opened(request, progress)
+    source, recipes = opened(request, progress, note)
     calibration = open_images(request.calibration_data) if request.calibration_data else source.calibration
     result, said = ExportResult(), set[str]()
+    judging = _judging(request, calibration) if wanted is not None or (
+        request.draws > 1 and any(recipe.quantization for recipe in recipes)) else None
     with Exporter(source, request.out, Wanted(
             calibration=calibration, resolutions=request.resolutions,
             allow_precision_fallback=request.allow_precision_fallback)) as exporter:
+        if wanted is None:
+            # A folder in the way of one recipe is refused before another is built.
+            for recipe in recipes:
+                with suppress(InvalidInput, CannotMeasure, MissingDependency):
+                    exporter.refuse_occupied(recipe, force=request.force)
         for number, recipe in enumerate(recipes):
             try:
-                if recipe.quantization is not None and request.draws > 1:
-                    result.draws.append(compare_draws(source, recipe, exporter, _judging(request, calibration),
-                                                      request.draws, progress))
+                if recipe.quantization is not None and request.draws > 1 and judging is not None:
+                    result.draws.append(compare_draws(source, recipe, exporter, judging, request.draws, progress))
                 chosen = recipe
-                if wanted is not None:
-                    outcome = backoff.search(source, recipe, exporter, request.out, _judging(request, calibration),
-                                             wanted, progress, note)
+                if wanted is not None and judging is not None:
+                    outcome = backoff.search(source, recipe, exporter, request.out, judging, wanted, progress, note)
                     result.searches.append(outcome)
                     chosen = outcome.recipe
                     result.recipes.append(write_recipe(chosen, request.out))
@@ -164,14 +173,15 @@ def _with_family(recipe: Recipe, family: str | None) -> Recipe:
     return replace(recipe, quantization=replace(recipe.quantization, family=graphs.family_named(family)))
 
 
-def explain(request: ExportRequest, progress: Progress = lambda what, done, total: None) -> tuple[
+def explain(request: ExportRequest, progress: Progress = lambda what, done, total: None,
+            note: Callable[[str], None] = lambda text: None) -> tuple[
         tuple[Recipe, quantize.Plan | None], ...]:
     """Return, for every recipe, what it will do to this model's graph; None where it quantizes nothing.
 
     Raises:
         EdgebenchError: The model cannot be opened or converted.
     """
-    source, recipes = opened(request, progress)
+    source, recipes = opened(request, progress, note)
     found: list[tuple[Recipe, quantize.Plan | None]] = []
     with Exporter(source, request.out, Wanted()) as exporter:
         for recipe in recipes:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgebench.errors import EdgebenchError, UsageError
+from edgebench.files import refuse_unwritable
 from edgebench.terminal import console, listing
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def compare(first: Path, second: Path, *, allow: tuple[str, ...], html: Path | N
     from edgebench.compare import compare as compare_runs
     from edgebench.record import to_builtins
 
+    if html:
+        refuse_unwritable(html, "choose another file with --html")
     one, two = finished.placed(first), finished.placed(second)
     found = compare_runs(one, two, allow=_flat(allow))
     if as_json:
@@ -106,6 +109,9 @@ def gate(run: Path, policy_name: str, *, baseline_rule: str | None, history: str
     from edgebench import finished
     from edgebench.gate import exit_code
 
+    for kind, file in (*outputs.items(), ("html", html)):
+        if file is not None:
+            refuse_unwritable(file, f"choose another file with --{kind}")
     if plan:
         _plan(run, policy_name, baseline_rule, history, _flat(allow), as_json=as_json)
         return

@@ -767,7 +767,7 @@ def _refuse_unknown_keys(kind: object, data: object, where: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes, hint: str = "") -> None:
-    """Write a file whole or not at all: temporary file beside it, fsync, rename.
+    """Write a file whole or not at all: temporary file beside it, fsync, rename; through a link to its target.
 
     Args:
         path: The file; its folder is made.
@@ -775,6 +775,12 @@ def write_bytes(path: Path, content: bytes, hint: str = "") -> None:
         hint: For the error where writing fails, instead of the one for output folders.
     """
     with writing(path, hint):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            # A device or a pipe, such as /dev/stdout, is written to, not replaced.
+            path.write_bytes(content)
+            return
+        if path.is_symlink():
+            path = path.resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:

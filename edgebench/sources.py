@@ -419,27 +419,80 @@ def _onnx_file(path: Path, weights: str | None, classes: ClassMap | None) -> Sou
 
 
 def _exported_program(path: Path, weights: str | None, classes: ClassMap | None) -> Source:
-    torch = require("torch", "export")
     if weights not in (None, "random"):
         raise UsageError("an exported program brings its own weights: leave --weights away")
     what = "an exported program (.pt2)"
     refuse_unreadable(path, what, missing=UsageError)
     refuse_stand_in(path, what)
+    program = _loaded_program(path)
+    image = _program_image(path, program)
+    _refuse_training_mode(path, program)
+    size = (int(image.shape[2]), int(image.shape[3]))
+    kind: Literal["random", "embedded"] = "random" if weights == "random" else "embedded"
+    return Source(identity=ModelIdentity(id=path.name, weights=kind, weights_sha256=sha256_file(path)),
+                  program=program, file=path, size_px=size, preprocess=None, classes=classes)
+
+
+def _loaded_program(path: Path) -> Any:
+    torch = require("torch", "export")
     hint = "save it with torch.export.save(torch.export.export(...), FILE)"
     if not zipfile.is_zipfile(path):
-        raise InvalidInput(f"{path} does not load as an exported program: it is no archive", hint)
+        raise InvalidInput(f"{path} does not load as an exported program: it is cut short or of another format",
+                           f"copy or download it again; {hint}")
+    with zipfile.ZipFile(path) as archive:
+        names = [name.partition("/")[2] or name for name in archive.namelist()]
+    if "constants.pkl" in names:
+        raise InvalidInput(f"{path} is a TorchScript archive; expected an exported program", hint)
+    if "data.pkl" in names and not any(name.startswith("models/") for name in names):
+        raise InvalidInput(f"{path} is a file of torch.save; expected an exported program",
+                           f"pass a state dict with --weights FILE; {hint}")
     try:
         with quiet():
             program = torch.export.load(path)
-    except (RuntimeError, pickle.UnpicklingError, ValueError, KeyError, OSError, AssertionError) as error:
-        raise InvalidInput(f"{path} does not load as an exported program: {' '.join(str(error).split())[:200]}",
-                           hint) from error
+            if any(value.device.type != "cpu" for value in program.state_dict.values()):
+                program = require("torch.export.passes", "export").move_to_device_pass(program, "cpu")
+    except (RuntimeError, pickle.UnpicklingError, ValueError, KeyError, OSError, AssertionError, TypeError,
+            AttributeError, EOFError, zipfile.BadZipFile) as error:
+        on_gpu = "cuda" in str(error).lower()
+        raise InvalidInput(
+            f"{path} does not load as an exported program in PyTorch {torch.__version__}: " + (
+                "it was saved on a GPU" if on_gpu else "it is damaged or was saved by another version"),
+            "move the model to the CPU before torch.export.export" if on_gpu else
+            f"export it again with this version; {hint}") from error
+    return program
+
+
+def _program_image(path: Path, program: Any) -> Any:
+    """Return the one image input of an exported program, as its graph describes it."""
+    torch = require("torch", "export")
     inputs = [node.meta["val"] for node in program.graph.nodes
               if node.op == "placeholder" and node.name in program.graph_signature.user_inputs]
-    shape = tuple(inputs[0].shape) if len(inputs) == 1 else ()
-    if len(shape) != 4 or shape[1] != 3:
-        raise InvalidInput(f"{path}: expected one image input (N, 3, H, W), got "
-                           f"{[tuple(value.shape) for value in inputs]}")
-    kind: Literal["random", "embedded"] = "random" if weights == "random" else "embedded"
-    return Source(identity=ModelIdentity(id=path.name, weights=kind, weights_sha256=sha256_file(path)),
-                  program=program, file=path, size_px=(int(shape[2]), int(shape[3])), preprocess=None, classes=classes)
+    tensors = [value for value in inputs if torch.is_tensor(value)]
+    shapes = ", ".join(f"{str(value.dtype).removeprefix('torch.')} ({', '.join(map(str, value.shape))})"
+                       for value in tensors)
+    expected = f"{path}: expected one float32 image input (N, 3, H, W), got {shapes or 'none'}"
+    if len(tensors) != 1:
+        raise InvalidInput(expected, "make the other inputs constants of the model before exporting it")
+    image = tensors[0]
+    if image.ndim != 4 or image.shape[1] != 3:
+        last = image.ndim == 4 and image.shape[3] in (1, 3, 4)
+        raise InvalidInput(expected, "the input is channels-last: call permute(0, 3, 1, 2) on the caller's side of the "
+                           "export" if last else "export an image classifier for RGB images")
+    if image.dtype != torch.float32:
+        raise InvalidInput(expected, "export the model in float32: model.float() before torch.export.export")
+    if any(isinstance(size, torch.SymInt) for size in image.shape[2:]):
+        raise InvalidInput(f"{path}: height and width of its input may vary", "export it for one size of input")
+    return image
+
+
+def _refuse_training_mode(path: Path, program: Any) -> None:
+    # Place of the argument that says whether the operator trains.
+    places = {"aten.batch_norm": 5, "aten.native_batch_norm": 5, "aten.dropout": 2, "aten.native_dropout": 2,
+              "aten.alpha_dropout": 2, "aten.feature_dropout": 2, "aten._native_batch_norm_legit": 5}
+    for node in program.graph.nodes:
+        name = str(node.target).rpartition(".")[0]
+        place = places.get(name)
+        if place is not None and len(node.args) > place and node.args[place] is True:
+            raise InvalidInput(f"{path} was exported in training mode: {name.removeprefix('aten.')} trains, so that "
+                               "answers depend on the batch or on chance",
+                               "call model.eval() before torch.export.export")

@@ -235,9 +235,7 @@ def _measure(job: Job, artifact: Artifact, backend: backends.Backend,
     tell("asking for the executed precision", 0.0)
     precision = backend.executed_precision(folder / artifact.entry, artifact.recipe,
                                            feeds, threads=job.threads)
-    doubt = parity.not_achieved(precision, artifact.recipe, artifact.precision)
-    if doubt is not None and not job.allow_precision_fallback:
-        raise CannotMeasure(doubt.message, doubt.hint)
+    _refuse_other_precision(job, artifact, precision)
     return Measurement(
         timing_digest=job.timing_digest(artifact), environment=around, precision=precision,
         golden_max_abs_difference=artifacts.golden_difference(folder, artifact, open_session),
@@ -246,6 +244,12 @@ def _measure(job: Job, artifact: Artifact, backend: backends.Backend,
         peak_host_memory_bytes=memory, traces=measured.traces if measured else (),
         observed=observed,
         build_spread=_build_spread(job, artifact, backend, single, inputs, tell) if job.builds > 1 else None)
+
+
+def _refuse_other_precision(job: Job, artifact: Artifact, precision: ExecutedPrecision) -> None:
+    doubt = parity.not_achieved(precision, artifact.recipe, artifact.precision)
+    if doubt is not None and not job.allow_precision_fallback:
+        raise CannotMeasure(doubt.message, doubt.hint)
 
 
 def _build_spread(job: Job, artifact: Artifact, backend: backends.Backend, batch: int, inputs: np.ndarray,
@@ -405,6 +409,10 @@ def run_worker(job: Job, tell: Tell) -> None:
     artifact = artifacts.verify(folder)
     if builder.builds_on_device(artifact.recipe):
         builder.prepare(_sessions(job, artifact), out, lambda what: tell(what, 0.0))
+    if job.budget is not None and not _already_measured(out, job.timing_digest(artifact)):
+        # Another precision than the one asked for would make the timings worthless: it is refused before them.
+        tell("asking for the executed precision", 0.0)
+        _refuse_other_precision(job, artifact, builder.executed_precision(folder, job.threads, out))
     write_json(out / "job.json", job)
 
     def told(message: child.Message) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from edgebench import profiler, variants
-from edgebench.errors import EdgebenchError, InvalidInput, UsageError
+from edgebench import builder, child, export_job, profiler, variants
+from edgebench.errors import CannotMeasure, EdgebenchError, ExitCode, InvalidInput, UsageError
 from edgebench.export import Exporter
 from edgebench.profiler import Request, profile
-from edgebench.record import plain_name
+from edgebench.record import plain_name, write_bytes
+from tests.commands import cli
 from tests.models import class_file, onnx_file, preprocess_file
 
 
@@ -169,3 +172,64 @@ def test_what_stands_in_the_way_of_nothing_is_exported(tmp_path: Path, no_export
     # The other tests would pass as well if nothing ever reached the export.
     with pytest.raises(Exported):
         profile(request(tmp_path / "out", str(onnx_file(tmp_path / "net.onnx"))))
+
+
+class TestPrecisionBeforeTheBudget:
+    def test_another_precision_is_refused_before_anything_is_timed(self, tmp_path, monkeypatch):
+        started: list[str] = []
+        run = child.run
+
+        def watched(module: str, *arguments: object, **options: object) -> None:
+            started.append(module)
+            run(module, *arguments, **options)
+
+        asked = builder.executed_precision
+
+        def other(*arguments: object) -> object:
+            return replace(asked(*arguments), executed="bf16", compute_layers={"bf16": 1})
+
+        monkeypatch.setattr(child, "run", watched)
+        monkeypatch.setattr(builder, "executed_precision", other)
+        result = profile(request(tmp_path / "out", str(onnx_file(tmp_path / "net.onnx"))))
+        assert [CannotMeasure] == [type(failure.error) for failure in result.failures]
+        assert "edgebench.worker" not in started
+        assert "edgebench.builder" in started
+
+
+class TestOutputs:
+    @pytest.mark.parametrize("words", [("report", "--html"), ("report", "--markdown"), ("gate", "--junit"),
+                                       ("gate", "--html"), ("gate", "--comment")])
+    def test_files_that_cannot_be_written_are_refused_before_anything_is_read(self, tmp_path, words):
+        command, option = words
+        policy = ("--policy", "release") if command == "gate" else ()
+        done = cli(command, tmp_path / "nowhere", *policy, option, tmp_path)
+        assert ExitCode.USAGE == done.returncode
+        assert option in done.stderr
+
+    def test_profile_refuses_its_page_before_it_opens_a_model(self, tmp_path, no_export):
+        done = cli("profile", onnx_file(tmp_path / "net.onnx"), "--out", tmp_path / "out", "--html", tmp_path)
+        assert ExitCode.USAGE == done.returncode
+        assert not (tmp_path / "out").exists()
+
+    def test_devices_are_written_to_and_links_are_kept(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe")
+        reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+        write_bytes(tmp_path / "pipe", b"page")
+        assert b"page" == os.read(reader, 10)
+        os.close(reader)
+        (tmp_path / "link.html").symlink_to("target.html")
+        write_bytes(tmp_path / "link.html", b"page")
+        assert (tmp_path / "link.html").is_symlink()
+        assert b"page" == (tmp_path / "target.html").read_bytes()
+
+
+class TestExport:
+    def test_a_folder_in_the_way_of_the_second_recipe_is_refused_before_the_first_is_built(self, tmp_path, no_export):
+        foreign = tmp_path / "out" / "net.onnx--openvino-fp32"
+        foreign.mkdir(parents=True)
+        (foreign / "notes.txt").write_text("mine")
+        with pytest.raises(UsageError):
+            export_job.export(export_job.ExportRequest(
+                model=str(onnx_file(tmp_path / "net.onnx")), recipes=("ort-fp32", "openvino-fp32"),
+                out=tmp_path / "out", force=True))
+        assert "mine" == (foreign / "notes.txt").read_text()
