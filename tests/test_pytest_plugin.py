@@ -114,7 +114,7 @@ def test_the_option_is_in_the_help_and_pytest_finds_the_plugin_by_its_entry_poin
     assert {"edgebench": "edgebench.pytest_plugin"} == declared
 
 
-def test_a_session_that_uses_no_gate_imports_nothing_of_edgebench_but_the_plugin(project: Path) -> None:
+def test_a_session_that_uses_no_gate_imports_nothing_of_edgebench_but_switches_and_the_plugin(project: Path) -> None:
     done = session(project, test="import sys\ndef test_it():\n    names = {name for name in sys.modules if name.startswith('edgebench')}\n"
-                                 "    assert {'edgebench', 'edgebench.pytest_plugin'} == names\n    assert 'numpy' not in sys.modules\n")
+                                 "    assert {'edgebench', 'edgebench.privacy', 'edgebench.pytest_plugin'} == names\n    assert 'numpy' not in sys.modules\n")
     assert 0 == done.returncode, done.stdout
