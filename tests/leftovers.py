@@ -11,6 +11,7 @@ import gc
 import os
 import resource
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +34,7 @@ LIMITS = {name: getattr(resource, name) for name in dir(resource) if name.starts
 # A thread or process that was told to end gets this long; a busy machine takes its time.
 PATIENCE_S = 10.0
 PR_SET_CHILD_SUBREAPER = 36
+LIBC = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,8 @@ class State:
     """What this process shares between tests."""
 
     handlers: Mapping[int, object]
+    native: Mapping[int, int]
+    """Addresses of what the kernel calls: a library may put its own function in the place of Python's."""
     masks: Mapping[str, int]
     """Signals that the kernel blocks, ignores and hands over; a library can change them past Python."""
     variables: Mapping[str, str]
@@ -54,7 +58,7 @@ class State:
 def adopt_orphans() -> None:
     """Become the parent of processes whose own parents end, so that `state` sees what a child left behind."""
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def state() -> State:
@@ -63,11 +67,18 @@ def state() -> State:
                   if line.startswith(("SigBlk", "SigIgn", "SigCgt", "Umask")))
     standard = sum(1 << (one - 1) for one in SIGNALS)
     return State(
-        handlers={one: signal.getsignal(one) for one in SIGNALS},
+        handlers={one: signal.getsignal(one) for one in SIGNALS}, native={one: _address(one) for one in SIGNALS},
         masks={name: int(value, 8) if name == "Umask" else int(value, 16) & standard for name, value in status.items()},
         variables={name: value for name, value in os.environ.items() if name not in OTHERS_VARIABLES},
         folder=str(Path.cwd()), limits={name: resource.getrlimit(number) for name, number in LIMITS.items()},
         collects=gc.isenabled(), threads=frozenset(threading.enumerate()), children=children())
+
+
+def _address(number: int) -> int:
+    # The structure begins with the handler and is shorter than this on every system.
+    action = ctypes.create_string_buffer(256)
+    LIBC.sigaction(number, None, action)
+    return int.from_bytes(action.raw[:ctypes.sizeof(ctypes.c_void_p)], sys.byteorder)
 
 
 def children() -> frozenset[int]:
@@ -103,6 +114,8 @@ def differences(before: State, after: Callable[[], State] = state, patience_s: f
     return [
         *(f"handler of signal {one}: {before.handlers[one]!r} → {now.handlers[one]!r}" for one in SIGNALS
           if before.handlers[one] != now.handlers[one]),
+        *(f"native handler of signal {one}: {before.native[one]:#x} → {now.native[one]:#x}" for one in SIGNALS
+          if before.native[one] != now.native[one] and before.handlers[one] == now.handlers[one]),
         *(f"{name}: {value:#x} → {now.masks[name]:#x}" for name, value in before.masks.items()
           if now.masks[name] != value),
         *(f"environment variable {name}: {before.variables.get(name)!r} → {now.variables.get(name)!r}"

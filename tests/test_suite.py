@@ -52,11 +52,11 @@ def test_a_test_process_that_dies_ends_the_run_with_its_name_and_test(end, tmp_p
 
 def test_one_that_dies_outside_of_tests_ends_the_run_too(tmp_path):
     (tmp_path / "conftest.py").write_text(
-        "import os\ndef pytest_collection_finish(session):\n"
+        "import os\ndef pytest_collection(session):\n"
         "    if os.environ.get('PYTEST_XDIST_WORKER') == 'gw1': os._exit(7)\n")
     code, output = session(tmp_path, "-n", "2", "--dist", "loadfile", a=HEALTHY, b=HEALTHY, c=HEALTHY)
     assert 3 == code, output
-    assert "test process gw1 died" in last(output)
+    assert "gw1 died while running no test" in last(output)
 
 
 def test_a_run_in_which_none_dies_ends_as_ever(tmp_path):
@@ -68,7 +68,8 @@ CHANGES = {
     "handler": ("signal.signal(signal.SIGUSR1, lambda *_: None)", "handler of signal 10"),
     "ignored": ("signal.signal(signal.SIGINT, signal.SIG_IGN)", "handler of signal 2"),
     "blocked": ("signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])", "SigBlk"),
-    "native": ("ctypes.CDLL(None).signal(12, ctypes.c_void_p(1))", "SigIgn"),
+    "native": ("ctypes.CDLL(None).signal(12, ctypes.c_void_p(1))", "native handler of signal 12"),
+    "replaced": ("ctypes.CDLL(None).signal(2, ctypes.cast(ctypes.CDLL(None).abort, ctypes.c_void_p))", "native handler of signal 2"),
     "environment": ("os.environ['LEFT'] = '1'", "environment variable LEFT: None → '1'"),
     "removed": ("del os.environ['HOME']", "environment variable HOME"),
     "folder": ("os.chdir('/')", "working folder"),
