@@ -15,7 +15,7 @@ import numpy as np
 
 from edgebench import metric_names, stats
 from edgebench.errors import CannotMeasure, InvalidInput
-from edgebench.record import Run, Score, decode, load_artifact, read_json, write_json
+from edgebench.record import Run, Score, decode, load_artifact, read_sealed, write_sealed
 from edgebench.timing_types import NoiseFloor, TimingPlan
 
 SCHEMA = "edgebench.noise-floors/1"
@@ -99,7 +99,7 @@ def save(file: Path, found: Sequence[NoiseFloor]) -> None:
     Raises:
         InvalidInput: It cannot be written.
     """
-    write_json(file, {"schema": SCHEMA, "floors": found}, "choose another file with --noise-floor")
+    write_sealed(file, {"schema": SCHEMA, "floors": found}, "choose another file with --noise-floor")
 
 
 def load(file: Path) -> tuple[NoiseFloor, ...]:
@@ -108,7 +108,7 @@ def load(file: Path) -> tuple[NoiseFloor, ...]:
     Raises:
         InvalidInput: No such file, or none of floors.
     """
-    data = read_json(file)
+    data = read_sealed(file)
     if not isinstance(data, Mapping):
         raise InvalidInput(f"{file}: expected noise floors, got {type(data).__name__}",
                            "name a file that 'edgebench profile --noise-floor FILE' wrote")

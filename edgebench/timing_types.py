@@ -343,6 +343,12 @@ class NoiseFloor:
     false_differences: int = 0
     """Of such pairs, in files of version 0.2."""
 
+    def __post_init__(self) -> None:
+        for name, number in (("floor", self.floor), ("absolute", self.absolute)):
+            check(number is None or 0 <= number < math.inf, f"a finite {name} of 0 or more", number)
+        check(self.n >= 0 and 0 <= self.confidence <= 1, "n of 0 or more and a confidence between 0 and 1",
+              (self.n, self.confidence))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairPlan:

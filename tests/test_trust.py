@@ -17,11 +17,12 @@ import numpy as np
 import onnx
 import pytest
 
-from edgebench import arrays, artifacts, baselines, decisions, evaluate, finished, history, record
+from edgebench import arrays, artifacts, baselines, decisions, evaluate, finished, floors, history, record
 from edgebench.checks import is_inner_path, is_name
 from edgebench.errors import InvalidInput, UsageError
 from edgebench.recipe import Recipe
 from edgebench.record import FileEntry, ResolutionEntry
+from edgebench.timing_types import NoiseFloor
 from tests import builders
 from tests.commands import cli
 from tests.finished_runs import ACCURACY, FLIPS, FP32, INT8, KEY, logits, names, policy_file, write_pair
@@ -403,6 +404,20 @@ class TestCaches:
         edit(tmp_path / decisions.DECISIONS, lambda data: data.update(policy="other"))
         with pytest.raises(InvalidInput, match="its seal does not match"):
             decisions.load(tmp_path)
+
+
+    FLOOR: ClassVar = NoiseFloor(device="cpu", metric="latency_p50", floor=0.05, confidence=0.9, content=0.9, n=20,
+                                 conditions={}, measured_at="2026-03-14T10:30:00+00:00")
+
+    @pytest.mark.parametrize("reseal", [False, True])
+    def test_a_noise_floor_below_zero_or_edited_is_refused(self, tmp_path: Path, *, reseal: bool) -> None:
+        file = tmp_path / "floors.json"
+        floors.save(file, (self.FLOOR,))
+        assert (self.FLOOR,) == floors.load(file)
+        edit(file, lambda data: data["floors"][0].update(floor=-1.0), reseal=reseal)
+        with pytest.raises(InvalidInput) as refused:
+            floors.load(file)
+        assert (str(file) in refused.value.message, reseal) == (True, "floor of 0 or more" in refused.value.message)
 
 
 class TestHistory:
