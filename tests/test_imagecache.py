@@ -598,7 +598,7 @@ class TestMishaps:
         def full(path, value, hint):
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-        monkeypatch.setattr(imagecache, "write_json", full)
+        monkeypatch.setattr(imagecache, "write_sealed", full)
         with pytest.raises(InvalidInput, match="No space left on device") as caught:
             cached(self.images(labelled_folder), SMALL)
         assert "free some space" in caught.value.hint
