@@ -185,7 +185,7 @@ def promotions(location: str) -> tuple[Promotion, ...]:
     file = joined(location, PROMOTIONS)
     try:
         data = json.loads(read_bytes(file, missing=b"{}"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{file} is not valid JSON: {error}") from error
     if data and (not isinstance(data, dict) or data.get("schema") != PROMOTIONS_SCHEMA):
         raise InvalidInput(f"{file}: expected schema {PROMOTIONS_SCHEMA!r}, got "

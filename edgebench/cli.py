@@ -417,6 +417,8 @@ def main() -> None:
         # What was not foreseen about files, disks and streams is the machine's state, not a defect.
         where = f"{error.filename}: " if error.filename is not None else ""
         fail(f"{where}{error.strerror or error}")
+    except RecursionError:
+        fail("an input is nested too deeply to be read", "check the files that the command names")
     except MemoryError:
         fail("out of memory", "use a smaller --batch, or a machine with more memory")
     except Exception:  # noqa: BLE001  # an unforeseen error must not end with 1, the code of a failed rule

@@ -134,14 +134,13 @@ def refuse_unwritable(path: Path, hint: str) -> None:
         hint: What to do then.
 
     Raises:
-        UsageError: It is a folder, or a part of its path is a file.
-        InvalidInput: It may not be written there.
+        InvalidInput: It is a folder, a part of its path is a file, or it may not be written there.
     """
     if path.is_dir():
-        raise UsageError(f"{path} is a folder; expected the name of a file", hint)
+        raise InvalidInput(f"cannot write {path}: it is a folder", hint)
     folder = next(one for one in (path.parent, *path.parent.parents) if os.path.lexists(one))
     if not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder, so {path} cannot be written", hint)
+        raise InvalidInput(f"cannot write {path}: {folder} is not a folder", hint)
     target = path if path.exists() and not path.is_file() else folder
     if not os.access(target, os.W_OK):
         raise InvalidInput(f"cannot write {path}: permission denied", hint)

@@ -109,9 +109,6 @@ def gate(run: Path, policy_name: str, *, baseline_rule: str | None, history: str
     from edgebench import finished
     from edgebench.gate import exit_code
 
-    for kind, file in (*outputs.items(), ("html", html)):
-        if file is not None:
-            refuse_unwritable(file, f"choose another file with --{kind}")
     if plan:
         _plan(run, policy_name, baseline_rule, history, _flat(allow), as_json=as_json)
         return
@@ -128,6 +125,9 @@ def gate(run: Path, policy_name: str, *, baseline_rule: str | None, history: str
             if html:
                 html.unlink(missing_ok=True)
         raise
+    for kind, file in (*outputs.items(), ("html", html)):
+        if file is not None:
+            refuse_unwritable(file, f"choose another file with --{kind}")
     for note in judgement.notes:
         click.echo(f"note: {note}", err=True)
     if as_json:

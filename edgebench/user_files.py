@@ -177,7 +177,7 @@ def _indexed(path: Path, rows: Sequence[tuple[int, str]]) -> ClassMap:
 def _from_json(path: Path, text: str) -> ClassMap:
     try:
         data: Any = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _unfit(path, f"it is not valid JSON: {error}") from error
     if isinstance(data, Mapping):
         for key in ("id2label", "label2id", "class_to_idx", "names", "label_names", "classes"):
@@ -244,7 +244,7 @@ def read_preprocess(path: Path) -> Preprocess:
         data: Any = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text.replace("\r\n", "\n"))
     except json.JSONDecodeError as error:
         raise InvalidInput(f"{path} is not valid JSON: {error}", f"expected TOML: {PREPROCESS_FORM}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InvalidInput(f"{path} is not valid TOML: {error}", f"expected keys such as {PREPROCESS_FORM}") from error
     _refuse_keys(path, data)
     for key in ("mean", "std"):

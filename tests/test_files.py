@@ -110,7 +110,7 @@ def test_where_a_file_can_be_written_nothing_is_left_behind(tmp_path: Path) -> N
 def test_a_folder_or_a_file_in_the_way_of_an_output_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for path in (tmp_path, tmp_path / "file" / "page.html", tmp_path / "file" / "deep" / "page.html"):
-        with pytest.raises(UsageError):
+        with pytest.raises(InvalidInput):
             refuse_unwritable(path, "")
 
 

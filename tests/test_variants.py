@@ -15,6 +15,7 @@ from edgebench.export import Exporter
 from edgebench.profiler import Request, profile
 from edgebench.record import plain_name, write_bytes
 from tests.commands import cli
+from tests.finished_runs import FLIPS, policy_file, write_pair
 from tests.models import class_file, onnx_file, preprocess_file
 
 
@@ -151,7 +152,7 @@ class TestRefusedBeforeAnyExport:
         assert not (tmp_path / "out").exists()
 
     def test_a_noise_floor_that_cannot_be_written(self, tmp_path, no_export):
-        self.refused(tmp_path, UsageError, noise_floor=tmp_path)
+        self.refused(tmp_path, InvalidInput, noise_floor=tmp_path)
 
     @pytest.mark.parametrize("more", [{}, {"resume": True}, {"resume": True, "threads": 1}])
     def test_finished_results_keep_their_artifact(self, tmp_path, more):
@@ -197,18 +198,22 @@ class TestPrecisionBeforeTheBudget:
 
 
 class TestOutputs:
-    @pytest.mark.parametrize("words", [("report", "--html"), ("report", "--markdown"), ("gate", "--junit"),
-                                       ("gate", "--html"), ("gate", "--comment")])
-    def test_files_that_cannot_be_written_are_refused_before_anything_is_read(self, tmp_path, words):
-        command, option = words
-        policy = ("--policy", "release") if command == "gate" else ()
-        done = cli(command, tmp_path / "nowhere", *policy, option, tmp_path)
-        assert ExitCode.USAGE == done.returncode
+    @pytest.mark.parametrize("option", ["--html", "--markdown"])
+    def test_files_that_cannot_be_written_are_refused_before_anything_is_read(self, tmp_path, option):
+        done = cli("report", tmp_path / "nowhere", option, tmp_path)
+        assert ExitCode.UNMEASURABLE == done.returncode
         assert option in done.stderr
+
+    def test_no_file_of_a_gate_is_written_where_another_cannot_be(self, tmp_path):
+        write_pair(tmp_path / "out", images=60)
+        done = cli("gate", tmp_path / "out", "--policy", policy_file(tmp_path, FLIPS), "--junit", tmp_path / "j.xml",
+                   "--html", tmp_path)
+        assert (ExitCode.UNMEASURABLE, "") == (done.returncode, done.stdout)
+        assert not (tmp_path / "j.xml").exists()
 
     def test_profile_refuses_its_page_before_it_opens_a_model(self, tmp_path, no_export):
         done = cli("profile", onnx_file(tmp_path / "net.onnx"), "--out", tmp_path / "out", "--html", tmp_path)
-        assert ExitCode.USAGE == done.returncode
+        assert ExitCode.UNMEASURABLE == done.returncode
         assert not (tmp_path / "out").exists()
 
     def test_devices_are_written_to_and_links_are_kept(self, tmp_path):
