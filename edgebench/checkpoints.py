@@ -130,7 +130,8 @@ class Checkpoint:
         if part.label not in _PREFERRED and rivals:
             raise InvalidInput(f"{self.path} holds several sets of weights of this model: "
                                f"{', '.join(other.label for other in fitting)}",
-                               f"choose one: --weights {self.path.name}#{rivals[0]}")
+                               "choose one: " + " or ".join(
+                                   f"--weights {self.path.name}#{other.label}" for other in fitting))
         other = next((other for other in others if other.averaged), others[0])
         left = ", ".join(other.label or "the plain one" for other in others)
         name = "ema" if "ema" in _words(other.label) else other.label

@@ -257,7 +257,9 @@ class TestOpenvino:
         able = capability in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         found = convnet.precision(recipe)
         reason = backends.get("openvino").reason_against(recipe)
-        assert (precision if able else "fp32") == found.executed
+        # Asked for FP16, a CPU with BF16 kernels alone takes those.
+        assert (found.executed == precision) == able
+        assert found.executed in (precision, "fp32", "bf16")
         assert able == (reason is None) == (parity.not_achieved(found, recipe) is None)
         assert able or f"no {capability} kernels for this CPU" in reason
 
@@ -476,8 +478,8 @@ class TestGpuSessions:
     @pytest.mark.parametrize("kind", ["EPFail", "Fail", "RuntimeException"])
     def test_a_provider_that_fails_to_start_is_an_error_with_its_words(self, kind, monkeypatch, backend, file):
         machine = fake.install(monkeypatch)
-        machine.fails_at_start = getattr(machine.errors, kind)("[ONNXRuntimeError] : 1 : FAIL : cudnn is\nmissing")
-        with pytest.raises(CannotMeasure, match="CUDAExecutionProvider did not take the model: 1 : FAIL : cudnn is missing"):
+        machine.fails_at_start = getattr(machine.errors, kind)("[ONNXRuntimeError] : 1 : FAIL : cudnn is missing\nat provider.cc:12")
+        with pytest.raises(CannotMeasure, match=r"CUDAExecutionProvider did not take the model: cudnn is missing$"):
             backend.open_session(file, GPU, batch=1, threads=1)
 
     def test_a_failing_inference_is_an_error_not_a_fallback(self, monkeypatch, backend, file):

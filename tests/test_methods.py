@@ -193,6 +193,7 @@ class TestOlderFiles:
                 strip(score)
         for skip in data["skips"]:
             del skip["subject"], skip["code"]
+        del data["sealed"]
         (tmp_path / name).write_text(json.dumps(data))
         return record.load(tmp_path / name)
 

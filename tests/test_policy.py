@@ -187,6 +187,6 @@ class TestWords:
 
     @pytest.mark.parametrize(("value", "unit", "change", "words"), [
         (0.0167, "s", False, "16.7 ms"), (-0.0125, "fraction", True, "−1.25 points"), (0.01, "fraction", True, "+1 point"),
-        (3_710_000, "bytes", False, "3.71 MB"), (0.5, "J", False, "0.5 J"), (0.0, "fraction", False, "0 %")])
+        (3_710_000, "bytes", False, "3.71 MB"), (0.5, "J", False, "500 mJ"), (0.0, "fraction", False, "0 %")])
     def test_quantities_are_in_units_that_people_read(self, value, unit, change, words):
         assert words == rule_words.quantity(value, unit, change=change)

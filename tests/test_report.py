@@ -408,7 +408,7 @@ The CPU of this machine: AMD Ryzen Embedded V3C18I · 2026-03-14 · edgebench 0.
 
 | Variant | Top-1 % | ECE % | p50 ms | p99 ms | img/s | Speed-up | Size MB | Neg. flips % | Caveats |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
-| FP32 · ONNX Runtime | 94.0 ±1.6 | 2.1 | 11.00 | 12.00 | 100 | ref. | 13.60 | ref. | 0 |
+| FP32 · ONNX Runtime | 94.0 ±1.6 | 2.1 | 11.0 | 12.0 | 100 | ref. | 13.60 | ref. | 0 |
 | INT8 · ONNX Runtime | 93.7 ±1.7 | 3.4 | 3.20 | 3.30 | 320 | 3.4× | 3.70 | 2.1 | 1 |
 
 - Speed-up (ratio of median latencies) and negative flips (right before, wrong now) are against FP32 · ONNX Runtime.
