@@ -215,7 +215,7 @@ class Judge:
                 bound = stats.paired_interval(negative, positive, n, two_sided)[1]
             elif margin.measure == "calibration" and self._scored.kind == "sigmoid_scores":
                 raise UsageError(f"--keep calibration needs confidences: {outputs.NO_DISTRIBUTION}",
-                                 "leave calibration away, or export a softmax classifier")
+                                 "leave calibration out of --keep, or export a softmax classifier")
             elif margin.measure == "calibration":
                 loss, bound = _calibration_loss(mine, theirs, alpha)
             else:

@@ -250,7 +250,7 @@ def _safetensors(path: Path) -> State:
         return dict(require("safetensors.torch", "export").load_file(str(path)))
     except (require("safetensors", "export").SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise InvalidInput(f"{path} does not load as weights: it is no complete safetensors file",
-                           "copy or download it again, or save it anew with safetensors.torch.save_file") from error
+                           "copy or download it again, or save it again with safetensors.torch.save_file") from error
 
 
 def _refuse_other_formats(path: Path) -> None:

@@ -358,7 +358,7 @@ def doctor(device: str | None, threads: int | None, *, measured: bool, as_json: 
         _ceilings(device or "auto", threads, as_json=as_json)
         return
     if device or threads:
-        raise UsageError("--device and --threads are for --ceilings", "add --ceilings, or leave them away")
+        raise UsageError("--device and --threads are for --ceilings", "add --ceilings, or remove these options")
     listing([{"what": one.what, "works": "yes" if one.works else "no", "detail": one.detail} for one in examine()],
              ("what", "works", "detail"), as_json=as_json)
 

@@ -463,7 +463,7 @@ def _own_labels(images: ImageSet, classes: ClassMap | None, outputs: int) -> tup
     if images.imagenet and (outputs != len(wnids) or (classes is not None and set(classes.ids) != set(wnids))):
         what = f"{outputs} outputs" if outputs != len(wnids) else "a class map without their WordNet ids"
         raise InvalidInput(f"{images.name} needs a model with ImageNet's 1,000 classes; this one has {what}",
-                           "leave the set away for this model")
+                           "leave this set out for this model")
     if images.name in (IMAGENET_A, IMAGENET_R):
         _refuse_another_order(images, classes)
     if classes is None:

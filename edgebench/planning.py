@@ -165,7 +165,7 @@ class Planner:
         with_features, no_features = self._features(artifact, sets)
         if no_features and self._wanted.by_name:
             raise InvalidInput(f"transfer cannot be evaluated: {artifact.model.id}: {no_features}",
-                               "leave transfer away with --properties")
+                               "leave transfer out of --properties")
         if no_features:
             skips["transfer"] = no_features
         unfit = {one.name: _told(one.error) for one in left_out}

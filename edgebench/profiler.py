@@ -217,7 +217,7 @@ def profile(request: Request, progress: Progress = lambda what, share: None,
             raise UsageError(f"{name}: expected {least} or more, got {number}")
     if until is not None and timed and 0 < request.paired < 1 and follows_ratios(until):
         raise UsageError(f"--paired {request.paired:.1%} plans how many rounds there are, and --until ends them",
-                         "give --paired a number of rounds, the most that there may be, or leave it away")
+                         "give --paired a number of rounds, the most that there may be, or omit it")
     if request.noise_floor is not None:
         if not timed:
             raise UsageError("--noise-floor times runs, and nothing is to be timed",
@@ -387,7 +387,7 @@ def _controlled(wanted: Control, device: Device, note: Callable[[str], None]) ->
         return
     if (wanted.power_mode or wanted.jetson_clocks) and device.kind != "jetson":
         raise UsageError(f"--power-mode and --jetson-clocks are for Jetsons, and this device is {device.title}",
-                         "leave them away, or name the board with --device jetson")
+                         "omit them, or name the board with --device jetson")
     with control.controlled(wanted) as settings:
         for text in settings:
             note(f"set for this measurement: {text}")

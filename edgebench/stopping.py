@@ -114,7 +114,7 @@ def scope(chosen: Policy, names: Sequence[str], *, by_name: bool, timed: bool,
     whole = [name for name in names if name not in until.ALONE and _reads_labelled(name)]
     if by_name and whole:
         raise UsageError(f"--until cannot stop early where {whole[0]} is evaluated: it compares passes over all images",
-                         "leave it away with --properties, or evaluate without --until")
+                         "leave it out of --properties, or evaluate without --until")
     about = {rule.of for rule in chosen.rules}
     kept = tuple(name for name in names if by_name or (name in about and name not in whole))
     if not any(rule.of in kept and rule.of in until.ALONE for rule in chosen.rules) \
@@ -166,7 +166,7 @@ def refuse_unfit(chosen: Policy, names: Sequence[str], variants: Sequence[tuple[
             unfit = next((rule for rule in until.concerned(chosen, key, names) if rule.of == "calibration"), None)
             if unfit is not None:
                 raise UsageError(f"--until {chosen.id}: rule {unfit.id!r} needs confidences, and {NO_DISTRIBUTION}",
-                                 "leave that rule away, or export a softmax head")
+                                 "remove that rule, or export a softmax head")
         if artifact.model not in references:
             _refuse_without_reference(chosen, names, artifact, key)
 

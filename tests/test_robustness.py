@@ -345,7 +345,7 @@ class TestShiftedSets:
     def test_real_says_why_it_is_absent(self, no_packages: None, data_root) -> None:
         found = answers(VAL, [True], ids=[val_id(1, 6)])
         score, = only(robustness.score({VAL: found}, None), "imagenet-val").scores
-        assert "the ReaL labels are not at hand" in (score.reason or "")
+        assert "the ReaL labels are missing" in (score.reason or "")
         found = answers(VAL, [True], ids=["n01443537/cat.jpg"], source=data_root({1: [6]}))
         score, = only(robustness.score({VAL: found}, None), "imagenet-val").scores
         assert "none of these images has a ReaL label" in (score.reason or "")

@@ -85,7 +85,7 @@ _METHODS = {
 _BOOTSTRAP = "percentile bootstrap over images, each with all its corruptions, 1,000 resamples"
 _MINUS = "minus the reference's on the same images"
 NO_REAL = Reason(
-    "no-data", "the ReaL labels are not at hand: install imagenet-x or timm, or put real.json into the data root")
+    "no-data", "the ReaL labels are missing: install imagenet-x or timm, or put real.json into the data root")
 NO_REAL_IMAGE = Reason(
     "other-classes",
     "none of these images has a ReaL label, or the model's classes are not ImageNet's in their usual order")
